@@ -1,0 +1,166 @@
+package exchange
+
+import (
+	"context"
+	"crypto/tls"
+	"io"
+	"net/netip"
+	"time"
+)
+
+// Exchange is one request and its response on one client connection.
+//
+// Owned by the goroutine that serves it, from the engine's call of the handler
+// to Done; only Context and the bodies may be used by a second goroutine (the
+// one that uploads a body while the response head is awaited).
+type Exchange struct {
+	// Conn is the connection the request came on. Never nil.
+	Conn *Conn
+	// Request is filled by the engine; plugins and the router's path policy change it.
+	Request Request
+	// Response is filled by the upstream side or by whoever answers locally.
+	Response Response
+
+	// Ctx ends when the client is gone or the exchange is over. An engine that
+	// watches its client only after a while (HTTP/1.1) cancels it late but surely.
+	Ctx context.Context //nolint:containedctx // an Exchange is the call, it does not outlive it
+
+	// Interim sends a 1xx response (not 101) to the client at once: 100 when the
+	// origin asks for the body, 103 hints. Nil where the protocol cannot.
+	Interim func(status int, fields *Fields) error
+	// WatchClient starts watching for the client going away while nothing is
+	// read from it. The upstream side calls it once when an answer is slow in
+	// coming, so that fast requests do not pay for it. May be nil.
+	WatchClient func()
+
+	// Timings and counts, for logs and metrics. Each is written by the side named.
+	Start          time.Time     // engine: first byte of the head
+	HeadDone       time.Time     // engine: head complete
+	UpstreamStart  time.Time     // upstream: first attempt began
+	UpstreamHead   time.Time     // upstream: response head complete
+	UpstreamReused bool          // upstream: a pooled connection served it
+	Attempts       []Attempt     // upstream: each try in order
+	BytesIn        int64         // engine: head and body bytes read, on the wire inside TLS
+	BytesOut       int64         // engine: bytes written likewise
+	Elapsed        time.Duration // engine: first byte in to last byte out
+
+	// RequestID names this exchange in logs and in X-Kong-Request-Id: 32 lower-case hex digits.
+	RequestID string
+}
+
+// Attempt is one try at an upstream target.
+type Attempt struct {
+	Address string        // ip:port
+	Status  int           // response status, 0 if there was none
+	Err     error         // why the try failed, nil if it did not
+	Began   time.Time     // when it began
+	Took    time.Duration // until the response head or the failure
+}
+
+// Conn is what is known of a client connection. Immutable after the handshake.
+type Conn struct {
+	ID         uint64
+	Listener   string         // name of the listener, for logs
+	Peer       netip.AddrPort // the other end of the socket
+	Local      netip.AddrPort // this end
+	TLS        *tls.ConnectionState
+	Protocol   string // "HTTP/1.1" or "HTTP/2.0" as negotiated
+	Policy     any    // what the listener attached at accept (edge's TLS policy); only edge reads it
+	CertSerial string // version of the certificate shown, as `name@n`; "" in clear
+	Opened     time.Time
+}
+
+// Secure says whether the client speaks TLS to us.
+func (c *Conn) Secure() bool { return c.TLS != nil }
+
+// Version of a protocol as major<<8|minor.
+const (
+	HTTP10 = 1 << 8
+	HTTP11 = 1<<8 | 1
+	HTTP2  = 2 << 8
+	HTTP3  = 3 << 8
+)
+
+// Request is one request in protocol-neutral form. Hop-by-hop fields of the
+// client's connection are already taken out by the engine, except Upgrade
+// together with Connection: Upgrade, which are turned into Upgrade.
+type Request struct {
+	Method  string
+	Scheme  string // "http" or "https": of the client's connection
+	Host    string // Host field or :authority, as sent, case kept; an absolute-form target's authority wins
+	Target  string // origin-form target as received: path and, after '?', query. "*" for OPTIONS *
+	Path    string // part of Target before '?', raw
+	Query   string // part after '?', raw, without it; HasQuery tells "/a?" from "/a"
+	Version int    // HTTP10 ...
+
+	HasQuery bool
+	Fields   Fields // without Host (it is in Host)
+
+	// Body is never nil after the engine; NoBody when there is none. A read may
+	// send 100 Continue to the client. An error that is the client's fault is a
+	// *BodyError. Length is its length in bytes, -1 if only its end tells.
+	Body    io.Reader
+	Length  int64
+	Trailer Fields // complete once Body has answered io.EOF
+
+	// Expect100 says the client waits for 100 Continue before it sends the body.
+	Expect100 bool
+	// Upgrade is the protocol token the client asks to switch to ("websocket"), "" for none.
+	Upgrade string
+}
+
+// HasBody says whether the request carries a body, possibly of length zero if chunked.
+func (r *Request) HasBody() bool { return r.Length != 0 }
+
+// Response is one final response in protocol-neutral form. A zero Status means
+// that nobody has answered yet.
+type Response struct {
+	Status int
+	Reason string // upstream's reason phrase; "" for the standard one
+	Fields Fields // without hop-by-hop fields; Content-Length is in Length only
+
+	// Body is drained and, if it is an io.Closer, closed by the engine; nil for none.
+	Body    io.Reader
+	Length  int64  // -1 unknown; with HEAD and 304 the length to announce
+	Trailer Fields // complete once Body has answered io.EOF
+
+	// Switch is the upstream's side of an accepted upgrade (status 101): the
+	// engine sends the head and then copies bytes both ways until either ends.
+	Switch io.ReadWriteCloser
+
+	// FromUpstream says the response was an upstream's, not made here.
+	FromUpstream bool
+	// Close asks the engine to end the client connection after this response.
+	Close bool
+}
+
+// NoBody is a body of length zero.
+var NoBody io.Reader = eofReader{}
+
+type eofReader struct{}
+
+func (eofReader) Read([]byte) (int, error) { return 0, io.EOF }
+
+// BodyError is an error in reading a request body that is the client's doing:
+// malformed chunks, too long, too slow, gone. The handler answers Status and no
+// target's health suffers for it.
+type BodyError struct {
+	Status int // 400, 408, 413; 0 when the client is gone
+	Err    error
+}
+
+func (e *BodyError) Error() string { return "request body: " + e.Err.Error() }
+
+func (e *BodyError) Unwrap() error { return e.Err }
+
+// Handler answers one exchange: when it returns, Response is complete but for
+// its body, which the engine then drains. The engine calls done exactly once
+// after the last byte (or the failure, in err), also when Handle panicked.
+type Handler interface {
+	Handle(x *Exchange)
+	Done(x *Exchange, err error)
+}
+
+// Capture is one group of a route's regular expression: numbered groups are
+// named "0" (the whole match), "1", ...; named groups appear under their name too.
+type Capture struct{ Name, Value string }

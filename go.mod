@@ -1,0 +1,3 @@
+module github.com/keyway-edge/keyway
+
+go 1.26.0

@@ -1,0 +1,90 @@
+package policy
+
+import (
+	"github.com/keyway-edge/keyway/routing/spec"
+	"github.com/keyway-edge/keyway/secrets"
+)
+
+// Directory is the consumers of a snapshot and what identifies them. Immutable.
+type Directory struct {
+	byID     map[string]*spec.Consumer
+	byName   map[string]*spec.Consumer
+	keys     map[string]Key
+	groups   map[string][]string
+	problems spec.Problems
+}
+
+// Key is an API key that is in force.
+type Key struct {
+	Credential *spec.KeyAuth
+	Consumer   *spec.Consumer
+	Version    int // of the secret value, 0 for a literal
+}
+
+// NewDirectory indexes the consumers of doc. A credential whose reference has no
+// value is left out and listed in Problems: it opens nothing.
+func NewDirectory(doc *spec.Document, set *secrets.Set) *Directory {
+	d := &Directory{
+		byID:   make(map[string]*spec.Consumer, len(doc.Consumers)),
+		byName: make(map[string]*spec.Consumer, len(doc.Consumers)),
+		keys:   make(map[string]Key, len(doc.KeyAuths)),
+		groups: make(map[string][]string),
+	}
+	for _, c := range doc.Consumers {
+		d.byID[c.ID] = c
+		if c.Username != "" {
+			d.byName[c.Username] = c
+		}
+	}
+	for _, k := range doc.KeyAuths {
+		d.addKey(k, set)
+	}
+	for _, a := range doc.ACLs {
+		d.groups[a.Consumer] = append(d.groups[a.Consumer], a.Group)
+	}
+	return d
+}
+
+func (d *Directory) addKey(k *spec.KeyAuth, set *secrets.Set) {
+	consumer := d.byID[k.Consumer]
+	if consumer == nil {
+		return // validation has reported it
+	}
+	value, version := k.Key.Value, 0
+	if !k.Key.Ref.IsZero() {
+		c := set.Get(k.Key.Ref)
+		if c == nil || len(c.Value.Reveal()) == 0 {
+			reason := "it was never fetched"
+			if c != nil {
+				reason = c.Reason
+			}
+			d.problems = append(d.problems, &spec.Problem{
+				Pos: k.Pos, Entity: "keyauth_credentials", ID: k.ID, Field: "key", Reason: spec.ReasonCredential,
+				Message: "reference " + k.Key.Ref.String() + " has no value (" + reason + "): the credential opens nothing until it has",
+			})
+			return
+		}
+		value, version = c.Value, c.Version
+	}
+	d.keys[string(value.Reveal())] = Key{Credential: k, Consumer: consumer, Version: version}
+}
+
+// Consumer finds a consumer by id, else by username; nil for none.
+func (d *Directory) Consumer(idOrUsername string) *spec.Consumer {
+	if c := d.byID[idOrUsername]; c != nil {
+		return c
+	}
+	return d.byName[idOrUsername]
+}
+
+// Key finds who an API key belongs to.
+func (d *Directory) Key(key string) (Key, bool) {
+	k, ok := d.keys[key]
+	return k, ok
+}
+
+// Groups is the ACL groups of a consumer, in the document's order.
+func (d *Directory) Groups(consumerID string) []string { return d.groups[consumerID] }
+
+// Problems lists credentials that could not be indexed.
+func (d *Directory) Problems() spec.Problems { return d.problems }

@@ -1,0 +1,252 @@
+package spec
+
+import "github.com/keyway-edge/keyway/secrets"
+
+// Pos is where an entity or field was written.
+type Pos struct {
+	File string
+	Line int
+	Col  int
+}
+
+// Meta is common to every entity.
+type Meta struct {
+	ID        string   // UUID, lower case
+	Tags      []string // nil for null
+	CreatedAt int64    // Unix seconds
+	UpdatedAt int64    // Unix seconds
+	Pos       Pos      // where it was declared; not part of the entity's value
+}
+
+// Document is one complete desired state: flat, defaulted, with every foreign
+// key an id. It is plain data; nothing in it is shared with a running node.
+type Document struct {
+	FormatVersion string
+
+	Services       []*Service
+	Routes         []*Route
+	Upstreams      []*Upstream
+	Targets        []*Target
+	Consumers      []*Consumer
+	KeyAuths       []*KeyAuth
+	ACLs           []*ACL
+	Plugins        []*Plugin
+	Certificates   []*Certificate
+	SNIs           []*SNI
+	CACertificates []*CACertificate
+	Vaults         []*Vault
+	TLSPolicies    []*TLSPolicy // x_keyway_tls_policies
+}
+
+// Service is one origin that routes lead to. Timeouts are in milliseconds.
+type Service struct {
+	Meta
+	Name              string
+	Protocol          string // http https grpc grpcs tcp tls tls_passthrough udp
+	Host              string // a host name, an address, or the name of an Upstream
+	Port              int
+	Path              string // "" for null
+	Retries           int
+	ConnectTimeout    int
+	WriteTimeout      int
+	ReadTimeout       int
+	ClientCertificate string // id of a Certificate, "" for null
+	TLSVerify         *bool
+	TLSVerifyDepth    *int
+	CACertificates    []string // ids
+	Enabled           bool
+}
+
+// Route is one rule that leads requests to a service.
+type Route struct {
+	Meta
+	Name                    string
+	Protocols               []string
+	Methods                 []string
+	Hosts                   []string
+	Paths                   []string
+	Headers                 map[string][]string // nil for null
+	SNIs                    []string
+	Sources                 []Endpoint
+	Destinations            []Endpoint
+	HTTPSRedirectStatusCode int
+	RegexPriority           int
+	StripPath               bool
+	PathHandling            string // v0 v1
+	PreserveHost            bool
+	RequestBuffering        bool
+	ResponseBuffering       bool
+	Service                 string // id, "" for null
+	PathPolicy              string // x_keyway_path_policy: "" (the listener's), strict, compatible
+}
+
+// Endpoint is an address, a port or both, of a stream route.
+type Endpoint struct {
+	IP   string // address or CIDR, "" for any
+	Port int    // 0 for any
+}
+
+// Upstream is a named set of targets with a way of balancing.
+type Upstream struct {
+	Meta
+	Name                   string
+	Algorithm              string
+	HashOn                 string
+	HashFallback           string
+	HashOnHeader           string
+	HashFallbackHeader     string
+	HashOnCookie           string
+	HashOnCookiePath       string
+	HashOnQueryArg         string
+	HashFallbackQueryArg   string
+	HashOnURICapture       string
+	HashFallbackURICapture string
+	Slots                  int
+	HostHeader             string
+	ClientCertificate      string // id
+	UseSRVName             bool
+	Healthchecks           Healthchecks
+}
+
+// Healthchecks of an upstream; field by field as B2 of the format says. Seconds may have fractions.
+type Healthchecks struct {
+	Threshold float64
+	Active    ActiveCheck
+	Passive   PassiveCheck
+}
+
+// ActiveCheck probes targets.
+type ActiveCheck struct {
+	Type                   string
+	Timeout                float64
+	Concurrency            int
+	HTTPPath               string
+	HTTPSSNI               string
+	HTTPSVerifyCertificate bool
+	Headers                map[string][]string
+	Healthy                Healthy
+	Unhealthy              Unhealthy
+}
+
+// PassiveCheck judges targets by the traffic they answer.
+type PassiveCheck struct {
+	Type      string
+	Healthy   Healthy
+	Unhealthy Unhealthy
+}
+
+// Healthy says when a target counts as healthy. Interval is unused in passive checks.
+type Healthy struct {
+	Interval     float64
+	HTTPStatuses []int
+	Successes    int
+}
+
+// Unhealthy says when a target counts as unhealthy. Interval is unused in passive checks.
+type Unhealthy struct {
+	Interval     float64
+	HTTPStatuses []int
+	TCPFailures  int
+	Timeouts     int
+	HTTPFailures int
+}
+
+// Target is one address of an upstream. CreatedMilli and UpdatedMilli are what
+// the format writes as seconds with a fraction.
+type Target struct {
+	Meta
+	Target       string // host:port
+	Weight       int
+	Upstream     string // id
+	CreatedMilli int64
+	UpdatedMilli int64
+}
+
+// Consumer is a client that credentials belong to.
+type Consumer struct {
+	Meta
+	Username string
+	CustomID string
+}
+
+// KeyAuth is an API key of a consumer. TTL in seconds, 0 for none. Key may be a reference.
+type KeyAuth struct {
+	Meta
+	Consumer string // id
+	Key      Secret
+	TTL      int64
+}
+
+// ACL is one group of a consumer.
+type ACL struct {
+	Meta
+	Consumer string // id
+	Group    string
+}
+
+// Plugin is one configured use of a plugin. Config is complete: defaults are
+// filled from the plugin's schema. Its values are nil, bool, float64, string,
+// []any and map[string]any, as encoding/json makes them.
+type Plugin struct {
+	Meta
+	Name         string
+	InstanceName string
+	Route        string // ids, "" for null
+	Service      string
+	Consumer     string
+	Config       map[string]any
+	Protocols    []string
+	Enabled      bool
+}
+
+// Certificate is a pair, and optionally a second pair of the other key type.
+type Certificate struct {
+	Meta
+	Cert, Key       Secret
+	CertAlt, KeyAlt Secret
+}
+
+// SNI binds a server name to a certificate.
+type SNI struct {
+	Meta
+	Name        string // exact, *.suffix, prefix.* or *
+	Certificate string // id
+	TLSPolicy   string // x_keyway_tls_policy: id of a TLSPolicy, "" for the listener's default
+}
+
+// CACertificate is one trusted CA.
+type CACertificate struct {
+	Meta
+	Cert       Secret
+	CertDigest string // SHA-256 of the DER, hex; "" while Cert is an unresolved reference
+}
+
+// Vault is a configured secret source that references name by Prefix.
+type Vault struct {
+	Meta
+	Name        string // kind of source: env, file, sealed, ...
+	Prefix      string
+	Description string
+	Config      map[string]any
+}
+
+// TLSPolicy (x_keyway_tls_policies) is how one server name does TLS, so that two
+// names on one port can differ.
+type TLSPolicy struct {
+	Meta
+	Name           string
+	MinVersion     string   // "1.2" or "1.3"
+	ClientAuth     string   // off, optional, required
+	CACertificates []string // ids of CACertificates that client certificates are judged by
+	VerifyDepth    int
+}
+
+// Secret is a field that may hold a reference: exactly one of Ref and Value is
+// set, or neither for null. A literal value is as secret as a resolved one.
+type Secret struct {
+	Ref   secrets.Ref
+	Value secrets.Value
+}
+
+// IsZero says the field is null.
+func (s Secret) IsZero() bool { return s.Ref.IsZero() && s.Value.IsZero() }

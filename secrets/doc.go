@@ -1,0 +1,14 @@
+// Package secrets is the credential broker.
+//
+// A certificate or a secret is a lease: one version of a resource that a
+// [Source] answered, with the rules of its life. The [Broker] fetches what the
+// configuration refers to ([Ref]), looks again when a lease says so or a source
+// hints at a change, and publishes an immutable [Set] in which every reference
+// has a value or a reason for having none. Polling, watching and leasing share
+// that one path, and expiry is understood in that one place.
+//
+// A value never prints ([Value]). Every change is an event in the [Ledger], an
+// append-only chain that can be verified offline.
+//
+// This package imports the standard library only; sources live in folders below.
+package secrets

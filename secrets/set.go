@@ -1,0 +1,53 @@
+package secrets
+
+import "time"
+
+// State is where a credential is in its life.
+type State string
+
+// The states of a credential.
+const (
+	Pending State = "pending" // asked for, nothing fetched yet
+	Active  State = "active"  // the latest fetch is in use
+	Stale   State = "stale"   // the source fails; the last good value is in use
+	Refused State = "refused" // the source's latest value was refused; the last good one is in use
+	Missing State = "missing" // there is no value: what needs it is closed
+	Expired State = "expired" // the hard end has passed: what needs it is closed
+)
+
+// Credential is what the broker knows of one reference, immutable.
+type Credential struct {
+	Ref      Ref
+	Name     string // display name: the reference itself, which is not secret
+	Value    Value  // zero in states Pending, Missing, Expired
+	Version  int    // counts the distinct values seen since the ledger began: 1, 2, ...
+	Source   string // name of the source
+	State    State
+	Reason   string    // why the state is not Active, without values
+	Fetched  time.Time // last good fetch
+	Modified time.Time // when the source made this version; else when it was first seen
+	NextLook time.Time // when the broker looks again
+	NotAfter time.Time // hard end, zero for none
+}
+
+// Set is an immutable picture of every credential in use. A nil *Set is empty.
+type Set struct {
+	Generation uint64
+	byRef      map[string]*Credential // key: Ref.String()
+}
+
+// Get answers the credential of a reference, nil if it was never asked for.
+func (s *Set) Get(r Ref) *Credential {
+	if s == nil {
+		return nil
+	}
+	return s.byRef[r.String()]
+}
+
+// Len is the number of credentials.
+func (s *Set) Len() int {
+	if s == nil {
+		return 0
+	}
+	return len(s.byRef)
+}
