@@ -105,6 +105,9 @@ type Context struct {
 	// UpstreamURI is the path and query to be sent, "" until routing has made it;
 	// a plugin may replace it (request-transformer's replace.uri).
 	UpstreamURI string
+	// UpstreamHost is the Host to be sent upstream when a plugin says so, "" for
+	// what the route, the service and the upstream say.
+	UpstreamHost string
 
 	Ctx context.Context //nolint:containedctx // Context is the request, it does not outlive it
 	Now time.Time       // begin of the request
