@@ -1,0 +1,52 @@
+# Keyway: `make help` lists the targets.
+CACHE   ?= $(or $(KEYWAY_CACHE),$(HOME)/.cache/keyway)
+BIN     := $(CACHE)/bin
+VERSION := $(shell cat VERSION)
+GOFLAGS := -buildvcs=false
+PROBE   ?= integration/edgeprobe
+UNIT     = $(shell go list ./... | grep -v /integration)
+export GOFLAGS KEYWAY_CACHE := $(CACHE)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build run test unit integration race lint fmt bench probe fuzz
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+
+setup: ## install what tests and benchmarks need (Debian packages, pinned tools); safe to repeat
+	@integration/setup.sh "$(CACHE)"
+
+build: ## make bin/keyway
+	@mkdir -p bin
+	go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/keyway ./cmd/keyway
+
+run: build ## run a gateway with the built-in starter document
+	@bin/keyway serve --log-format text --access-log off
+
+test: unit race integration ## everything that must pass, real servers included; says what ran
+	@echo "make test: all parts passed"
+
+unit: ## tests that need nothing but Go
+	go test $(UNIT)
+
+race: ## the same under the race detector
+	go test -race -shuffle=on $(UNIT)
+
+integration: build ## tests against real servers, and the laws of this repository
+	go test -count=1 -timeout 30m -v ./integration/... | integration/summary.sh
+
+lint: ## formatting, vet, staticcheck, errorlint, tidy, known vulnerabilities
+	@integration/lint.sh "$(BIN)"
+
+fmt: ## format the code and apply the standard rewrites
+	go fix ./...
+	$(BIN)/gofumpt -w cmd edge certs secrets routing policy integration
+
+probe: build ## run the attack probe (PROBE=folder of its source) against a gateway made for it
+	go run ./integration/cmd/probe -probe $(PROBE) -keyway bin/keyway
+
+bench: build ## compare with nginx, HAProxy and Caddy in one interleaved run (QUICK=1: under 3 minutes)
+	go run ./integration/cmd/bench -keyway bin/keyway $(if $(QUICK),-quick)
+
+fuzz: ## run every fuzz target for FUZZTIME (default 20s)
+	@integration/fuzz.sh $(or $(FUZZTIME),20s)

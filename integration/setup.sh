@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Installs what the tests and benchmarks need: Debian packages (when run as root on a
+# Debian machine) and the pinned tools, built once for each state of their module file.
+set -euo pipefail
+cache=${1:?usage: setup.sh CACHE}
+here=$(cd "$(dirname "$0")" && pwd)
+mkdir -p "$cache/bin"
+
+packages=(nginx-light haproxy nghttp2-client curl openssl)
+missing=()
+for p in "${packages[@]}"; do
+  dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'install ok installed' || missing+=("$p")
+done
+# Any nginx will do where one is already there.
+if command -v nginx >/dev/null; then missing=("${missing[@]/nginx-light/}"); fi
+missing=(${missing[@]})
+if [ ${#missing[@]} -gt 0 ]; then
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    # The packages must not start their servers: tests start their own, on loopback.
+    policy=/usr/sbin/policy-rc.d
+    made=
+    if [ ! -e "$policy" ]; then printf '#!/bin/sh\nexit 101\n' >"$policy"; chmod +x "$policy"; made=1; fi
+    trap '[ -z "$made" ] || rm -f "$policy"' EXIT
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+  else
+    echo "setup: these Debian packages are missing and this user cannot install them: ${missing[*]}" >&2
+    echo "setup: tests that need them will be skipped loudly" >&2
+  fi
+fi
+
+stamp="$cache/bin/.tools-$(cat "$here"/tools/go.mod "$here"/tools/go.sum <(go version) | sha256sum | cut -c1-16)"
+if [ ! -e "$stamp" ]; then
+  for tool in $(awk '/^tool \(/{on=1;next} on&&/^\)/{exit} on{print $1}' "$here/tools/go.mod"); do
+    echo "setup: building $tool"
+    go build -C "$here/tools" -o "$cache/bin/" "$tool"
+  done
+  rm -f "$cache"/bin/.tools-*
+  touch "$stamp"
+fi
+go mod download
+echo "setup: ready (tools in $cache/bin)"
