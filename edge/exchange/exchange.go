@@ -44,6 +44,13 @@ type Exchange struct {
 	BytesOut       int64         // engine: bytes written likewise
 	Elapsed        time.Duration // engine: first byte in to last byte out
 
+	// Refused is the status with which the engine wants the request refused before
+	// anything looks at it, 0 for a request that is well formed.
+	Refused int
+
+	// State is the handler's own, from Handle to Done; nobody else looks at it.
+	State any
+
 	// RequestID names this exchange in logs and in X-Kong-Request-Id: 32 lower-case hex digits.
 	RequestID string
 }
@@ -102,6 +109,16 @@ type Request struct {
 	Body    io.Reader
 	Length  int64
 	Trailer Fields // complete once Body has answered io.EOF
+
+	// LengthGiven says the client sent Content-Length: it tells a body of length
+	// zero from no body at all.
+	LengthGiven bool
+	// StopBody makes a Read of Body that waits for the client, and every later
+	// one, fail at once. It may be called while another goroutine reads: the
+	// upstream side does so when an origin's whole answer came before the whole
+	// body. The engine then ends the client connection after the response. Nil
+	// where nothing can interrupt a read.
+	StopBody func()
 
 	// Expect100 says the client waits for 100 Continue before it sends the body.
 	Expect100 bool
