@@ -197,6 +197,8 @@ type Plugin struct {
 	Config       map[string]any
 	Protocols    []string
 	Enabled      bool
+
+	secrets []string // paths in Config that hold secrets, literal or by reference: "redis.password"
 }
 
 // Certificate is a pair, and optionally a second pair of the other key type.

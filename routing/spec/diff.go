@@ -1,0 +1,253 @@
+package spec
+
+import (
+	"hash/maphash"
+	"iter"
+	"math"
+	"strings"
+
+	"github.com/keyway-edge/keyway/secrets"
+)
+
+// seed makes hashes comparable in this process, and only in it: what is hashed
+// may be a secret that could be guessed from its hash.
+var seed = maphash.MakeSeed()
+
+// Hash is the content of an entity as a number: equal for equal entities,
+// whatever their position and timestamps. It is good in this process only.
+func Hash(e Entity) uint64 {
+	h := hasher{}
+	h.SetSeed(seed)
+	h.text(e.Kind())
+	m := e.Base()
+	h.text(m.ID)
+	h.texts(m.Tags)
+	e.fields(h.field)
+	return h.Sum64()
+}
+
+type hasher struct {
+	maphash.Hash
+}
+
+func (h *hasher) number(n uint64) {
+	var b [8]byte
+	for i := range b {
+		b[i] = byte(n >> (8 * i))
+	}
+	_, _ = h.Write(b[:])
+}
+
+func (h *hasher) text(s string) {
+	h.number(uint64(len(s)))
+	_, _ = h.WriteString(s)
+}
+
+func (h *hasher) texts(list []string) {
+	h.number(uint64(len(list)))
+	for _, s := range list {
+		h.text(s)
+	}
+}
+
+func (h *hasher) bool(b bool) {
+	if b {
+		_ = h.WriteByte(1)
+		return
+	}
+	_ = h.WriteByte(0)
+}
+
+func (h *hasher) field(f field) {
+	switch at := f.at.(type) {
+	case *string:
+		h.text(*at)
+	case *int:
+		h.number(uint64(*at))
+	case **int:
+		h.bool(*at != nil)
+		if *at != nil {
+			h.number(uint64(**at))
+		}
+	case *int64:
+		h.number(uint64(*at))
+	case *float64:
+		h.number(math.Float64bits(*at))
+	case *bool:
+		h.bool(*at)
+	case **bool:
+		h.bool(*at != nil)
+		if *at != nil {
+			h.bool(**at)
+		}
+	case *[]string:
+		h.texts(*at)
+	case *[]int:
+		h.number(uint64(len(*at)))
+		for _, n := range *at {
+			h.number(uint64(n))
+		}
+	case *[]Endpoint:
+		h.number(uint64(len(*at)))
+		for _, e := range *at {
+			h.text(e.IP)
+			h.number(uint64(e.Port))
+		}
+	case *map[string][]string:
+		h.number(uint64(len(*at)))
+		for _, k := range sortedKeys(*at) {
+			h.text(k)
+			h.texts((*at)[k])
+		}
+	case *map[string]any:
+		h.bool(*at != nil)
+		h.value(*at)
+	case *Secret:
+		h.text(at.Ref.String())
+		h.bool(at.Value.IsZero())
+		h.text(string(at.Value.Reveal()))
+	case group:
+		at(h.field)
+	}
+}
+
+// value hashes a value in the shapes of Plugin.Config, each with its kind.
+func (h *hasher) value(v any) {
+	switch v := v.(type) {
+	case nil:
+		_ = h.WriteByte('0')
+	case bool:
+		_ = h.WriteByte('b')
+		h.bool(v)
+	case float64:
+		_ = h.WriteByte('n')
+		h.number(math.Float64bits(v))
+	case string:
+		_ = h.WriteByte('s')
+		h.text(v)
+	case []any:
+		_ = h.WriteByte('l')
+		h.number(uint64(len(v)))
+		for _, item := range v {
+			h.value(item)
+		}
+	case map[string]any:
+		_ = h.WriteByte('m')
+		h.number(uint64(len(v)))
+		for _, k := range sortedKeys(v) {
+			h.text(k)
+			h.value(v[k])
+		}
+	}
+}
+
+// Change is what differs in one kind of entity: ids, in the order of the document they are in.
+type Change struct {
+	Kind    string // "routes", see Kinds
+	Added   []string
+	Removed []string
+	Changed []string
+}
+
+// Changes are the kinds in which two documents differ, in the order of Kinds; none if they are equal.
+type Changes []Change
+
+// Of answers the change of one kind, the zero Change if it did not.
+func (c Changes) Of(kind string) Change {
+	for _, change := range c {
+		if change.Kind == kind {
+			return change
+		}
+	}
+	return Change{Kind: kind}
+}
+
+// Diff compares two documents by content, not by position or timestamps. Nil is an empty document.
+func Diff(old, new *Document) Changes {
+	if old == nil {
+		old = &Document{}
+	}
+	if new == nil {
+		new = &Document{}
+	}
+	var changes Changes
+	for _, kind := range Kinds() {
+		c := Change{Kind: kind}
+		before := map[string]Entity{}
+		for e := range old.Entities(kind) {
+			before[e.Base().ID] = e
+		}
+		for e := range new.Entities(kind) {
+			id := e.Base().ID
+			was, ok := before[id]
+			delete(before, id)
+			switch {
+			case !ok:
+				c.Added = append(c.Added, id)
+			case was != e && Hash(was) != Hash(e):
+				c.Changed = append(c.Changed, id)
+			}
+		}
+		for e := range old.Entities(kind) {
+			if _, gone := before[e.Base().ID]; gone {
+				c.Removed = append(c.Removed, e.Base().ID)
+			}
+		}
+		if len(c.Added)+len(c.Removed)+len(c.Changed) > 0 {
+			changes = append(changes, c)
+		}
+	}
+	return changes
+}
+
+// Refs is every reference in the document, also in the configs of plugins and
+// vaults, in a fixed order; one that is used twice comes twice.
+func (d *Document) Refs() iter.Seq[secrets.Ref] {
+	return func(yield func(secrets.Ref) bool) {
+		for e := range d.all() {
+			for _, r := range Refs(e) {
+				if !yield(r) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Refs are the references in one entity.
+func Refs(e Entity) []secrets.Ref {
+	var refs []secrets.Ref
+	e.fields(func(f field) {
+		switch at := f.at.(type) {
+		case *Secret:
+			if !at.Ref.IsZero() {
+				refs = append(refs, at.Ref)
+			}
+		case *map[string]any:
+			refs = configRefs(*at, refs)
+		}
+	})
+	return refs
+}
+
+// configRefs finds references by their form: decoding lets them stand in
+// referenceable fields only.
+func configRefs(v any, refs []secrets.Ref) []secrets.Ref {
+	switch v := v.(type) {
+	case string:
+		if strings.HasPrefix(v, "{vault://") {
+			if r, err := secrets.ParseRef(v); err == nil {
+				refs = append(refs, r)
+			}
+		}
+	case []any:
+		for _, item := range v {
+			refs = configRefs(item, refs)
+		}
+	case map[string]any:
+		for _, k := range sortedKeys(v) {
+			refs = configRefs(v[k], refs)
+		}
+	}
+	return refs
+}

@@ -1,0 +1,100 @@
+package spec
+
+import "iter"
+
+// String is "file:line".
+func (p Pos) String() string {
+	if p.File == "" {
+		return "line " + itoa(p.Line)
+	}
+	return p.File + ":" + itoa(p.Line)
+}
+
+// add appends an entity to its list.
+func (d *Document) add(e Entity) {
+	switch e := e.(type) {
+	case *Service:
+		d.Services = append(d.Services, e)
+	case *Route:
+		d.Routes = append(d.Routes, e)
+	case *Upstream:
+		d.Upstreams = append(d.Upstreams, e)
+	case *Target:
+		d.Targets = append(d.Targets, e)
+	case *Consumer:
+		d.Consumers = append(d.Consumers, e)
+	case *KeyAuth:
+		d.KeyAuths = append(d.KeyAuths, e)
+	case *ACL:
+		d.ACLs = append(d.ACLs, e)
+	case *Plugin:
+		d.Plugins = append(d.Plugins, e)
+	case *Certificate:
+		d.Certificates = append(d.Certificates, e)
+	case *SNI:
+		d.SNIs = append(d.SNIs, e)
+	case *CACertificate:
+		d.CACertificates = append(d.CACertificates, e)
+	case *Vault:
+		d.Vaults = append(d.Vaults, e)
+	case *TLSPolicy:
+		d.TLSPolicies = append(d.TLSPolicies, e)
+	}
+}
+
+// Entities is every entity of a kind (see Kinds), in the document's order; none
+// for an unknown kind.
+func (d *Document) Entities(kind string) iter.Seq[Entity] {
+	switch kind {
+	case "services":
+		return each(d.Services)
+	case "routes":
+		return each(d.Routes)
+	case "upstreams":
+		return each(d.Upstreams)
+	case "targets":
+		return each(d.Targets)
+	case "consumers":
+		return each(d.Consumers)
+	case "keyauth_credentials":
+		return each(d.KeyAuths)
+	case "acls":
+		return each(d.ACLs)
+	case "plugins":
+		return each(d.Plugins)
+	case "certificates":
+		return each(d.Certificates)
+	case "snis":
+		return each(d.SNIs)
+	case "ca_certificates":
+		return each(d.CACertificates)
+	case "vaults":
+		return each(d.Vaults)
+	case "x_keyway_tls_policies":
+		return each(d.TLSPolicies)
+	}
+	return func(func(Entity) bool) {}
+}
+
+func each[E Entity](list []E) iter.Seq[Entity] {
+	return func(yield func(Entity) bool) {
+		for _, e := range list {
+			if !yield(e) {
+				return
+			}
+		}
+	}
+}
+
+// all is every entity, by kind.
+func (d *Document) all() iter.Seq[Entity] {
+	return func(yield func(Entity) bool) {
+		for _, kind := range Kinds() {
+			for e := range d.Entities(kind) {
+				if !yield(e) {
+					return
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,109 @@
+package spec
+
+// Entity is one object of a Document. The types of this package are the only ones.
+type Entity interface {
+	// Base is the part that every entity has.
+	Base() *Meta
+	// Kind is the name of the entity's list in a document, such as "services".
+	Kind() string
+	// fields shows every field beyond Base, in the order in which it is written.
+	fields(visit func(field))
+}
+
+// Base is the part that every entity has.
+func (m *Meta) Base() *Meta { return m }
+
+// field is one field of an entity: decoding, encoding, hashing and finding
+// references all walk the same list, so that none of them can forget one.
+type field struct {
+	name string
+	at   any // pointer to the Go field, or a group of fields beneath
+	rule *rule
+}
+
+// group is a record inside an entity.
+type group func(visit func(field))
+
+// rule is what a field's value must be, beyond its type. Rules are never changed.
+type rule struct {
+	required bool     // must be given; null is refused
+	notNull  bool     // null is refused; if it is not given the default stands
+	set      bool     // a list whose order says nothing; what occurs twice is taken once
+	refers   string   // kind of entity that the value, an id or a name, leads to
+	oneOf    []string // of text and of numbers as text
+	bounds   *[2]float64
+	check    func(string) string              // of text and of elements: the message, "" for right
+	checkMap func(map[string][]string) string // of maps of lists: the message, "" for right
+}
+
+var (
+	noRule       = &rule{}
+	needed       = &rule{required: true}
+	kept         = &rule{notNull: true}
+	anyText      = &rule{check: checkNotEmpty}
+	nameText     = &rule{check: checkName}
+	hashMethods  = []string{"none", "consumer", "ip", "header", "cookie", "path", "query_arg", "uri_capture"}
+	allProtocols = []string{"grpc", "grpcs", "http", "https", "tcp", "tls", "tls_passthrough", "udp"}
+	probeTypes   = []string{"tcp", "http", "https", "grpc", "grpcs"}
+
+	isPort      = &rule{notNull: true, bounds: &[2]float64{0, 65535}}
+	isTimeout   = &rule{bounds: &[2]float64{1, 2147483646}}
+	isCounter   = &rule{bounds: &[2]float64{0, 255}}
+	isSeconds   = &rule{bounds: &[2]float64{0, 65535}}
+	isStatus    = &rule{bounds: &[2]float64{100, 999}}
+	isDepth     = &rule{bounds: &[2]float64{0, 64}}
+	isCert      = &rule{refers: "certificates"}
+	isCAs       = &rule{refers: "ca_certificates", check: checkUUID}
+	isTag       = &rule{set: true, check: checkTag}
+	isHash      = &rule{oneOf: hashMethods}
+	isProbe     = &rule{oneOf: probeTypes}
+	isProbePath = &rule{check: checkProbePath}
+	isHeader    = &rule{check: checkHeaderName}
+
+	serviceProtocol = &rule{notNull: true, oneOf: allProtocols}
+	serviceHost     = &rule{required: true, check: checkServiceHost}
+	servicePath     = &rule{check: checkServicePath}
+	serviceRetries  = &rule{bounds: &[2]float64{0, 32767}}
+
+	routeProtocols = &rule{notNull: true, set: true, check: checkProtocol}
+	routeMethods   = &rule{set: true, check: checkMethod}
+	routeHosts     = &rule{check: checkRouteHost}
+	routePaths     = &rule{check: checkRoutePath}
+	routeHeaders   = &rule{checkMap: checkRouteHeaders}
+	routeSNIs      = &rule{set: true, check: checkSNI}
+	routeRedirect  = &rule{notNull: true, oneOf: []string{"426", "301", "302", "307", "308"}}
+	routeHandling  = &rule{oneOf: []string{"v0", "v1"}}
+	routePolicy    = &rule{oneOf: []string{"strict", "compatible"}}
+	endpointSet    = &rule{set: true}
+	endpointIP     = &rule{check: checkIPRange}
+	endpointPort   = &rule{bounds: &[2]float64{0, 65535}}
+	routeService   = &rule{refers: "services"}
+
+	upstreamName      = &rule{required: true, check: checkUpstreamName}
+	upstreamAlgorithm = &rule{oneOf: []string{"consistent-hashing", "least-connections", "round-robin", "latency"}}
+	upstreamSlots     = &rule{bounds: &[2]float64{10, 65536}}
+	upstreamHost      = &rule{check: checkHostHeader}
+	probeHeaders      = &rule{checkMap: checkHeaderNames}
+	probeConcurrency  = &rule{bounds: &[2]float64{1, 2147483648}}
+	probeThreshold    = &rule{bounds: &[2]float64{0, 100}}
+
+	targetAddress  = &rule{required: true, check: checkTarget}
+	targetWeight   = &rule{bounds: &[2]float64{0, 65535}}
+	targetUpstream = &rule{required: true, refers: "upstreams"}
+
+	ofConsumer   = &rule{required: true, refers: "consumers"}
+	neededText   = &rule{required: true, check: checkNotEmpty}
+	pluginRoute  = &rule{refers: "routes"}
+	pluginUser   = &rule{refers: "consumers"}
+	pluginProtos = &rule{notNull: true, set: true, oneOf: allProtocols}
+
+	neededPEM   = &rule{required: true, check: checkNotEmpty}
+	optionalPEM = &rule{check: checkNotEmpty}
+	sniName     = &rule{required: true, check: checkSNI}
+	sniCert     = &rule{required: true, refers: "certificates"}
+	sniPolicy   = &rule{refers: "x_keyway_tls_policies"}
+	vaultPrefix = &rule{required: true, check: checkVaultPrefix}
+	policyName  = &rule{required: true, check: checkName}
+	tlsVersion  = &rule{oneOf: []string{"1.2", "1.3"}}
+	clientAuth  = &rule{oneOf: []string{"off", "optional", "required"}}
+)

@@ -1,0 +1,230 @@
+package spec
+
+import (
+	"crypto/sha1" //nolint:gosec // the id rule of the format is UUIDv5, which is SHA-1; nothing is authenticated by it
+	"encoding/hex"
+	"strings"
+)
+
+// rootSpace is the namespace of all derived ids; documents written years ago have
+// them in their histories, so it can never change.
+const rootSpace = "fd02801f-0957-4a15-a55a-c8d9606f30b5"
+
+// uuid5 derives a name-based id (RFC 9562 section 5.5).
+func uuid5(space, name string) string {
+	bytes, err := hex.DecodeString(strings.ReplaceAll(space, "-", ""))
+	if err != nil {
+		return ""
+	}
+	h := sha1.New() //nolint:gosec // see the import
+	h.Write(bytes)
+	h.Write([]byte(name))
+	u := h.Sum(nil)[:16]
+	u[6] = u[6]&0x0f | 0x50
+	u[8] = u[8]&0x3f | 0x80
+	var text [36]byte
+	hex.Encode(text[0:8], u[0:4])
+	hex.Encode(text[9:13], u[4:6])
+	hex.Encode(text[14:18], u[6:8])
+	hex.Encode(text[19:23], u[8:10])
+	hex.Encode(text[24:36], u[10:16])
+	text[8], text[13], text[18], text[23] = '-', '-', '-', '-'
+	return string(text[:])
+}
+
+func deriveID(kind, name string) string { return uuid5(uuid5(rootSpace, kind), name) }
+
+// remember keeps what the id of an entity without one follows from.
+func (l *loader) remember(e Entity, n *node, parent Entity) {
+	if e.Base().ID != "" {
+		return
+	}
+	u := unnamed{entity: e}
+	switch e := e.(type) {
+	case *Target:
+		// As it was written: the id was made before the port was completed.
+		if v := n.get("target"); v != nil {
+			u.content = v.text
+		}
+	case *Certificate:
+		// Never the key: an id goes into logs.
+		if v := n.get("cert"); v != nil {
+			u.content = "content:" + v.text
+		}
+	case *CACertificate:
+		if u.content = e.CertDigest; u.content == "" {
+			u.content = e.Cert.Ref.String()
+		}
+	case *Service, *Route, *Consumer:
+		if label(e) != "" {
+			break
+		}
+		var b strings.Builder
+		b.WriteString("content:")
+		if parent != nil {
+			b.WriteString(label(parent) + "/")
+		}
+		n.canonical(&b, func(name string) bool { return nests(e.Kind(), name) != "" })
+		u.content = b.String()
+	}
+	l.unnamed = append(l.unnamed, u)
+}
+
+// identify gives an id to every entity whose id does not follow from another's.
+func (l *loader) identify() {
+	rest := l.unnamed[:0]
+	for _, u := range l.unnamed {
+		kind, m := u.entity.Kind(), u.entity.Base()
+		switch e := u.entity.(type) {
+		case *Target, *KeyAuth, *ACL, *Plugin:
+			rest = append(rest, u)
+		case *Vault:
+			m.ID = deriveID(kind, kind+":*:"+e.Prefix)
+		case *CACertificate:
+			m.ID = deriveID(kind, l.ordinal(kind+":*:"+u.content))
+		default:
+			if u.content == "" {
+				m.ID = deriveID(kind, label(e))
+			} else {
+				m.ID = deriveID(kind, l.ordinal(u.content))
+			}
+		}
+	}
+	l.unnamed = rest
+}
+
+// identifyRest gives an id to the entities that belong to others.
+func (l *loader) identifyRest() {
+	for _, u := range l.unnamed {
+		kind, m := u.entity.Kind(), u.entity.Base()
+		switch e := u.entity.(type) {
+		case *Target:
+			m.ID = deriveID(kind, kind+":*:"+e.Upstream+":"+u.content)
+		case *ACL:
+			m.ID = deriveID(kind, kind+":*:"+e.Consumer+":"+e.Group)
+		case *Plugin:
+			m.ID = deriveID(kind, kind+":*:"+e.Name+":"+e.Route+":"+e.Service+":"+e.Consumer)
+		case *KeyAuth:
+			// Why not from the key: an id goes into logs, and a key that people chose
+			// could be guessed from it.
+			m.ID = deriveID(kind, l.ordinal(kind+":"+e.Consumer+":"+e.Key.Ref.String()))
+		}
+	}
+}
+
+// ordinal tells entities with the same content apart by their order.
+func (l *loader) ordinal(content string) string {
+	l.repeats[content]++
+	if n := l.repeats[content]; n > 1 {
+		return content + "#" + itoa(n)
+	}
+	return content
+}
+
+// resolve makes every foreign key an id.
+func (l *loader) resolve() {
+	index := map[string]map[string]string{} // by kind: id or name to id
+	for _, kind := range []string{"services", "routes", "upstreams", "consumers", "certificates", "ca_certificates", "x_keyway_tls_policies"} {
+		byKey := map[string]string{}
+		for e := range l.doc.Entities(kind) {
+			if name := label(e); name != "" {
+				byKey[name] = e.Base().ID
+			}
+		}
+		// An id is stronger than a name that looks like one.
+		for e := range l.doc.Entities(kind) {
+			byKey[e.Base().ID] = e.Base().ID
+		}
+		index[kind] = byKey
+	}
+	for _, k := range l.links {
+		if k.parent != nil {
+			*k.at = k.parent.Base().ID
+			continue
+		}
+		id, ok := index[k.refers][*k.at]
+		if !ok {
+			id, ok = index[k.refers][strings.ToLower(*k.at)]
+			ok = ok && isUUID(strings.ToLower(*k.at))
+		}
+		if !ok {
+			l.blame(k.owner, k.pos, k.field, ReasonReference,
+				"invalid reference '"+k.field+": "+*k.at+"' (no such entry in '"+k.refers+"')")
+			continue
+		}
+		*k.at = id
+	}
+	l.identifyRest()
+}
+
+// claim is one thing that only one entity of a kind may have.
+type claim struct{ kind, field, value string }
+
+func claims(e Entity) []claim {
+	kind := e.Kind()
+	switch e := e.(type) {
+	case *Service, *Route, *Upstream, *TLSPolicy:
+		return []claim{{kind, "name", label(e)}}
+	case *Target:
+		return []claim{{kind, "target", e.Upstream + " " + e.Target}}
+	case *Consumer:
+		return []claim{{kind, "username", e.Username}, {kind, "custom_id", e.CustomID}}
+	case *KeyAuth:
+		if e.Key.Value.IsZero() {
+			return []claim{{kind, "key", e.Key.Ref.String()}}
+		}
+		return []claim{{kind, "key", "literal " + string(e.Key.Value.Reveal())}}
+	case *ACL:
+		return []claim{{kind, "group", e.Consumer + " " + e.Group}}
+	case *Plugin:
+		return []claim{{kind, "instance_name", e.InstanceName}, {kind, "name", strings.Join([]string{e.Name, e.Route, e.Service, e.Consumer}, " ")}}
+	case *SNI:
+		return []claim{{kind, "name", strings.ToLower(e.Name)}}
+	case *CACertificate:
+		return []claim{{kind, "cert_digest", e.CertDigest}}
+	case *Vault:
+		return []claim{{kind, "prefix", e.Prefix}}
+	}
+	return nil
+}
+
+// unique reports entities that claim the same name, key or id.
+func (l *loader) unique() {
+	taken := map[claim]Entity{}
+	for e := range l.doc.all() {
+		clashes := 0
+		for _, c := range append(claims(e), claim{e.Kind(), "id", e.Base().ID}) {
+			if c.value == "" {
+				continue
+			}
+			first, ok := taken[c]
+			if !ok {
+				taken[c] = e
+				continue
+			}
+			// A derived id clashes because the name does: one problem, not two.
+			if clashes++; clashes == 1 {
+				l.blame(e, e.Base().Pos, onEntity, ReasonDuplicate, clash(e, c, first))
+			}
+		}
+	}
+}
+
+func clash(e Entity, c claim, first Entity) string {
+	set := " with " + c.field + " set to '" + c.value + "'"
+	switch e := e.(type) {
+	case *KeyAuth:
+		if c.field == "key" {
+			set = " with the same key"
+		}
+	case *Target:
+		set = " with target set to '" + e.Target + "' in the same upstream"
+	case *ACL:
+		set = " with group set to '" + e.Group + "' for the same consumer"
+	case *Plugin:
+		if c.field == "name" {
+			set = " with name set to '" + e.Name + "' for the same route, service and consumer"
+		}
+	}
+	return "uniqueness violation: '" + c.kind + "' entity" + set + " already declared at " + first.Base().Pos.String()
+}
