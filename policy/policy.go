@@ -13,6 +13,9 @@ import (
 
 // Kind is one plugin: its name, the schema of its config and how a configured
 // use of it becomes functions. cmd lists the kinds; nothing registers itself.
+//
+// An Instance outlives the snapshot it was compiled for as long as its entity and
+// the secrets it asked for stay as they are.
 type Kind struct {
 	Schema  spec.PluginSchema
 	Compile func(env *Env, p *spec.Plugin) (Instance, error)
@@ -21,9 +24,12 @@ type Kind struct {
 // Env is what Compile may use. It starts nothing.
 type Env struct {
 	// Secret answers the current value of a string config field that may be a
-	// reference; an error closes the routes that the plugin serves.
+	// reference; an error closes the routes that the plugin serves. It may be
+	// called in Compile only: what it answered decides whether the instance is kept.
 	Secret func(text string) (secrets.Value, error)
-	// Directory is the consumers and credentials of the same snapshot.
+	// Directory is the consumers and credentials of the snapshot being built. It is
+	// for the compiler, which hands it to each Context; in Compile it is nil, so
+	// that no instance holds on to the consumers of an old snapshot.
 	Directory *Directory
 	// Shared keeps state that must outlive snapshots, such as rate counters: the
 	// same key answers the same thing that make made the first time.
@@ -88,6 +94,9 @@ type Context struct {
 	// Captures are the groups of the route's regex path.
 	Captures []exchange.Capture
 
+	// Directory is the consumers and credentials of the request's snapshot.
+	Directory *Directory
+
 	// Consumer and Credential are set by authentication (Authenticate), nil before.
 	Consumer   *spec.Consumer
 	Credential *Identity
@@ -102,8 +111,9 @@ type Context struct {
 	// ResponseFields are set on the response, whoever makes it, before Header runs.
 	ResponseFields exchange.Fields
 
-	// UpstreamURI is the path and query to be sent, "" until routing has made it;
-	// a plugin may replace it (request-transformer's replace.uri).
+	// UpstreamURI is the path to be sent, "" until routing has made it; a plugin may
+	// replace it (request-transformer's replace.uri). The query that is sent is the
+	// request's: see SetQuery.
 	UpstreamURI string
 	// UpstreamHost is the Host to be sent upstream when a plugin says so, "" for
 	// what the route, the service and the upstream say.
@@ -115,7 +125,19 @@ type Context struct {
 	// LocalReply is what ended the request in Access, nil when the upstream did.
 	LocalReply *Reply
 
-	slots []any
+	slots  []any
+	ran    *walk   // what Access ran, nil when it did not
+	picked []*unit // the units of ran where they depend on the consumer
+	body   bodyCache
+}
+
+// Reset makes c ready for another request and keeps its memory.
+func (c *Context) Reset() {
+	fields, slots, picked := c.ResponseFields, c.slots, c.picked
+	fields.Reset()
+	clear(slots)
+	clear(picked)
+	*c = Context{ResponseFields: fields, slots: slots[:0], picked: picked[:0]}
 }
 
 // Identity is the credential that authenticated a request.
