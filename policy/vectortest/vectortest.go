@@ -44,6 +44,7 @@ type Case struct {
 
 	request, response message
 	upstream          *message
+	maskBody          func(string) string
 }
 
 // Recording is the recorded cases of one plugin.
@@ -85,7 +86,7 @@ func Open(t *testing.T, kind policy.Kind, env *policy.Env) *Recording {
 	if err := json.Unmarshal(raw, &f); err != nil {
 		t.Fatal(err)
 	}
-	routes, instances := compile(t, kind, env, f.Config)
+	doc, routes, instances := compile(t, kind, env, f.Config)
 	rec := new(Recording)
 	for _, group := range f.Cases {
 		for _, step := range group.Steps {
@@ -95,7 +96,7 @@ func Open(t *testing.T, kind policy.Kind, env *policy.Env) *Recording {
 				t.Fatalf("group %d: no route for host %q", group.Group, host)
 			}
 			rec.Cases = append(rec.Cases, &Case{
-				Group: group.Group, Host: host, Instance: instances[route.ID], C: contextOf(step.Request, route),
+				Group: group.Group, Host: host, Instance: instances[route.ID], C: contextOf(step.Request, route, doc.Services[0]),
 				request: step.Request, response: step.Expect.Response, upstream: step.Expect.Upstream,
 			})
 		}
@@ -104,8 +105,8 @@ func Open(t *testing.T, kind policy.Kind, env *policy.Env) *Recording {
 }
 
 // compile loads the recorded configuration without its readiness marker, and
-// answers routes by host and plugin functions by route.
-func compile(t *testing.T, kind policy.Kind, env *policy.Env, config map[string]any) (map[string]*spec.Route, map[string]policy.Instance) {
+// answers it, its routes by host and its plugin functions by route.
+func compile(t *testing.T, kind policy.Kind, env *policy.Env, config map[string]any) (*spec.Document, map[string]*spec.Route, map[string]policy.Instance) {
 	t.Helper()
 	drop := func(list, field string) {
 		items, _ := config[list].([]any)
@@ -129,7 +130,7 @@ func compile(t *testing.T, kind policy.Kind, env *policy.Env, config map[string]
 		}
 		instances[p.Route] = instance
 	}
-	return routes, instances
+	return doc, routes, instances
 }
 
 // Load decodes a document that uses the plugin and fails the test on any problem.
@@ -195,9 +196,9 @@ func NewContext(method, target, host string) *policy.Context {
 }
 
 // contextOf is the request as it was recorded, after routing.
-func contextOf(m message, route *spec.Route) *policy.Context {
+func contextOf(m message, route *spec.Route, service *spec.Service) *policy.Context {
 	c := NewContext(m.Method, m.Target, "")
-	c.Route = route
+	c.Route, c.Service = route, service
 	req := &c.X.Request
 	var body []byte
 	if m.Body != nil {
