@@ -34,7 +34,7 @@ func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys
 
 // number writes a number as documents do: no exponent, no fraction it does not have.
 func number(f float64) string {
-	if math.Abs(f) < 1e15 {
+	if math.Abs(f) < 1e17 {
 		return strconv.FormatFloat(f, 'f', -1, 64)
 	}
 	return strconv.FormatFloat(f, 'g', -1, 64)
@@ -68,7 +68,7 @@ func (o *object) pluginConfig(p *Plugin) {
 	}
 	if !o.given("protocols") {
 		if p.Protocols = slices.Clone(schema.Protocols); p.Protocols == nil {
-			p.Protocols = []string{"grpc", "grpcs", "http", "https"}
+			p.Protocols = slices.Clone(httpProtocols)
 		}
 	}
 	written := o.n.get("config")
@@ -154,6 +154,9 @@ func (c *completer) record(n *node, path string, fields []Schema) any {
 	for i := range fields {
 		s := &fields[i]
 		v := n.get(s.Name)
+		if v == nil && s.OmitEmpty {
+			continue
+		}
 		config[s.Name] = c.member(n, v, path+"."+s.Name, s)
 	}
 	for i, k := range n.keys {
@@ -298,6 +301,7 @@ func (c *completer) list(v *node, path string, s *Schema) any {
 		return c.bad(v, path, ReasonValue, "length must be at least "+itoa(s.LenMin))
 	}
 	list := make([]any, 0, len(v.items))
+	seen := map[string]bool{}
 	element := cmp.Or(s.Elements, &Schema{Type: String})
 	for i, item := range v.items {
 		at := path + "." + itoa(len(list)+1)
@@ -305,8 +309,11 @@ func (c *completer) list(v *node, path string, s *Schema) any {
 			c.bad(item, path+"."+itoa(i+1), ReasonRequired, "required field missing")
 			continue
 		}
-		if s.Type == SetType && item.shape == shapeText && slices.Contains(list, any(item.text)) {
-			continue
+		if s.Type == SetType && item.shape == shapeText {
+			if seen[item.text] {
+				continue
+			}
+			seen[item.text] = true
 		}
 		list = append(list, c.value(item, at, element))
 	}

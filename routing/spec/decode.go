@@ -269,6 +269,10 @@ func (o *object) texts(v *node, name string, r *rule) ([]string, bool) {
 		return nil, ok
 	}
 	list := make([]string, 0, len(items))
+	var seen map[string]bool
+	if r.set {
+		seen = make(map[string]bool, len(items))
+	}
 	for i, item := range items {
 		at := name + "." + itoa(i+1)
 		if item.shape == shapeNull {
@@ -278,9 +282,13 @@ func (o *object) texts(v *node, name string, r *rule) ([]string, bool) {
 		}
 		text, fine := o.text(item, at, r)
 		ok = ok && fine
-		if !r.set || !slices.Contains(list, text) {
-			list = append(list, text)
+		if r.set && seen[text] {
+			continue
 		}
+		if r.set {
+			seen[text] = true
+		}
+		list = append(list, text)
 	}
 	return list, ok
 }

@@ -25,7 +25,15 @@ func (w *emitter) indent(depth int) {
 
 func (w *emitter) key(depth int, name string) {
 	w.indent(depth)
-	w.quoted(name)
+	// A key of more than 1024 bytes is not seen as one unless it is announced.
+	if len(name) > 100 {
+		w.WriteString("? ")
+		w.quoted(name)
+		w.WriteByte('\n')
+		w.indent(depth)
+	} else {
+		w.quoted(name)
+	}
 	w.WriteByte(':')
 }
 

@@ -37,14 +37,15 @@ type rule struct {
 }
 
 var (
-	noRule       = &rule{}
-	needed       = &rule{required: true}
-	kept         = &rule{notNull: true}
-	anyText      = &rule{check: checkNotEmpty}
-	nameText     = &rule{check: checkName}
-	hashMethods  = []string{"none", "consumer", "ip", "header", "cookie", "path", "query_arg", "uri_capture"}
-	allProtocols = []string{"grpc", "grpcs", "http", "https", "tcp", "tls", "tls_passthrough", "udp"}
-	probeTypes   = []string{"tcp", "http", "https", "grpc", "grpcs"}
+	noRule        = &rule{}
+	needed        = &rule{required: true}
+	kept          = &rule{notNull: true}
+	anyText       = &rule{check: checkNotEmpty}
+	nameText      = &rule{check: checkName}
+	hashMethods   = []string{"none", "consumer", "ip", "header", "cookie", "path", "query_arg", "uri_capture"}
+	allProtocols  = []string{"grpc", "grpcs", "http", "https", "tcp", "tls", "tls_passthrough", "udp"}
+	httpProtocols = []string{"grpc", "grpcs", "http", "https"}
+	probeTypes    = []string{"tcp", "http", "https", "grpc", "grpcs"}
 
 	isPort      = &rule{notNull: true, bounds: &[2]float64{0, 65535}}
 	isTimeout   = &rule{bounds: &[2]float64{1, 2147483646}}

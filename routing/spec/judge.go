@@ -193,6 +193,11 @@ func (o *object) judgeConsumer(c *Consumer) {
 
 func (o *object) judgePlugin(p *Plugin) {
 	schema := o.l.schemas[p.Name]
+	for i, protocol := range p.Protocols {
+		if schema.Protocols == nil && !slices.Contains(httpProtocols, protocol) {
+			o.bad(o.at("protocols"), "protocols."+itoa(i+1), ReasonValue, "expected one of: "+strings.Join(httpProtocols, ", "))
+		}
+	}
 	for _, scope := range []struct {
 		name    string
 		refused bool

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"math"
 	"strconv"
 )
 
@@ -126,12 +127,14 @@ func (r *jsonReader) composite(n *node, open json.Delim, depth int) {
 	r.seal(n)
 }
 
-// setNumber makes the node a number; whole numbers are kept exactly.
+// setNumber makes the node a number.
 func (n *node) setNumber(f float64, text string) {
+	if f == 0 {
+		f = 0 // not minus zero, which is written alike and hashed otherwise
+	}
 	n.shape, n.num, n.text = shapeNumber, f, text
-	if whole, err := strconv.ParseInt(text, 10, 64); err == nil {
-		n.whole, n.isInt = whole, true
-	} else if f == float64(int64(f)) && f > -1<<53 && f < 1<<53 {
+	// Beyond 2^53 a config, whose numbers are float64, could not keep it.
+	if f >= -1<<53 && f <= 1<<53 && f == math.Trunc(f) {
 		n.whole, n.isInt = int64(f), true
 	}
 }

@@ -34,10 +34,10 @@ func (p *parser) parseYAML(data []byte) *node {
 	}
 	var next yaml.Node
 	switch err := dec.Decode(&next); {
-	case err == nil:
+	case err == nil && (len(next.Content) != 1 || next.Content[0].Tag != "!!null"):
 		p.fail(next.Line, 1, ReasonSyntax, "expected one YAML document in the file; put the second one in its own file")
 		return nil
-	case !errors.Is(err, io.EOF):
+	case err != nil && !errors.Is(err, io.EOF):
 		p.yamlFailure(err)
 		return nil
 	}

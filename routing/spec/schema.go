@@ -25,7 +25,7 @@ type Schema struct {
 	OneOf         []any
 	Between       *[2]float64 // inclusive
 	GT            *float64    // greater than
-	LenMin        int         // least length of a string, array, set or map; 0 for the type's default
+	LenMin        int         // least length of a string, array, set or map; 0 for the type's default (1 for a string, else none), -1 for none
 	Match         string      // RE2 expression that the whole rule is
 	StartsWith    string
 	Elements      *Schema  // of Array and SetType
@@ -35,6 +35,7 @@ type Schema struct {
 	Referenceable bool     // may hold a {vault://...} reference
 	Encrypted     bool
 	Deprecated    bool
+	OmitEmpty     bool // left out of a config that does not write it, instead of null or a default
 }
 
 // Check is a rule over several fields of an entity, as data.
@@ -62,7 +63,7 @@ type PluginSchema struct {
 	Name       string
 	Fields     []Schema // of config
 	Checks     []Check
-	Protocols  []string // default protocols; nil for grpc, grpcs, http, https
+	Protocols  []string // default protocols; nil for grpc, grpcs, http, https, and then no others are allowed
 	NoConsumer bool     // may not be scoped to a consumer
 	NoRoute    bool
 	NoService  bool
