@@ -27,6 +27,8 @@ func TestKongVectors(t *testing.T) {
 	t.Logf("request-transformer: %d of %d cases passed", passed, len(rec.Cases))
 }
 
+func TestKongDefaults(t *testing.T) { vectortest.Defaults(t, Kind()) }
+
 func TestReadmeExample(t *testing.T) {
 	doc := vectortest.Example(t, Kind())
 	instance, err := Kind().Compile(nil, doc.Plugins[0])

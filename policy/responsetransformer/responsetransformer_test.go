@@ -46,6 +46,8 @@ func jsonResponse(body io.Reader, length int64) exchange.Response {
 	return r
 }
 
+func TestKongDefaults(t *testing.T) { vectortest.Defaults(t, Kind()) }
+
 func TestReadmeExample(t *testing.T) {
 	doc := vectortest.Example(t, Kind())
 	instance, err := Kind().Compile(nil, doc.Plugins[0])

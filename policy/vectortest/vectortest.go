@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -66,22 +67,57 @@ type file struct {
 	}
 }
 
-// Open reads the recordings of kind and compiles the plugins that they were made
-// with. The folder is that of KEYWAY_VECTORS or the project's copy; the test is
-// skipped without one, unless KEYWAY_REQUIRE is "all".
-func Open(t *testing.T, kind policy.Kind, env *policy.Env) *Recording {
+// read is a file of the recordings. Their folder is that of KEYWAY_VECTORS or the
+// project's copy; the test is skipped without one, unless KEYWAY_REQUIRE is "all".
+func read(t *testing.T, name string) []byte {
 	t.Helper()
 	dir := os.Getenv("KEYWAY_VECTORS")
 	if dir == "" {
 		dir = filepath.Join("..", "..", "integration", "vectors", "kong")
 	}
-	raw, err := os.ReadFile(filepath.Join(dir, "plugins", kind.Schema.Name+".json"))
+	raw, err := os.ReadFile(filepath.Join(dir, name))
 	if err != nil {
 		if os.Getenv("KEYWAY_REQUIRE") == "all" {
 			t.Fatal(err)
 		}
 		t.Skipf("no recordings: %v", err)
 	}
+	return raw
+}
+
+// Defaults checks that the plugin's schema fills a config as it was recorded, if it was.
+func Defaults(t *testing.T, kind policy.Kind) {
+	t.Helper()
+	var f struct {
+		Plugins map[string]struct {
+			ConfigIn map[string]any `json:"config_in"`
+			Plugin   struct {
+				Config map[string]any
+			}
+		}
+	}
+	if err := json.Unmarshal(read(t, filepath.Join("defaults", "plugins.json")), &f); err != nil {
+		t.Fatal(err)
+	}
+	want, ok := f.Plugins[kind.Schema.Name]
+	if !ok {
+		t.Logf("these recordings hold no defaults of %s", kind.Schema.Name) // each holds a part of the plugins
+		return
+	}
+	config, err := json.Marshal(want.ConfigIn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc := Load(t, kind, `{"_format_version":"3.0","plugins":[{"name":"`+kind.Schema.Name+`","config":`+string(config)+`}]}`)
+	if got := doc.Plugins[0].Config; !reflect.DeepEqual(got, want.Plugin.Config) {
+		t.Errorf("%s: got %v, want %v", kind.Schema.Name, got, want.Plugin.Config)
+	}
+}
+
+// Open reads the recordings of kind and compiles the plugins that they were made with.
+func Open(t *testing.T, kind policy.Kind, env *policy.Env) *Recording {
+	t.Helper()
+	raw := read(t, filepath.Join("plugins", kind.Schema.Name+".json"))
 	var f file
 	if err := json.Unmarshal(raw, &f); err != nil {
 		t.Fatal(err)
