@@ -19,7 +19,12 @@ type Key struct {
 	Credential *spec.KeyAuth
 	Consumer   *spec.Consumer
 	Version    int // of the secret value, 0 for a literal
+	identity   *Identity
 }
+
+// Identity is what a request is known by that came with this key. Shared, not to
+// be changed.
+func (k Key) Identity() *Identity { return k.identity }
 
 // NewDirectory indexes the consumers of doc. A credential whose reference has no
 // value is left out and listed in Problems: it opens nothing.
@@ -66,7 +71,10 @@ func (d *Directory) addKey(k *spec.KeyAuth, set *secrets.Set) {
 		}
 		value, version = c.Value, c.Version
 	}
-	d.keys[string(value.Reveal())] = Key{Credential: k, Consumer: consumer, Version: version}
+	d.keys[string(value.Reveal())] = Key{
+		Credential: k, Consumer: consumer, Version: version,
+		identity: &Identity{Plugin: "key-auth", ID: k.ID, Version: version},
+	}
 }
 
 // Consumer finds a consumer by id, else by username; nil for none.

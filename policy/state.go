@@ -16,12 +16,21 @@ func NewState[T any]() State[T] { return State[T]{key: new(byte)} }
 
 // Of is the place for this request, made zero at first use.
 func (s State[T]) Of(c *Context) *T {
+	if at := s.Peek(c); at != nil {
+		return at
+	}
+	v := &slot[T]{key: s.key}
+	c.slots = append(c.slots, v)
+	return &v.val
+}
+
+// Peek is what Of has made for this request, nil when nothing has: to look costs
+// no memory.
+func (s State[T]) Peek(c *Context) *T {
 	for _, x := range c.slots {
 		if v, ok := x.(*slot[T]); ok && v.key == s.key {
 			return &v.val
 		}
 	}
-	v := &slot[T]{key: s.key}
-	c.slots = append(c.slots, v)
-	return &v.val
+	return nil
 }
