@@ -93,6 +93,11 @@ func TestJSONEqualsYAML(t *testing.T) {
 	if changes := Diff(fromYAML, fromJSON); len(changes) > 0 {
 		t.Errorf("differ: %+v", changes)
 	}
+	// Minus zero is written as zero, so it must not count as a change.
+	zero := mustLoad(t, "x", []byte(`{"_format_version":"3.0","vaults":[{"name":"env","prefix":"aa","config":{"n":-0.0}}]}`), nil)
+	if changes := Diff(zero, load3(t, "vaults: [{name: env, prefix: aa, config: {n: 0}}]", nil)); len(changes) > 0 {
+		t.Errorf("minus zero differs from zero: %+v", changes)
+	}
 	if got := fromJSON.Services[0].Pos; got != (Pos{"x", 2, 14}) {
 		t.Errorf("position in JSON: %+v", got)
 	}
