@@ -1,0 +1,233 @@
+package wire
+
+import (
+	"bytes"
+	"errors"
+	"io"
+
+	"github.com/keyway-edge/keyway/edge/exchange"
+)
+
+// Source is buffered input: Buffered is what is there already, Discard takes n of
+// it, More reads at least one byte more (io.EOF at the end).
+type Source interface {
+	Buffered() []byte
+	Discard(n int)
+	More() error
+}
+
+// ErrMalformed is what a body whose chunks are wrong answers; it wraps into the
+// error that says how.
+var ErrMalformed = errors.New("the chunked body is malformed")
+
+// Body reads a body as its framing says. Reset makes it ready; it may be reused.
+type Body struct {
+	src     Source
+	left    int64 // of the body, or of the chunk
+	chunked bool
+	toEnd   bool // the end of the connection ends it
+	first   bool // no chunk was read yet
+	trailer *exchange.Fields
+	err     error // sticky
+}
+
+const (
+	maxChunkLine = 4 << 10  // bytes of a size line with its extension
+	maxTrailer   = 16 << 10 // bytes of a trailer section
+)
+
+// Reset makes b read a body framed as f says from src. Trailer fields are added
+// to trailer, which may be nil.
+func (b *Body) Reset(src Source, f *Framing, trailer *exchange.Fields) {
+	*b = Body{src: src, left: f.Length, chunked: f.Chunked, toEnd: f.Length < 0 && !f.Chunked, first: true, trailer: trailer}
+	if b.chunked {
+		b.left = 0
+	} else if b.left == 0 {
+		b.err = io.EOF
+	}
+}
+
+// Done says that the whole body was read.
+func (b *Body) Done() bool { return b.err == io.EOF }
+
+// Read reads into p. The last bytes come with io.EOF where that is known.
+func (b *Body) Read(p []byte) (int, error) {
+	if b.err != nil {
+		return 0, b.err
+	}
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if b.chunked && b.left == 0 {
+		if b.err = b.nextChunk(); b.err != nil {
+			return 0, b.err
+		}
+	}
+	if len(b.src.Buffered()) == 0 {
+		if err := b.src.More(); err != nil {
+			b.err = b.ended(err)
+			return 0, b.err
+		}
+	}
+	have := b.src.Buffered()
+	if !b.toEnd && int64(len(have)) > b.left {
+		have = have[:b.left]
+	}
+	n := copy(p, have)
+	b.src.Discard(n)
+	if b.toEnd {
+		return n, nil
+	}
+	b.left -= int64(n)
+	if b.left == 0 && !b.chunked {
+		b.err = io.EOF
+	}
+	return n, b.err
+}
+
+// ended is the error of a connection that ended inside the body.
+func (b *Body) ended(err error) error {
+	if err == io.EOF && !b.toEnd {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// nextChunk reads the end of the chunk before, the size line, and for the last
+// chunk the trailer section, after which it answers io.EOF.
+func (b *Body) nextChunk() error {
+	if !b.first {
+		l, err := b.line(2)
+		if err != nil {
+			return err
+		}
+		if len(l) != 0 {
+			return malformed("a chunk is longer than its size")
+		}
+	}
+	b.first = false
+	l, err := b.line(maxChunkLine)
+	if err != nil {
+		return err
+	}
+	size, err := chunkSize(l)
+	if err != nil {
+		return err
+	}
+	if size > 0 {
+		b.left = size
+		return nil
+	}
+	return b.trailers()
+}
+
+func malformed(how string) error { return &malformedError{how} }
+
+type malformedError struct{ how string }
+
+func (e *malformedError) Error() string { return ErrMalformed.Error() + ": " + e.how }
+func (e *malformedError) Unwrap() error { return ErrMalformed }
+
+// line takes one line, CRLF included in its limit but not in its result. A bare
+// line feed or carriage return is malformed.
+func (b *Body) line(limit int) ([]byte, error) {
+	looked := 0
+	for {
+		have := b.src.Buffered()
+		if i := bytes.IndexByte(have[looked:], '\n'); i >= 0 {
+			i += looked
+			if i+1 > limit || i == 0 || have[i-1] != '\r' {
+				return nil, malformed("a line is too long or does not end with CRLF")
+			}
+			l := append([]byte(nil), have[:i-1]...)
+			b.src.Discard(i + 1)
+			return l, nil
+		}
+		looked = len(have)
+		if looked >= limit {
+			return nil, malformed("a line is too long")
+		}
+		if err := b.src.More(); err != nil {
+			return nil, b.ended(err)
+		}
+	}
+}
+
+// chunkSize reads a size line: hexadecimal digits, then at most blanks and an
+// extension, which is checked for control characters and dropped.
+func chunkSize(l []byte) (int64, error) {
+	var n int64
+	i := 0
+	for ; i < len(l); i++ {
+		c := l[i]
+		var d int64
+		switch {
+		case '0' <= c && c <= '9':
+			d = int64(c - '0')
+		case 'a' <= c && c <= 'f':
+			d = int64(c-'a') + 10
+		case 'A' <= c && c <= 'F':
+			d = int64(c-'A') + 10
+		default:
+			d = -1
+		}
+		if d < 0 {
+			break
+		}
+		if n > 1<<58 {
+			return 0, malformed("a chunk size is too large")
+		}
+		n = n<<4 | d
+	}
+	if i == 0 {
+		return 0, malformed("a chunk has no size")
+	}
+	ext := bytes.TrimLeft(l[i:], " \t")
+	if len(ext) > 0 && ext[0] != ';' {
+		return 0, malformed("a chunk size is not hexadecimal")
+	}
+	for _, c := range ext {
+		if c < ' ' && c != '\t' || c == 0x7f {
+			return 0, malformed("a chunk extension has a control character")
+		}
+	}
+	return n, nil
+}
+
+// trailers reads the trailer section. Fields that frame, route or identify a
+// message are dropped: they may stand in a header section only (RFC 9110, 6.5.1).
+func (b *Body) trailers() error {
+	left := maxTrailer
+	for {
+		l, err := b.line(left)
+		if err != nil {
+			return err
+		}
+		if len(l) == 0 {
+			return io.EOF
+		}
+		if left -= len(l) + 2; left <= 2 {
+			return malformed("the trailer section is too long")
+		}
+		name, value, e := field(string(l))
+		if e != nil {
+			return malformed(e.Reason)
+		}
+		if b.trailer != nil && !forbiddenTrailer(name) {
+			b.trailer.Add(name, value)
+		}
+	}
+}
+
+func forbiddenTrailer(name string) bool {
+	for _, n := range [...]string{
+		"Content-Length", "Transfer-Encoding", "Host", "Connection", "Keep-Alive", "Proxy-Connection", "TE", "Trailer", "Upgrade", "Expect",
+		"Authorization", "Proxy-Authorization", "Cookie", "Set-Cookie", "Content-Type", "Content-Encoding", "Content-Range", "Location",
+		"Cache-Control", "Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP",
+	} {
+		if exchange.EqualFold(name, n) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,97 @@
+package wire
+
+import (
+	"strings"
+
+	"github.com/keyway-edge/keyway/edge/exchange"
+)
+
+// tokenChars marks the characters of a token (RFC 9110, section 5.6.2).
+var tokenChars = func() (t [256]bool) {
+	for _, c := range "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ" {
+		t[c] = true
+	}
+	return t
+}()
+
+// hostChars marks the characters of a host name or address with port: unreserved,
+// percent, sub-delims and colon (RFC 3986, section 3.2.2).
+var hostChars = func() (t [256]bool) {
+	for _, c := range "-._~%!$&'()*+;=:0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ" {
+		t[c] = true
+	}
+	return t
+}()
+
+// IsToken says whether s is a token: a method or a field name may be one only.
+func IsToken(s string) bool {
+	if s == "" {
+		return false
+	}
+	for i := 0; i < len(s); i++ {
+		if !tokenChars[s[i]] {
+			return false
+		}
+	}
+	return true
+}
+
+// ValidHost says whether s can stand in a Host field: a name, an IPv4 address or
+// an IPv6 address in brackets, with or without a port. User information, paths,
+// spaces and lists cannot.
+func ValidHost(s string) bool {
+	if s == "" || len(s) > 255+6 {
+		return false
+	}
+	name, port := s, ""
+	if s[0] == '[' {
+		i := strings.IndexByte(s, ']')
+		if i < 2 || strings.Trim(s[1:i], "0123456789abcdefABCDEF:.") != "" {
+			return false
+		}
+		name, port = "", s[i+1:]
+	} else if i := strings.IndexByte(s, ':'); i >= 0 {
+		name, port = s[:i], s[i:]
+		if name == "" {
+			return false
+		}
+	}
+	for i := 0; i < len(name); i++ {
+		if !hostChars[name[i]] || name[i] == ':' {
+			return false
+		}
+	}
+	if port == "" {
+		return true
+	}
+	if port[0] != ':' || len(port) > 6 {
+		return false
+	}
+	for i := 1; i < len(port); i++ {
+		if !digit(port[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+// hasToken says whether a comma list has the token t, parameters aside.
+func hasToken(list, t string) bool {
+	for v := range strings.SplitSeq(list, ",") {
+		v, _, _ = strings.Cut(v, ";")
+		if exchange.EqualFold(strings.Trim(v, " \t"), t) {
+			return true
+		}
+	}
+	return false
+}
+
+func isTokenList(list string) bool {
+	for v := range strings.SplitSeq(list, ",") {
+		v, _, _ = strings.Cut(v, ";")
+		if !IsToken(strings.Trim(v, " \t")) {
+			return false
+		}
+	}
+	return true
+}
