@@ -1,0 +1,201 @@
+package routing
+
+import (
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/keyway-edge/keyway/edge/exchange"
+)
+
+// Query is what of a request decides about its route.
+type Query struct {
+	Method string
+	// Scheme is "http" or "https". Only Explain looks at it: a route that does not
+	// speak the scheme still matches, and answers 426 or a redirect.
+	Scheme string
+	// Host is the request's host as sent, with or without a port.
+	Host string
+	// Port is the port that the request came to, for a Host without one; 0 for unknown.
+	Port int
+	// Path is normalised: an answer of Normalize.
+	Path string
+	// SNI is the server name of the TLS handshake, "" for none.
+	SNI string
+	// Secure says the client speaks TLS; in clear the conditions on SNI are not looked at.
+	Secure bool
+	Fields *exchange.Fields
+	// Policy under which Host is read: under Compatible its case counts, as recorded.
+	Policy Policy
+}
+
+// Match is the answer to a Query. It can be used again and again; Captures
+// keeps its memory.
+type Match struct {
+	// Route is the route found.
+	Route *Route
+	// MatchedPath is the part of the path that the route's path matched, what
+	// strip_path removes; "" if the route has no paths.
+	MatchedPath string
+	// Captures are the groups of the expression that matched, nil without one:
+	// "0" is the whole match, "1" the first group and so on; a named group follows
+	// under its name.
+	Captures []exchange.Capture
+
+	path string // normalised path of the request
+}
+
+// target is a Query prepared for comparing.
+type target struct {
+	*Query
+	path         string
+	host, folded string // without port; folded in lower case
+	port         int
+	sameCase     bool // the case of the host counts
+	recheck      bool // being in the bucket of a host is not enough
+}
+
+func (t *target) prepare(q *Query) {
+	t.Query, t.path = q, q.Path
+	t.host, t.port = splitPort(q.Host)
+	if t.port == 0 {
+		t.port = q.Port
+	}
+	t.folded = strings.ToLower(t.host)
+	t.sameCase = q.Policy == Compatible
+	t.recheck = t.sameCase && t.folded != t.host
+}
+
+// Match finds the route of a request, whatever its protocol. Without one it
+// answers false and leaves m empty. A path that is not UTF-8 has no route.
+//
+// It allocates nothing unless an expression matched or a host has capitals.
+func (t *Table) Match(q *Query, m *Match) bool {
+	m.Route, m.MatchedPath, m.path = nil, "", q.Path
+	m.Captures = m.Captures[:0]
+	if !utf8.ValidString(q.Path) {
+		return false
+	}
+	var tg target
+	tg.prepare(q)
+	rank := t.find(&tg)
+	if rank == math.MaxInt32 {
+		return false
+	}
+	r := &t.rules[rank]
+	m.Route = r.route
+	m.MatchedPath = r.matched(q.Path)
+	if r.weight.regex && !r.broken {
+		m.capture(r.shape)
+	}
+	return true
+}
+
+// find answers the best rank, math.MaxInt32 for none.
+func (t *Table) find(q *target) int32 {
+	best := int32(math.MaxInt32)
+	if n := t.whole[q.folded]; n != nil {
+		best = n.find(t.rules, q, best)
+	}
+	if len(t.endings)+len(t.starts) > 0 {
+		for i := range len(q.folded) {
+			if q.folded[i] != '.' {
+				continue
+			}
+			if n := t.endings[q.folded[i:]]; n != nil {
+				best = n.find(t.rules, q, best)
+			}
+			if n := t.starts[q.folded[:i+1]]; n != nil {
+				best = n.find(t.rules, q, best)
+			}
+		}
+	}
+	return t.anyHost.find(t.rules, q, best)
+}
+
+// matches says whether a rule in whose tree the request's host and path lead
+// matches it.
+func (r *rule) matches(q *target) bool {
+	s := r.shape
+	if len(s.methods) > 0 && !slices.Contains(s.methods, q.Method) {
+		return false
+	}
+	if (q.recheck || s.strictHosts) && !s.hostMatches(q) {
+		return false
+	}
+	return s.sniMatches(q) && s.headersMatch(q) && s.regexMatches(q.path)
+}
+
+func (s *shape) hostMatches(q *target) bool {
+	for i := range s.hosts {
+		if s.hosts[i].matches(q) {
+			return true
+		}
+	}
+	return len(s.hosts) == 0
+}
+
+func (s *shape) sniMatches(q *target) bool {
+	if len(s.snis) == 0 || !q.Secure {
+		return true
+	}
+	for _, t := range s.snis {
+		if q.SNI != "" && t.matches(q.SNI) {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *shape) headersMatch(q *target) bool {
+	for i := range s.headers {
+		if !s.headers[i].matches(q.Fields) {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *shape) regexMatches(path string) bool {
+	if !s.weight.regex || s.broken {
+		return true
+	}
+	for _, re := range s.regexes {
+		if re.MatchString(path) {
+			return true
+		}
+	}
+	return false
+}
+
+// matched is the prefix that a rule matched; expressions are capture's.
+func (r *rule) matched(path string) string {
+	if len(r.prefixes) == 0 {
+		return ""
+	}
+	return path[:r.weight.length]
+}
+
+// capture takes the groups of the first expression that matches.
+func (m *Match) capture(s *shape) {
+	for _, re := range s.regexes {
+		at := re.FindStringSubmatchIndex(m.path)
+		if at == nil {
+			continue
+		}
+		for i, name := range re.SubexpNames() {
+			if at[2*i] < 0 {
+				continue
+			}
+			text := m.path[at[2*i]:at[2*i+1]]
+			m.Captures = append(m.Captures, exchange.Capture{Name: strconv.Itoa(i), Value: text})
+			if name != "" {
+				m.Captures = append(m.Captures, exchange.Capture{Name: name, Value: text})
+			}
+		}
+		m.MatchedPath = m.Captures[0].Value
+		return
+	}
+}
