@@ -120,6 +120,22 @@ func TestConfigProblems(t *testing.T) {
 	}
 }
 
+// TestConfigDefaultOfRecord fills what the default of a record leaves out itself.
+func TestConfigDefaultOfRecord(t *testing.T) {
+	schemas := Schemas{"p": {Fields: []Schema{{Name: "limits", Type: Record, Default: map[string]any{"list": []int{1}, "on": true}, Fields: []Schema{
+		{Name: "list", Type: Array, Elements: &Schema{Type: Integer}},
+		{Name: "on", Type: Boolean},
+		{Name: "word", Type: String, Default: "w"},
+		{Name: "map", Type: Map, Default: map[string]any{"k": 1}},
+	}}}}}
+	want := map[string]any{"limits": map[string]any{
+		"list": []any{1.0}, "on": true, "word": "w", "map": map[string]any{"k": 1.0},
+	}}
+	if got := load3(t, "plugins: [{name: p}]", schemas).Plugins[0].Config; !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %v\nwant %v", got, want)
+	}
+}
+
 func TestBind(t *testing.T) {
 	config := map[string]any{"minute": 5.0, "redis": map[string]any{"host": "h"}, "allow": []any{"a"}, "day": nil}
 	var into struct {

@@ -96,8 +96,16 @@ func disturb(t *testing.T, v reflect.Value) {
 func TestHashOfConfigs(t *testing.T) {
 	seen := map[uint64]any{}
 	for _, v := range []any{
-		nil, false, true, 0.0, 1.0, "", "1", []any{}, []any{nil}, []any{"a", "b"}, []any{"ab"}, []any{[]any{"a"}, "b"},
-		map[string]any{}, map[string]any{"a": "b"}, map[string]any{"a": []any{"b"}}, map[string]any{"a": nil, "b": nil},
+		nil, false, true, 0.0, 1.0, "", "1",
+		[]any{},
+		[]any{nil},
+		[]any{"a", "b"},
+		[]any{"ab"},
+		[]any{[]any{"a"}, "b"},
+		map[string]any{},
+		map[string]any{"a": "b"},
+		map[string]any{"a": []any{"b"}},
+		map[string]any{"a": nil, "b": nil},
 	} {
 		h := Hash(&Plugin{Config: map[string]any{"k": v}})
 		if other, ok := seen[h]; ok {

@@ -38,7 +38,6 @@ type rule struct {
 
 var (
 	noRule        = &rule{}
-	needed        = &rule{required: true}
 	kept          = &rule{notNull: true}
 	anyText       = &rule{check: checkNotEmpty}
 	nameText      = &rule{check: checkName}

@@ -3,7 +3,6 @@ package spec
 import (
 	"cmp"
 	"slices"
-	"strings"
 )
 
 // Source is one file of a document.
@@ -133,7 +132,7 @@ func (l *loader) header(f *file) {
 	}
 	if f.root.shape != shapeObject {
 		l.report(l.pos(f.root), "", ReasonSyntax, "expected a map of entities")
-		f.root = &node{shape: shapeObject, line: 1, col: 1, keys: []key{{"_format_version", 1, 1}}, items: []*node{{shape: shapeText, text: "3.0"}}}
+		f.root = &node{shape: shapeObject, line: 1, col: 1}
 		return
 	}
 	switch v := f.root.get("_format_version"); {
@@ -248,18 +247,15 @@ func (l *loader) pluginConfigs(configs *node) {
 // body reads the entities of one file.
 func (l *loader) body(f *file) {
 	for i, k := range f.root.keys {
-		switch {
-		case newEntity(k.name) != nil:
-			l.list(k.name, f.root.items[i], nil, "")
-		case strings.HasPrefix(k.name, "_"):
-			switch k.name {
-			case "_format_version", "_transform", "_comment", "_workspace", "_ignore", "_info", "_plugin_configs":
-				continue
-			}
-			fallthrough
-		default:
-			l.report(Pos{f.name, k.line, k.col}, k.name, ReasonUnknown, "unknown field")
+		switch k.name {
+		case "_format_version", "_transform", "_comment", "_workspace", "_ignore", "_info", "_plugin_configs":
+			continue // read by header
 		}
+		if newEntity(k.name) == nil {
+			l.report(Pos{f.name, k.line, k.col}, k.name, ReasonUnknown, "unknown field")
+			continue
+		}
+		l.list(k.name, f.root.items[i], nil, "")
 	}
 }
 

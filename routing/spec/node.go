@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -106,6 +107,16 @@ func (n *node) asBool() (yes, ok bool) {
 	return false, false
 }
 
+// order answers the indexes of an object's keys, sorted by name.
+func (n *node) order() []int {
+	order := make([]int, len(n.keys))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortFunc(order, func(a, b int) int { return strings.Compare(n.keys[a].name, n.keys[b].name) })
+	return order
+}
+
 // canonical writes the node's value in one unambiguous form: object keys in
 // order, texts with their length. Keys in skip are left out at the top.
 func (n *node) canonical(b *strings.Builder, skip func(string) bool) {
@@ -139,3 +150,5 @@ func (n *node) canonical(b *strings.Builder, skip func(string) bool) {
 		b.WriteString("null")
 	}
 }
+
+func itoa(n int) string { return strconv.Itoa(n) }

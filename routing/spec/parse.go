@@ -4,20 +4,9 @@ import (
 	"bytes"
 	"encoding/json"
 	"path"
-	"slices"
 	"strings"
 	"unicode/utf8"
 )
-
-// order answers the indexes of an object's keys, sorted by name.
-func (n *node) order() []int {
-	order := make([]int, len(n.keys))
-	for i := range order {
-		order[i] = i
-	}
-	slices.SortFunc(order, func(a, b int) int { return strings.Compare(n.keys[a].name, n.keys[b].name) })
-	return order
-}
 
 // parser turns one file into nodes and remembers what was wrong.
 type parser struct {

@@ -9,8 +9,6 @@ import (
 	"strconv"
 )
 
-func itoa(n int) string { return strconv.Itoa(n) }
-
 // jsonReader walks the tokens of a JSON text and knows the place of each.
 type jsonReader struct {
 	*parser

@@ -79,6 +79,9 @@ func TestCertificates(t *testing.T) {
 	f("certificates", map[string]any{"cert": cert1, "key": key1, "cert_alt": cert2, "key_alt": key2}, "need to have different type")
 	f("certificates", map[string]any{"cert": "x", "key": hiddenPart}, "cert: invalid certificate: expected PEM")
 	f("certificates", map[string]any{"cert": cert1, "key": hiddenPart}, "key: invalid key: expected PEM")
+	broken := "-----BEGIN PRIVATE KEY-----\n" + hiddenPart + "\n-----END PRIVATE KEY-----\n"
+	f("certificates", map[string]any{"cert": cert1, "key": broken}, "key: invalid key: expected an RSA, ECDSA or Ed25519 key")
+	f("certificates", map[string]any{"cert": cert1, "key": keyR}, "@entity: certificate does not match key")
 	f("certificates", map[string]any{"cert": cert1, "key": 5}, "key: expected a string")
 	f("ca_certificates", map[string]any{"cert": ca}, "")
 	f("ca_certificates", map[string]any{"cert": "{vault://env/ca}"}, "")

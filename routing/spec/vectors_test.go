@@ -348,7 +348,11 @@ func TestKongRejectedRoutes(t *testing.T) {
 // loose is a schema for a plugin whose config does not matter to a test.
 func loose(name string) PluginSchema {
 	return PluginSchema{Name: name, Fields: []Schema{
-		{Name: "status_code", Type: Integer}, {Name: "message", Type: String}, {Name: "body", Type: String},
-		{Name: "content_type", Type: String}, {Name: "trigger", Type: String}, {Name: "echo", Type: Boolean},
+		{Name: "status_code", Type: Integer},
+		{Name: "message", Type: String},
+		{Name: "body", Type: String},
+		{Name: "content_type", Type: String},
+		{Name: "trigger", Type: String},
+		{Name: "echo", Type: Boolean},
 	}}
 }
