@@ -1,0 +1,184 @@
+package http1
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/keyway-edge/keyway/edge/exchange"
+	"github.com/keyway-edge/keyway/edge/exchange/wire"
+)
+
+// serve answers one request. It answers false when the connection is to be closed.
+func (c *conn) serve(last bool) bool {
+	c.reset()
+	x := &c.x
+	head, refused := c.readHead()
+	if head == "" && refused == 0 {
+		return false
+	}
+	x.HeadDone = time.Now()
+	if refused == 0 {
+		if e := wire.ParseRequest(head, c.s.Limits, &x.Request, &c.framing); e != nil {
+			refused = e.Status
+		}
+	}
+	if refused != 0 {
+		c.refuse(refused)
+	} else {
+		c.begin()
+	}
+	x.Response.Close = x.Response.Close || last || refused != 0 || c.framing.Close || c.s.draining.Load()
+	c.s.Handler.Handle(x)
+	c.endWatch()
+	keep, err := c.respond()
+	x.Elapsed = time.Since(x.Start)
+	c.s.Handler.Done(x, err)
+	c.served = true
+	return keep
+}
+
+// reset makes the exchange ready for the next request and keeps its memory.
+func (c *conn) reset() {
+	x := &c.x
+	request, response, attempts := x.Request, x.Response, x.Attempts
+	request.Fields.Reset()
+	request.Trailer.Reset()
+	response.Fields.Reset()
+	response.Trailer.Reset()
+	*x = exchange.Exchange{
+		Conn: x.Conn, Ctx: x.Ctx, Interim: x.Interim, WatchClient: x.WatchClient, Start: time.Now(), Attempts: attempts[:0],
+		Request:  exchange.Request{Fields: request.Fields, Trailer: request.Trailer, Scheme: "http", Body: exchange.NoBody},
+		Response: exchange.Response{Fields: response.Fields, Trailer: response.Trailer},
+	}
+	if x.Conn.Secure() {
+		x.Request.Scheme = "https"
+	}
+	c.framing = wire.Framing{}
+	c.body.none()
+	c.stopped.Store(false)
+}
+
+// refuse fills the exchange of a request that cannot be read.
+func (c *conn) refuse(status int) {
+	q := &c.x.Request
+	q.Fields.Reset()
+	*q = exchange.Request{Fields: q.Fields, Trailer: q.Trailer, Method: http.MethodGet, Scheme: q.Scheme, Target: "/", Path: "/", Version: exchange.HTTP11, Body: exchange.NoBody}
+	c.x.Refused = status
+	c.framing.Close = true
+}
+
+// begin gives a good request its body.
+func (c *conn) begin() {
+	q := &c.x.Request
+	if c.framing.Length == 0 {
+		return
+	}
+	if limit := c.s.MaxBody; limit > 0 && q.Length > limit {
+		c.x.Refused = http.StatusRequestEntityTooLarge
+		c.framing.Close = true
+	}
+	c.body.reset(c)
+	q.Body, q.StopBody = &c.body, c.stopBody
+}
+
+// requestBody is the body of the request in hand: it asks the client to go on
+// when the first read comes, and turns failures into the client's fault.
+type requestBody struct {
+	c      *conn
+	wire   wire.Body
+	active bool
+	asked  bool // 100 Continue was sent, or is not awaited
+	began  time.Time
+	read   int64
+	err    error
+}
+
+func (b *requestBody) none() { b.active, b.err = false, nil }
+
+func (b *requestBody) reset(c *conn) {
+	b.c, b.active, b.read, b.err, b.began = c, true, 0, nil, time.Time{}
+	b.asked = !c.x.Request.Expect100
+	b.wire.Reset(bodySource{c}, &c.framing, &c.x.Request.Trailer)
+}
+
+// finished says that nothing of the body is left on the connection.
+func (b *requestBody) finished() bool { return !b.active || b.wire.Done() }
+
+// bodySource reads for a body: with the body's deadlines.
+type bodySource struct{ c *conn }
+
+func (s bodySource) Buffered() []byte { return s.c.Buffered() }
+func (s bodySource) Discard(n int)    { s.c.Discard(n) }
+func (s bodySource) More() error {
+	s.c.readWithin(time.Now(), s.c.s.BodyIdle)
+	if s.c.stopped.Load() {
+		return errStopped // looked at after the deadline was set, which stopReading may have done before
+	}
+	return s.c.More()
+}
+
+// Read reads from the body.
+func (b *requestBody) Read(p []byte) (int, error) {
+	if b.err != nil {
+		return 0, b.err
+	}
+	if !b.asked {
+		b.asked = true
+		if err := b.c.interim(http.StatusContinue, nil); err != nil {
+			b.err = &exchange.BodyError{Err: err}
+			return 0, b.err
+		}
+	}
+	if b.began.IsZero() {
+		b.began = time.Now()
+	}
+	n, err := b.wire.Read(p)
+	b.read += int64(n)
+	switch {
+	case b.c.s.MaxBody > 0 && b.read > b.c.s.MaxBody:
+		b.err = &exchange.BodyError{Status: http.StatusRequestEntityTooLarge, Err: errTooLarge}
+	case err == nil && b.tooSlow():
+		b.err = &exchange.BodyError{Status: http.StatusRequestTimeout, Err: errTooSlow}
+	case err == nil || err == io.EOF:
+		return n, err
+	default:
+		b.err = bodyError(err)
+	}
+	b.c.framing.Close = true
+	return n, b.err
+}
+
+var (
+	errTooLarge = errors.New("it is longer than the node's limit of request bodies")
+	errTooSlow  = errors.New("it comes slower than the least rate")
+	errStopped  = errors.New("reading it was given up")
+)
+
+// tooSlow judges the rate after a grace: a trickle holds a request open for ever.
+func (b *requestBody) tooSlow() bool {
+	if b.c.s.MinRate <= 0 {
+		return false
+	}
+	took := time.Since(b.began)
+	return took > rateGrace && float64(b.read) < took.Seconds()*float64(b.c.s.MinRate)
+}
+
+func bodyError(err error) *exchange.BodyError {
+	switch {
+	case errors.Is(err, wire.ErrMalformed), errors.Is(err, errFull):
+		return &exchange.BodyError{Status: http.StatusBadRequest, Err: err}
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return &exchange.BodyError{Status: http.StatusRequestTimeout, Err: err}
+	}
+	return &exchange.BodyError{Err: err} // the client is gone
+}
+
+// stopReading makes a read of the body that waits, and every later one, fail. It
+// is called by another goroutine than the reader's.
+func (c *conn) stopReading() {
+	c.stopped.Store(true)
+	_ = c.nc.SetReadDeadline(time.Unix(1, 0))
+}
