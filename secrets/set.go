@@ -1,6 +1,11 @@
 package secrets
 
-import "time"
+import (
+	"iter"
+	"maps"
+	"slices"
+	"time"
+)
 
 // State is where a credential is in its life.
 type State string
@@ -32,7 +37,7 @@ type Credential struct {
 
 // Set is an immutable picture of every credential in use. A nil *Set is empty.
 type Set struct {
-	Generation uint64
+	Generation uint64                 // counts changes of a version or a state, not looks that found nothing new
 	byRef      map[string]*Credential // key: Ref.String()
 }
 
@@ -50,4 +55,27 @@ func (s *Set) Len() int {
 		return 0
 	}
 	return len(s.byRef)
+}
+
+// NewSet makes a set of the given credentials, which must not change afterwards.
+func NewSet(generation uint64, credentials ...*Credential) *Set {
+	s := &Set{Generation: generation, byRef: make(map[string]*Credential, len(credentials))}
+	for _, c := range credentials {
+		s.byRef[c.Ref.String()] = c
+	}
+	return s
+}
+
+// All yields every credential, by name in order.
+func (s *Set) All() iter.Seq[*Credential] {
+	return func(yield func(*Credential) bool) {
+		if s == nil {
+			return
+		}
+		for _, name := range slices.Sorted(maps.Keys(s.byRef)) {
+			if !yield(s.byRef[name]) {
+				return
+			}
+		}
+	}
 }

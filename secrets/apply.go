@@ -1,0 +1,204 @@
+package secrets
+
+import (
+	"container/heap"
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+)
+
+// apply makes the entries those of a plan. What stays wanted keeps its lease; a
+// vault that changed keeps its last good values until the new one answers.
+func (l *loop) apply(plan Plan, now time.Time) {
+	vaults := make(map[string]Vault)
+	for _, v := range slices.Concat(l.cfg.Vaults, plan.Vaults) {
+		vaults[v.Name] = v
+	}
+	refs := make(map[entryKey]map[string]Ref)
+	for _, r := range plan.Refs {
+		if r.IsZero() {
+			continue
+		}
+		if refs[keyOf(r)] == nil {
+			refs[keyOf(r)] = make(map[string]Ref)
+		}
+		refs[keyOf(r)][r.String()] = r
+	}
+	for key, e := range l.entries {
+		if refs[key] == nil {
+			l.drop(e, now)
+		}
+	}
+	used := make(map[string]bool)
+	for key, byText := range refs {
+		used[key.vault] = true
+		m := l.mount(key.vault, vaults)
+		e := l.entries[key]
+		if e == nil {
+			e = &entry{key: key, wanted: make(map[string]*wanted), index: -1, looked: true}
+			l.entries[key] = e
+		}
+		l.wantRefs(e, byText, now)
+		if e.mount != m {
+			l.remount(e, m, byText, now)
+		}
+		l.judge(e, now)
+		l.reschedule(e, now)
+	}
+	for name, m := range l.mounts {
+		if !used[name] {
+			l.unmount(m)
+		}
+	}
+}
+
+// wantRefs makes the references to an entry the given ones.
+func (l *loop) wantRefs(e *entry, byText map[string]Ref, now time.Time) {
+	for text := range e.wanted {
+		if _, ok := byText[text]; !ok {
+			delete(e.wanted, text)
+			l.changedAt = earliest(l.changedAt, now)
+		}
+	}
+	for text, r := range byText {
+		if e.wanted[text] == nil {
+			e.adopt(r, now, l.history)
+		}
+	}
+}
+
+func earliest(a, b time.Time) time.Time {
+	if a.IsZero() || b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// remount gives an entry another source and looks at it at once. A look that is in
+// flight with the old source is ignored when it ends.
+func (l *loop) remount(e *entry, m *mount, byText map[string]Ref, now time.Time) {
+	if e.mount != nil && e.lease.ID != "" {
+		l.giveBack(e.mount, e.lease, now)
+		e.lease.ID, e.lease.Renewable = "", false // it cannot be renewed where it was not made
+	}
+	e.mount, e.inFlight, e.queued, e.again = m, false, false, false
+	e.failures, e.err, e.refusal, e.after = 0, nil, "", 0
+	e.life, e.broken = m.life.withDefaults(), m.err
+	for _, r := range byText { // all have the same query
+		life, options, err := r.overrides(m.life)
+		if err != nil && e.broken == nil {
+			e.broken = err
+		}
+		e.life = life.withDefaults()
+		e.request = Request{Resource: r.Resource, Version: r.Version, Options: options}
+	}
+	if !e.looked {
+		l.pending--
+	}
+	e.looked = e.broken != nil
+	if !e.looked {
+		l.pending++
+		e.nextLook = now
+	}
+}
+
+// mount answers the open source of a vault, opened anew if its configuration changed.
+func (l *loop) mount(name string, vaults map[string]Vault) *mount {
+	v, known := vaults[name]
+	identity := v.identity()
+	if m := l.mounts[name]; m != nil {
+		if m.identity == identity {
+			return m
+		}
+		l.unmount(m)
+	}
+	var m *mount
+	if known {
+		m = l.open(v)
+	} else {
+		m = &mount{name: name, identity: identity, err: fmt.Errorf("there is no vault named %q; expected the prefix of a vault entity or a kind of source", name)}
+	}
+	if m.err != nil {
+		l.cfg.Log.Warn("vault cannot be used", slog.String("source", name), slog.String("reason", plain(m.err)))
+	}
+	m.listen(l.ctx, &l.wg, l.hints, l.cfg.Log)
+	l.mounts[name] = m
+	return m
+}
+
+// unmount closes a vault: its hints end.
+func (l *loop) unmount(m *mount) {
+	m.stop()
+	delete(l.mounts, m.name)
+	l.mu.Lock()
+	delete(l.sources, m.name)
+	l.mu.Unlock()
+	delete(l.nextMention, m.name)
+}
+
+// drop forgets an entry.
+func (l *loop) drop(e *entry, now time.Time) {
+	e.dropped = true
+	if !e.looked {
+		l.pending--
+	}
+	if e.index >= 0 {
+		heap.Remove(&l.agenda, e.index)
+	}
+	delete(l.entries, e.key)
+	if e.mount != nil {
+		l.giveBack(e.mount, e.lease, now)
+	}
+	l.changedAt = earliest(l.changedAt, now)
+}
+
+// revoke is a lease to give back once no request can use it any more.
+type revoke struct {
+	at    time.Time
+	mount *mount
+	lease Lease
+}
+
+// giveBack plans the revocation of a lease that was replaced or is unwanted.
+func (l *loop) giveBack(m *mount, lease Lease, now time.Time) {
+	planned := func(r revoke) bool { return r.mount == m && r.lease.ID == lease.ID }
+	if lease.ID != "" && m.revoker != nil && !slices.ContainsFunc(l.revokes, planned) {
+		l.revokes = append(l.revokes, revoke{now.Add(l.cfg.Overlap), m, lease})
+	}
+}
+
+// revokeDue gives back the leases whose overlap is over.
+func (l *loop) revokeDue(now time.Time) {
+	l.revokes = slices.DeleteFunc(l.revokes, func(r revoke) bool {
+		if now.Before(r.at) {
+			return false
+		}
+		l.wg.Go(func() { l.revoke(l.ctx, r) })
+		return true
+	})
+}
+
+// revoke gives one lease back. It is not tried again: what is not revoked ends by itself.
+func (l *loop) revoke(ctx context.Context, r revoke) {
+	ctx, cancel := context.WithTimeout(ctx, l.cfg.FetchTimeout)
+	defer cancel()
+	if err := r.mount.revoker.Revoke(ctx, r.lease); err != nil {
+		l.cfg.Log.Warn("revoking a lease failed; it ends by itself", slog.String("source", r.mount.name), slog.String("reason", plain(err)))
+	}
+}
+
+// revokeAll gives back, when that is asked for, every lease at the end of Run.
+func (l *loop) revokeAll(ctx context.Context) {
+	if !l.cfg.RevokeAtStop {
+		return
+	}
+	for _, e := range l.entries {
+		l.giveBack(e.mount, e.lease, time.Time{})
+	}
+	for _, r := range l.revokes {
+		l.wg.Go(func() { l.revoke(ctx, r) })
+	}
+	l.wg.Wait()
+}
