@@ -73,6 +73,13 @@ func (w *encoder) entity(e Entity) {
 			w.member(1, f.name, &hidden)
 			return
 		}
+		if list, ok := f.at.(*[]string); ok && len(*list) == 0 && f.rule.notNull {
+			// Left out it would get its default when it is read: a plugin for no
+			// protocol would be one for all of them.
+			w.key(1, f.name)
+			w.scalar("[]")
+			return
+		}
 		w.member(1, f.name, f.at)
 	})
 }

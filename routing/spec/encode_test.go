@@ -81,6 +81,7 @@ func TestEncodeRoundTrip(t *testing.T) {
 	roundTrip(t, load3(t, everything, rich()), rich())
 	long := `{"_format_version": "3.0", "vaults": [{"name": "env", "prefix": "long", "config": {"` + strings.Repeat("k", 2000) + `": {"a": 1}, "<<": {"a": "b"}}}]}`
 	roundTrip(t, mustLoad(t, "long.json", []byte(long), nil), nil)
+	roundTrip(t, load3(t, "plugins: [{name: rich, protocols: []}]", rich()), rich())
 	roundTrip(t, &Document{FormatVersion: "3.0"}, nil)
 }
 
