@@ -167,14 +167,14 @@ func FuzzEncodeText(f *testing.F) {
 			}}},
 		})
 		if err != nil {
-			t.Skip(err) // not a number
+			return // not a number
 		}
 		d, problems := Load([]Source{{Name: "f.json", Data: text}}, nil)
 		if len(problems) > 0 {
 			if s != "" && s != "n" && s != "list" {
 				t.Fatal(problems)
 			}
-			t.Skip(problems)
+			return
 		}
 		roundTrip(t, d, nil)
 	})
