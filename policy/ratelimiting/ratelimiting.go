@@ -3,10 +3,12 @@
 package ratelimiting
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"math"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"github.com/keyway-edge/keyway/policy"
 	"github.com/keyway-edge/keyway/routing/spec"
@@ -68,7 +70,7 @@ type limit struct {
 }
 
 func compile(env *policy.Env, p *spec.Plugin) (policy.Instance, error) {
-	l := &limiter{id: p.ID}
+	l := &limiter{id: strings.Clone(p.ID)} // it stays in the store
 	if err := spec.Bind(p.Config, &l.config); err != nil {
 		return policy.Instance{}, fmt.Errorf("compiling rate-limiting: %w", err)
 	}
@@ -130,7 +132,7 @@ func (l *limiter) identity(c *policy.Context) key {
 		}
 	case "header":
 		if v, ok := c.X.Request.Fields.Lookup(l.HeaderName); ok {
-			return key{id: v, given: true}
+			return key{id: bounded(v), given: true}
 		}
 	case "path":
 		if c.X.Request.Path == l.Path {
@@ -141,6 +143,17 @@ func (l *limiter) identity(c *policy.Context) key {
 		return key{id: id, given: true}
 	}
 	return key{ip: c.ClientIP}
+}
+
+// bounded keeps what a client may write at will from filling the memory: a long
+// value is counted by its digest.
+func bounded(v string) string {
+	const longest = 64
+	if len(v) <= longest {
+		return v
+	}
+	sum := sha256.Sum256([]byte(v))
+	return "sha256:" + string(sum[:])
 }
 
 // tell sets the fields that a client paces itself by: one pair for each period,

@@ -3,6 +3,7 @@ package ratelimiting
 import (
 	"hash/maphash"
 	"net/netip"
+	"strings"
 	"sync"
 )
 
@@ -151,6 +152,9 @@ func (sh *shard) add(k key, most int, now int64) *counter {
 	if len(sh.counters) >= most {
 		sh.evict()
 	}
+	// Why: the id is a part of a request's head or of a document, and would keep
+	// the whole of it in memory.
+	k.id = strings.Clone(k.id)
 	c := &counter{}
 	sh.counters[k] = c
 	return c

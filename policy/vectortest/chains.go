@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -53,6 +52,29 @@ func LoadAll(t testing.TB, kinds []policy.Kind, text string) *spec.Document {
 		t.Fatalf("loading the document: %v", problems)
 	}
 	return doc
+}
+
+// ChainOf is the chain of the first route in a document.
+func ChainOf(t testing.TB, text string, kinds ...policy.Kind) *policy.Chain {
+	t.Helper()
+	doc := LoadAll(t, kinds, text)
+	return FirstChain(t, doc, Env(doc), kinds...)
+}
+
+// FirstChain is the chain of the first route of doc, in an Env of the caller's.
+func FirstChain(t testing.TB, doc *spec.Document, env *policy.Env, kinds ...policy.Kind) *policy.Chain {
+	t.Helper()
+	compiler := policy.NewCompiler(nil, kinds, env, doc)
+	if p := compiler.Problems(); len(p) > 0 {
+		t.Fatal(p)
+	}
+	route := doc.Routes[0]
+	for _, s := range doc.Services {
+		if s.ID == route.Service {
+			return compiler.Chain(route, s)
+		}
+	}
+	return compiler.Chain(route, nil)
 }
 
 // OpenChains reads the recordings called name and compiles the chains that they
@@ -110,19 +132,8 @@ func OpenChains(t *testing.T, name string, kinds ...policy.Kind) []*ChainCase {
 
 func readFile(t *testing.T, name string) *file {
 	t.Helper()
-	dir := os.Getenv("KEYWAY_VECTORS")
-	if dir == "" {
-		dir = filepath.Join("..", "..", "integration", "vectors", "kong")
-	}
-	raw, err := os.ReadFile(filepath.Join(dir, "plugins", name+".json"))
-	if err != nil {
-		if os.Getenv("KEYWAY_REQUIRE") == "all" {
-			t.Fatal(err)
-		}
-		t.Skipf("no recordings: %v", err)
-	}
 	f := new(file)
-	if err := json.Unmarshal(raw, f); err != nil {
+	if err := json.Unmarshal(read(t, filepath.Join("plugins", name+".json")), f); err != nil {
 		t.Fatal(err)
 	}
 	return f
