@@ -78,9 +78,11 @@ func plain(path string) bool {
 			}
 			slash = true
 		case classDot:
-			if slash {
+			// A name may begin with a dot, unless more dots or parameters follow.
+			if slash && (i+1 == len(path) || class[path[i+1]] != classPlain) {
 				return false
 			}
+			slash = false
 		default:
 			return false
 		}
@@ -166,17 +168,11 @@ func judge(path string) *PathError {
 	if path[0] != '/' {
 		return &PathError{Reason: "a path starts with a slash"}
 	}
-	fragment := false
 	for i := 0; i < len(path); i++ {
 		switch class[path[i]] {
 		case classControl:
 			return &PathError{At: i, Reason: "a control character is not allowed; escape it"}
-		case classSpecial:
-			fragment = fragment || path[i] == '#'
 		case classPercent:
-			if fragment {
-				continue
-			}
 			c, ok := escaped(path, i)
 			if !ok {
 				return &PathError{At: i, Reason: "a percent sign starts an escape of two hexadecimal digits"}

@@ -21,8 +21,9 @@ type shape struct {
 
 	methods     []string
 	hosts       []hostTest
-	strictHosts bool // a host has a port or a capital: being in the bucket is not enough
-	prefixes    []string
+	strictHosts bool     // a host has a port or a capital: being in the bucket is not enough
+	paths       []string // the group as the document has it
+	prefixes    []string // the group, if it is one of prefixes
 	regexes     []*regexp.Regexp
 	literal     string // what every path that regexes match begins with
 	headers     []headerTest
@@ -154,7 +155,7 @@ func shapesOf(r *spec.Route) ([]*shape, *spec.Problem) {
 		if len(groups) > 1 {
 			s.id = partID(r.ID, i+1)
 		}
-		s.weight = weigh(r, group)
+		s.paths, s.weight = group, weigh(r, group)
 		s.priority = s.weight.priority()
 		if !s.weight.regex {
 			s.prefixes = group

@@ -132,11 +132,8 @@ func decode(path string, f form) string {
 			b = append(b, path[i])
 			continue
 		}
-		c, ok := escaped(path, i)
+		c, _ := escaped(path, i)
 		switch {
-		case !ok: // after a number sign, where judge does not look
-			b = append(b, '%')
-			continue
 		case f == forMatching && staysEscaped(c):
 			b = append(b, '%', upper(path[i+1]), upper(path[i+2]))
 		case f == forSending && class[c] != classPlain && class[c] != classDot:
