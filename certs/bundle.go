@@ -1,0 +1,259 @@
+package certs
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/keyway-edge/keyway/secrets"
+)
+
+// Pair is a certificate chain, leaf first, and its private key, both PEM. A leaf
+// is public, but what calls itself one may be anything: both are kept as secrets
+// until they are parsed.
+type Pair struct {
+	Cert, Key secrets.Value
+}
+
+func (p Pair) fingerprint() string { return p.Cert.Fingerprint() + p.Key.Fingerprint() }
+
+// Check names what a version of a certificate was refused for; the set is closed,
+// so that it can be a metric label.
+type Check string
+
+// The checks, in the order in which they are made.
+const (
+	CheckParse       Check = "parse" // not PEM, no certificate, no key
+	CheckEncrypted   Check = "key_encrypted"
+	CheckMismatch    Check = "key_mismatch" // the key is not the leaf's
+	CheckStrength    Check = "key_strength"
+	CheckChain       Check = "chain" // the chain does not build
+	CheckExpired     Check = "expired"
+	CheckNotYetValid Check = "not_yet_valid"
+	CheckNames       Check = "names"    // the names bound to it are not covered
+	CheckOlder       Check = "older"    // another source offers an older version than the active one
+	CheckStandIn     Check = "stand_in" // self-signed, where the active one is issued by a CA
+	CheckHandshake   Check = "handshake"
+)
+
+// Refusal says why a version was not taken.
+type Refusal struct {
+	Check   Check
+	Message string // what was found, what was expected, what to do; no key material
+	At      time.Time
+	print   string // of the candidate, so that it is not judged again
+}
+
+func (r *Refusal) Error() string { return string(r.Check) + ": " + r.Message }
+
+func refuse(c Check, format string, args ...any) *Refusal {
+	return &Refusal{Check: c, Message: fmt.Sprintf(format, args...)}
+}
+
+// Bundle is one checked pair. Immutable; an idle one keeps DER only, the private
+// key is parsed when a handshake first needs it.
+type Bundle struct {
+	Serial      string // hexadecimal
+	Issuer      string
+	DNSNames    []string
+	NotBefore   time.Time
+	NotAfter    time.Time
+	KeyType     string // "ECDSA", "RSA" or "Ed25519"
+	Fingerprint string // SHA-256 of the leaf's DER, hexadecimal
+	SelfSigned  bool
+
+	chain [][]byte // DER, leaf first
+	key   []byte   // DER, as it stood in the PEM block
+	kind  string   // of that block
+
+	once sync.Once
+	cert *tls.Certificate
+	err  error
+}
+
+// TLS is the pair in the form of crypto/tls, parsed once.
+func (b *Bundle) TLS() (*tls.Certificate, error) {
+	b.once.Do(func() {
+		key, err := parseKey(b.kind, b.key)
+		if err != nil {
+			b.err = fmt.Errorf("parsing the private key of certificate %s: %w", b.Serial, err)
+			return
+		}
+		leaf, err := x509.ParseCertificate(b.chain[0])
+		if err != nil {
+			b.err = fmt.Errorf("parsing certificate %s: %w", b.Serial, err)
+			return
+		}
+		b.cert = &tls.Certificate{Certificate: b.chain, PrivateKey: key, Leaf: leaf}
+	})
+	return b.cert, b.err
+}
+
+// ParseBundle reads a pair and checks what can be checked of it alone: that the
+// key is the leaf's, strong enough, and that the chain builds. It judges neither
+// time nor names.
+func ParseBundle(p Pair) (*Bundle, *Refusal) {
+	chain, refusal := decodeChain(p.Cert.Reveal())
+	if refusal != nil {
+		return nil, refusal
+	}
+	certs := make([]*x509.Certificate, len(chain))
+	for i, der := range chain {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, refuse(CheckParse, "certificate %d of the chain cannot be parsed: %v", i+1, err)
+		}
+		certs[i] = c
+	}
+	kind, der, refusal := decodeKey(p.Key.Reveal())
+	if refusal != nil {
+		return nil, refusal
+	}
+	key, err := parseKey(kind, der)
+	if err != nil {
+		return nil, refuse(CheckParse, "the private key cannot be parsed; expected PKCS#8, PKCS#1 or SEC 1 in PEM")
+	}
+	leaf := certs[0]
+	public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool })
+	if !ok || !public.Equal(leaf.PublicKey) {
+		return nil, refuse(CheckMismatch, "the private key is not the key of certificate %s; replace both together", serial(leaf))
+	}
+	keyType, refusal := strength(leaf)
+	if refusal != nil {
+		return nil, refusal
+	}
+	for i := 0; i+1 < len(certs); i++ {
+		if err := certs[i].CheckSignatureFrom(certs[i+1]); err != nil {
+			return nil, refuse(CheckChain, "certificate %d of the chain is not signed by the one behind it; expected leaf first, each followed by its issuer", i+1)
+		}
+	}
+	sum := sha256.Sum256(leaf.Raw)
+	return &Bundle{
+		Serial: serial(leaf), Issuer: leaf.Issuer.String(), DNSNames: leaf.DNSNames, NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter,
+		KeyType: keyType, Fingerprint: hex.EncodeToString(sum[:]), SelfSigned: bytes.Equal(leaf.RawIssuer, leaf.RawSubject),
+		chain: chain, key: der, kind: kind,
+	}, nil
+}
+
+func serial(c *x509.Certificate) string { return c.SerialNumber.Text(16) }
+
+// maxPEM bounds what is looked at: a chain is never that long.
+const maxPEM = 1 << 20
+
+// decodeChain answers the DER of every certificate in text.
+func decodeChain(text []byte) ([][]byte, *Refusal) {
+	if len(text) > maxPEM {
+		return nil, refuse(CheckParse, "the certificate has %d bytes, at most %d are expected", len(text), maxPEM)
+	}
+	var chain [][]byte
+	for {
+		block, rest := pem.Decode(text)
+		if block == nil {
+			break
+		}
+		if block.Type == "CERTIFICATE" {
+			chain = append(chain, block.Bytes)
+		}
+		text = rest
+	}
+	if len(chain) == 0 {
+		return nil, refuse(CheckParse, "there is no CERTIFICATE block; expected a PEM chain, leaf first (is the file cut off?)")
+	}
+	return chain, nil
+}
+
+// decodeKey answers the first private key block.
+func decodeKey(text []byte) (kind string, der []byte, refusal *Refusal) {
+	if len(text) > maxPEM {
+		return "", nil, refuse(CheckParse, "the private key has %d bytes, at most %d are expected", len(text), maxPEM)
+	}
+	for {
+		block, rest := pem.Decode(text)
+		if block == nil {
+			return "", nil, refuse(CheckParse, "there is no PRIVATE KEY block; expected a PEM key (is the file cut off?)")
+		}
+		switch block.Type {
+		case "ENCRYPTED PRIVATE KEY":
+			return "", nil, refuse(CheckEncrypted, "the private key is encrypted; decrypt it, and keep it in a vault or a file of mode 0600")
+		case "PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY":
+			if block.Headers["DEK-Info"] != "" {
+				return "", nil, refuse(CheckEncrypted, "the private key is encrypted; decrypt it, and keep it in a vault or a file of mode 0600")
+			}
+			return block.Type, block.Bytes, nil
+		}
+		text = rest
+	}
+}
+
+var errKeyKind = errors.New("the key cannot sign")
+
+func parseKey(kind string, der []byte) (crypto.Signer, error) {
+	var key any
+	var err error
+	switch kind {
+	case "RSA PRIVATE KEY":
+		key, err = x509.ParsePKCS1PrivateKey(der)
+	case "EC PRIVATE KEY":
+		key, err = x509.ParseECPrivateKey(der)
+	default:
+		key, err = x509.ParsePKCS8PrivateKey(der)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s, ok := key.(crypto.Signer)
+	if !ok {
+		return nil, errKeyKind
+	}
+	return s, nil
+}
+
+// strength names the key's type, or refuses it: too short breaks, too long lets a
+// handshake be made expensive.
+func strength(leaf *x509.Certificate) (string, *Refusal) {
+	switch k := leaf.PublicKey.(type) {
+	case *rsa.PublicKey:
+		if n := k.N.BitLen(); n < 2048 || n > 8192 {
+			return "", refuse(CheckStrength, "the RSA key has %d bits, expected 2048 to 8192", n)
+		}
+		return "RSA", nil
+	case *ecdsa.PublicKey:
+		if k.Curve == elliptic.P224() {
+			return "", refuse(CheckStrength, "the ECDSA key is on P-224, expected P-256, P-384 or P-521")
+		}
+		return "ECDSA", nil
+	case ed25519.PublicKey:
+		return "Ed25519", nil
+	}
+	return "", refuse(CheckStrength, "the key is of a type that TLS does not use here; expected ECDSA, RSA or Ed25519")
+}
+
+// ParseCAs answers the DER of every CA certificate in PEM text; an error when there is none or one is no CA.
+func ParseCAs(text []byte) ([][]byte, error) {
+	chain, refusal := decodeChain(text)
+	if refusal != nil {
+		return nil, refusal
+	}
+	for i, der := range chain {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, fmt.Errorf("parsing CA certificate %d: %w", i+1, err)
+		}
+		if !c.IsCA {
+			return nil, fmt.Errorf("certificate %d is no CA certificate: basicConstraints CA=true is expected", i+1)
+		}
+	}
+	return chain, nil
+}

@@ -1,0 +1,142 @@
+package certs
+
+import (
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// PolicySpec says how a server name does TLS.
+type PolicySpec struct {
+	ID, Name    string
+	MinVersion  string   // "1.2" or "1.3"; "" for 1.2
+	ClientAuth  string   // "off", "optional" or "required"; "" for off
+	Roots       [][]byte // DER of the CAs that client certificates are judged by
+	VerifyDepth int      // most CA certificates between client certificate and root; 0 for any number
+}
+
+// Policy is a checked PolicySpec with the one server configuration that all its
+// handshakes share. Immutable.
+type Policy struct {
+	Name        string
+	Fingerprint string // of everything that tells two policies apart
+
+	min    uint16
+	auth   tls.ClientAuthType
+	pool   *x509.CertPool
+	depth  int
+	once   sync.Once
+	config *tls.Config
+}
+
+// NewPolicy checks a spec. A policy that asks for client certificates and knows
+// no CA to judge them by is closed: it takes none.
+func NewPolicy(s PolicySpec) (*Policy, error) {
+	p := &Policy{Name: s.Name, min: tls.VersionTLS12, depth: s.VerifyDepth}
+	switch s.MinVersion {
+	case "", "1.2":
+	case "1.3":
+		p.min = tls.VersionTLS13
+	default:
+		return nil, fmt.Errorf("min_version %q is neither 1.2 nor 1.3", s.MinVersion)
+	}
+	switch s.ClientAuth {
+	case "", "off":
+	case "optional":
+		p.auth = tls.VerifyClientCertIfGiven
+	case "required":
+		p.auth = tls.RequireAndVerifyClientCert
+	default:
+		return nil, fmt.Errorf("client_auth %q is none of off, optional, required", s.ClientAuth)
+	}
+	p.pool = x509.NewCertPool()
+	prints := make([]string, 0, len(s.Roots))
+	for i, der := range s.Roots {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, fmt.Errorf("CA certificate %d: %w", i+1, err)
+		}
+		p.pool.AddCert(c)
+		sum := sha256.Sum256(der)
+		prints = append(prints, hex.EncodeToString(sum[:]))
+	}
+	slices.Sort(prints)
+	sum := sha256.Sum256([]byte(fmt.Sprintf("%d %d %d %s", p.min, p.auth, p.depth, strings.Join(prints, " "))))
+	p.Fingerprint = hex.EncodeToString(sum[:8])
+	return p, nil
+}
+
+// Closed is the policy that stands for one that is wrong: it lets nobody in.
+func Closed(s PolicySpec) *Policy {
+	p := &Policy{Name: s.Name, min: tls.VersionTLS13, auth: tls.RequireAndVerifyClientCert, pool: x509.NewCertPool()}
+	p.Fingerprint = "closed-" + s.ID
+	return p
+}
+
+// NeedsTLS says that requests for names of this policy must not come in clear: it
+// asks for client certificates.
+func (p *Policy) NeedsTLS() bool { return p.auth != tls.NoClientCert }
+
+// Base is what every policy's configuration has in common.
+type Base struct {
+	GetCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+	NextProtos     []string
+	Curves         []tls.CurveID // nil for the library's safe default
+	Tickets        *Tickets
+}
+
+var errDepth = errors.New("the client certificate's chain is longer than the policy's depth")
+
+// Config is the server configuration of the policy, made at first use with base
+// (the same one each time) and shared by all handshakes: nothing in it changes
+// but the ticket keys, which crypto/tls guards.
+//
+// Each policy has ticket keys of its own: a session of one cannot be resumed
+// under another. TLS 1.3 suites are not choosable in crypto/tls; for TLS 1.2 the
+// six ECDHE suites with AEAD are offered.
+func (p *Policy) Config(base Base) *tls.Config {
+	p.once.Do(func() {
+		c := &tls.Config{
+			MinVersion: p.min, ClientAuth: p.auth, NextProtos: base.NextProtos, GetCertificate: base.GetCertificate, CurvePreferences: base.Curves,
+			CipherSuites: []uint16{
+				tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+				tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+				tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+			},
+		}
+		if p.auth != tls.NoClientCert {
+			c.ClientCAs = p.pool
+			// Runs at resumption too, unlike VerifyPeerCertificate.
+			c.VerifyConnection = p.verify
+		}
+		if base.Tickets != nil {
+			base.Tickets.adopt(p.Fingerprint, c)
+		}
+		p.config = c
+	})
+	return p.config
+}
+
+func (p *Policy) verify(state tls.ConnectionState) error {
+	if len(state.PeerCertificates) == 0 {
+		if p.auth == tls.RequireAndVerifyClientCert {
+			return errors.New("the policy needs a client certificate")
+		}
+		return nil
+	}
+	if p.depth == 0 {
+		return nil
+	}
+	for _, chain := range state.VerifiedChains {
+		if len(chain)-2 <= p.depth {
+			return nil
+		}
+	}
+	return errDepth
+}
