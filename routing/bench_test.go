@@ -2,6 +2,7 @@ package routing
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/keyway-edge/keyway/routing/spec"
@@ -66,6 +67,28 @@ func benchmarkMatch(b *testing.B, table *Table, queries []Query) {
 			b.Fatal("no match")
 		}
 	}
+}
+
+// BenchmarkMatchHostile matches an expression with nested repetition against a
+// long path that it does not match, and a long path against many shared prefixes.
+func BenchmarkMatchHostile(b *testing.B) {
+	path := "/" + strings.Repeat("a", 64<<10)
+	nested := compile(b, route(1, func(r *spec.Route) { r.Paths = []string{"~/(a+)+$"} }))
+	b.Run("expression", func(b *testing.B) {
+		q := Query{Path: path + "!"}
+		var m Match
+		for b.Loop() {
+			if nested.Match(&q, &m) {
+				b.Fatal("a match")
+			}
+		}
+	})
+	var routes []*spec.Route
+	for i := range 10000 {
+		routes = append(routes, route(i, func(r *spec.Route) { r.Paths = []string{path[:1+i]} }))
+	}
+	prefixes := compile(b, routes...)
+	b.Run("prefixes", func(b *testing.B) { benchmarkMatch(b, prefixes, []Query{{Path: path}}) })
 }
 
 // mixedRoutes makes n routes of which every fifth has an expression.

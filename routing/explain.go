@@ -5,7 +5,6 @@ import (
 	"math/bits"
 	"slices"
 	"strings"
-	"unicode/utf8"
 )
 
 // Candidate is one rule (a route, or the part of it that has paths of one
@@ -26,7 +25,7 @@ type Candidate struct {
 // order in which they are considered. It is for people: its cost grows with the
 // table, and no value of a request's field is shown.
 func (t *Table) Explain(q *Query) []Candidate {
-	if !utf8.ValidString(q.Path) {
+	if !routable(q) {
 		return nil
 	}
 	var tg target

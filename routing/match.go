@@ -52,6 +52,7 @@ type target struct {
 	*Query
 	path         string
 	host, folded string // without port; folded in lower case
+	sni          string // in lower case
 	port         int
 	sameCase     bool // the case of the host counts
 	recheck      bool // being in the bucket of a host is not enough
@@ -63,19 +64,20 @@ func (t *target) prepare(q *Query) {
 	if t.port == 0 {
 		t.port = q.Port
 	}
-	t.folded = strings.ToLower(t.host)
+	t.folded, t.sni = strings.ToLower(t.host), strings.ToLower(q.SNI)
 	t.sameCase = q.Policy == Compatible
 	t.recheck = t.sameCase && t.folded != t.host
 }
 
 // Match finds the route of a request, whatever its protocol. Without one it
-// answers false and leaves m empty. A path that is not UTF-8 has no route.
+// answers false and leaves m empty. A path that is not UTF-8 has no route, nor
+// has a host that is longer than names can be.
 //
 // It allocates nothing unless an expression matched or a host has capitals.
 func (t *Table) Match(q *Query, m *Match) bool {
 	m.Route, m.MatchedPath, m.path = nil, "", q.Path
 	m.Captures = m.Captures[:0]
-	if !utf8.ValidString(q.Path) {
+	if !routable(q) {
 		return false
 	}
 	var tg target
@@ -91,6 +93,16 @@ func (t *Table) Match(q *Query, m *Match) bool {
 		m.capture(r.shape)
 	}
 	return true
+}
+
+// longestHost is the length that a host name with a port may have (RFC 1035,
+// section 2.3.4, and ":65535"). Why: wildcards are looked up dot by dot, at a
+// cost that would grow with the square of a hostile host's length.
+const longestHost = 255 + 6
+
+// routable says whether a query may have a route at all.
+func routable(q *Query) bool {
+	return len(q.Host) <= longestHost && utf8.ValidString(q.Path)
 }
 
 // find answers the best rank, math.MaxInt32 for none.
@@ -142,7 +154,7 @@ func (s *shape) sniMatches(q *target) bool {
 		return true
 	}
 	for _, t := range s.snis {
-		if q.SNI != "" && t.matches(q.SNI) {
+		if q.sni != "" && t.matches(q.sni) {
 			return true
 		}
 	}

@@ -67,14 +67,14 @@ func linear(routes []*spec.Route, q *Query) (name, matched string) {
 		}
 		return pattern == text
 	}
-	any := func(list []string, ok func(string) bool) bool { return len(list) == 0 || slices.ContainsFunc(list, ok) }
+	some := func(list []string, ok func(string) bool) bool { return len(list) == 0 || slices.ContainsFunc(list, ok) }
 	for _, r := range routes {
-		ok := any(r.Methods, func(m string) bool { return m == q.Method }) &&
-			any(r.Hosts, func(h string) bool {
+		ok := some(r.Methods, func(m string) bool { return m == q.Method }) &&
+			some(r.Hosts, func(h string) bool {
 				name, p, has := strings.Cut(h, ":")
 				return fits(fold(name), fold(host)) && (!has || p == port)
 			}) &&
-			(!q.Secure || any(r.SNIs, func(s string) bool { return q.SNI != "" && fits(s, q.SNI) }))
+			(!q.Secure || some(r.SNIs, func(s string) bool { return q.SNI != "" && fits(s, q.SNI) }))
 		for name, values := range r.Headers {
 			ok = ok && slices.ContainsFunc(values, func(v string) bool {
 				for got := range q.Fields.Values(name) {
@@ -216,6 +216,32 @@ func TestPathThatIsNotUTF8HasNoRoute(t *testing.T) {
 	table := compile(t, route(1, func(r *spec.Route) { r.Hosts = []string{"a.test"} }))
 	if got := found(table, &Query{Host: "a.test", Path: "/\xff"}); got != "" {
 		t.Errorf("got %s", got)
+	}
+}
+
+func TestHostLongerThanNamesHasNoRoute(t *testing.T) {
+	table := compile(t, route(1, func(r *spec.Route) { r.Hosts = []string{"*.test"} }))
+	for host, want := range map[string]string{
+		strings.Repeat("a.", 125) + "test:8443": "r1", strings.Repeat("a.", 20000) + "test": "",
+	} {
+		if got := found(table, &Query{Host: host, Path: "/"}); got != want {
+			t.Errorf("%d bytes: got %q", len(host), got)
+		}
+	}
+}
+
+func TestServerName(t *testing.T) {
+	table := compile(t, route(1, func(r *spec.Route) { r.SNIs = []string{"A.test", "*.b.test", "c.*"} }))
+	for _, c := range []struct {
+		sni    string
+		secure bool
+		want   string
+	}{
+		{"a.TEST", true, "r1"}, {"x.b.test", true, "r1"}, {"c.test", true, "r1"}, {"d.test", true, ""}, {"", true, ""}, {"d.test", false, "r1"},
+	} {
+		if got := found(table, &Query{SNI: c.sni, Secure: c.secure, Path: "/"}); got != c.want {
+			t.Errorf("%q %v: got %q", c.sni, c.secure, got)
+		}
 	}
 }
 

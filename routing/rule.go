@@ -143,7 +143,7 @@ func shapesOf(r *spec.Route) ([]*shape, *spec.Problem) {
 		base.hosts = append(base.hosts, t)
 	}
 	for _, s := range r.SNIs {
-		base.snis = append(base.snis, newNameTest(strings.TrimSuffix(s, ".")))
+		base.snis = append(base.snis, newNameTest(strings.ToLower(strings.TrimSuffix(s, "."))))
 	}
 	headers, problem := headerTests(r)
 	base.headers, base.broken = headers, problem != nil

@@ -11,8 +11,8 @@ import (
 
 func TestCompileTakesWhatItServes(t *testing.T) {
 	on, off := &spec.Service{Meta: spec.Meta{ID: "on"}, Enabled: true}, &spec.Service{Meta: spec.Meta{ID: "off"}}
-	any := func(r *spec.Route) { r.Paths = []string{"/"} }
-	served, stopped, stream, grpc, tls := route(1, any), route(2, any), route(3, any), route(4, any), route(5, any)
+	all := func(r *spec.Route) { r.Paths = []string{"/"} }
+	served, stopped, stream, grpc, tls := route(1, all), route(2, all), route(3, all), route(4, all), route(5, all)
 	served.Service, stopped.Service = "on", "off"
 	stream.Protocols, grpc.Protocols, tls.Protocols = []string{"tcp"}, []string{"grpc", "grpcs"}, []string{"https"}
 	tls.HTTPSRedirectStatusCode = 308
