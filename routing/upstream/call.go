@@ -1,0 +1,154 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/keyway-edge/keyway/edge/exchange"
+	"github.com/keyway-edge/keyway/edge/exchange/wire"
+)
+
+// call is one request under way, and then the body of its response. It is made
+// anew for each request, never reused: the engine may close a body twice, and a
+// body that was somebody else's by then would cut him off.
+type call struct {
+	cluster *Cluster
+	x       *exchange.Exchange
+	out     *Outgoing
+	body    payload
+	upload  *upload // nil when the body went with the head
+
+	target *target
+	conn   *conn  // nil once it is given back or closed
+	told   string // address of the last connection
+	heard  bool   // a byte of a response has come
+
+	answered bool   // the final head has come; the rest is the body
+	broken   *fault // writing failed: what is read now is the target's last word
+
+	framing  wire.Framing
+	reader   wire.Body
+	reusable bool  // the connection may serve again once the body is read
+	end      error // what Read answers when there is nothing more
+
+	watching bool        // the end of x.Ctx closes the connection
+	watched  bool        // the client is watched too
+	unwatch  func() bool // ends watching
+}
+
+// patience is how long an answer is awaited before the client is watched: fast
+// exchanges then pay neither for a watch nor for a timer.
+const patience = 50 * time.Millisecond
+
+// read reads what the target sends within the read timeout. The time does not
+// run while the request is still being sent.
+func (k *call) read(p []byte) (int, error) {
+	c := k.conn
+	began := time.Now()
+	now := began
+	for {
+		sending := k.upload != nil && !k.upload.over()
+		if sending {
+			began = now
+		}
+		wait := k.cluster.read - now.Sub(began)
+		if wait <= 0 {
+			return 0, fmt.Errorf("reading from %s: %w after %v", c.address, errTimeout, k.cluster.read)
+		}
+		if sending || !k.watching || !k.watched && !k.answered {
+			wait = min(wait, patience)
+		}
+		c.readWithin(now, wait)
+		n, err := c.rw.Read(p)
+		if n > 0 {
+			k.heard = true
+			return n, nil
+		}
+		if err == nil {
+			continue
+		}
+		if !isTimeout(err) {
+			if !errors.Is(err, io.EOF) {
+				err = fmt.Errorf("reading from %s: %w", c.address, err)
+			}
+			return 0, err
+		}
+		now = time.Now()
+		k.watch(sending)
+	}
+}
+
+// watch begins to look after the client, because the target is slow: its going
+// away closes the connection, which ends every wait on it.
+func (k *call) watch(sending bool) {
+	if !k.watching {
+		k.watching = true
+		sock := k.conn.sock.Conn
+		k.unwatch = context.AfterFunc(k.x.Ctx, func() { _ = sock.Close() })
+	}
+	// Not while the body is uploaded, whose reader sees the client go, and not
+	// after the head: then the engine writes, and sees it too.
+	if !sending && !k.watched && !k.answered {
+		k.watched = true
+		if k.x.WatchClient != nil {
+			k.x.WatchClient()
+		}
+	}
+}
+
+// settle ends the watch and the upload; it answers whether the connection is
+// untouched by both.
+func (k *call) settle() bool {
+	intact := true
+	if k.upload != nil {
+		k.upload.stop(&k.x.Request)
+		intact = k.upload.f == nil
+	}
+	if k.unwatch != nil {
+		intact = k.unwatch() && intact
+		k.unwatch = nil
+	}
+	k.watching = false
+	return intact
+}
+
+// abandon closes the connection of a failed try. What the upload failed of stays.
+func (k *call) abandon() {
+	c := k.conn
+	k.conn = nil
+	c.close()
+	k.settle()
+	c.rest(k.cluster.pools)
+}
+
+// rest gives back the buffer that a connection has only while in use.
+func (c *conn) rest(p *Pools) {
+	if c.buf != nil {
+		p.giveBack(c.buf)
+		c.buf = nil
+	}
+	c.r, c.w = 0, 0
+}
+
+// release ends the exchange with the target: reusable, the connection goes back
+// to its stack unless something of it was touched or left over.
+func (k *call) release(reusable bool) {
+	c := k.conn
+	if c == nil {
+		return
+	}
+	k.conn = nil
+	leftover := c.r < c.w
+	intact := k.settle()
+	c.rest(k.cluster.pools)
+	k.body.free()
+	k.target.vitals.open.Add(-1)
+	if !reusable || leftover || !intact || c.served >= k.cluster.pools.set.MaxRequests {
+		c.close()
+		return
+	}
+	c.stack.put(c, time.Now())
+}

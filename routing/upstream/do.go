@@ -1,0 +1,297 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/keyway-edge/keyway/edge/exchange"
+)
+
+// Outgoing is a request as it is to be sent, apart from what the cluster
+// decides itself: target, Host unless given, Connection and framing. On the
+// wire stand, in this order: the request line, Before, Host, Upgrade if asked
+// for, Connection, the first Lead lines of Fields, Content-Length or
+// Transfer-Encoding, and the rest of Fields.
+type Outgoing struct {
+	// URI is the request target to send: path and query, or "*".
+	URI string
+	// Host is the Host field to send, and the name an https origin must prove;
+	// with HostDefault it is not looked at, and the upstream's host_header or
+	// else the target's own name and port stand for it.
+	Host        string
+	HostDefault bool
+	// Before and Fields are the field lines to send; both may be nil. Neither
+	// holds Host, Connection, Upgrade or framing fields.
+	Before *exchange.Fields
+	Fields *exchange.Fields
+	Lead   int
+	// Buffered reads the whole request body before anything is connected, so that
+	// an origin never waits for a slow client and a retry can send it again.
+	Buffered bool
+}
+
+// Do sends x.Request to one of the cluster's targets, and to others where that
+// fails and may be tried again. On success x.Response is filled, its Body
+// streams from the connection and must be read to io.EOF or closed. Errors are
+// an *Error, or the *exchange.BodyError that reading x.Request.Body answered;
+// x.Response is then untouched. Attempts and times are kept in x either way.
+func (cl *Cluster) Do(x *exchange.Exchange, out *Outgoing) error {
+	x.UpstreamStart = time.Now()
+	if cl.closed != nil {
+		return &Error{503, messageClosed, cl.closed}
+	}
+	k := &call{cluster: cl, x: x, out: out}
+	if err := k.body.load(cl.pools, &x.Request, out.Buffered); err != nil {
+		return err
+	}
+	if err := k.run(); err != nil {
+		k.body.free()
+		return err
+	}
+	return nil
+}
+
+// run tries targets until one answers or nothing more may be tried.
+func (k *call) run() error {
+	cl := k.cluster
+	var room [4]*target
+	tried := room[:0]
+	var last *fault
+	for tries := 0; tries <= cl.retries; {
+		t := cl.balancer.pick(tried)
+		if t == nil {
+			break
+		}
+		addr, err := k.address(t)
+		if err != nil {
+			if !cl.balancer.named {
+				return k.unresolved(err)
+			}
+			// A name without addresses is not a try: there is nothing to connect to.
+			if contains(tried, t) || len(tried) >= len(cl.balancer.targets) {
+				break
+			}
+			tried = append(tried, t)
+			continue
+		}
+		tries++
+		tried = append(tried, t)
+		f := k.visit(t, addr)
+		if f == nil {
+			return nil
+		}
+		last = f
+		cl.balancer.failed(t, f)
+		if !k.again(f) {
+			break
+		}
+	}
+	if last == nil {
+		return &Error{503, messageNoPeer, fmt.Errorf("upstream %q: %w", cl.balancer.name, errNoPeer)}
+	}
+	return last.answer()
+}
+
+func contains(list []*target, t *target) bool {
+	for _, x := range list {
+		if x == t {
+			return true
+		}
+	}
+	return false
+}
+
+// unresolved is the answer when the service's own host has no address.
+func (k *call) unresolved(err error) error {
+	if k.x.Ctx.Err() != nil {
+		return (&fault{kind: faultClient, err: err}).answer()
+	}
+	return &Error{503, messageNoName, fmt.Errorf("service %q: %w", k.cluster.name, err)}
+}
+
+// address answers where to connect for a target; the addresses of a name take turns.
+func (k *call) address(t *target) (netip.AddrPort, error) {
+	if t.addr.IsValid() {
+		return t.addr, nil
+	}
+	addrs, err := k.cluster.pools.names.lookup(k.x.Ctx, t.host)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	turn := t.vitals.next.Add(1) - 1
+	return netip.AddrPortFrom(addrs[turn%uint32(len(addrs))], t.port), nil
+}
+
+// again says whether another target may be tried after a fault.
+func (k *call) again(f *fault) bool {
+	switch f.kind {
+	case faultConnect:
+		return !f.sent
+	case faultBroken:
+		return k.replayable(f)
+	default:
+		return false
+	}
+}
+
+// replayable says whether the request may be sent once more: nothing of it was
+// sent, or sending it twice does no harm (RFC 9110, section 9.2.2) and its body
+// is still there.
+func (k *call) replayable(f *fault) bool {
+	if !f.sent {
+		return true
+	}
+	return k.body.replayable() && idempotent(k.x.Request.Method)
+}
+
+func idempotent(method string) bool {
+	switch method {
+	case "GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE":
+		return true
+	}
+	return false
+}
+
+// visit tries one target at one address: on a pooled connection first, and when
+// that turns out to have died, on a new one, which counts as the same try.
+func (k *call) visit(t *target, addr netip.AddrPort) *fault {
+	began := time.Now()
+	t.vitals.open.Add(1)
+	f := k.ride(t, addr, false)
+	if f != nil && f.stale && k.replayable(f) {
+		f = k.ride(t, addr, true)
+	}
+	status := 0
+	var err error
+	if f == nil {
+		status = k.x.Response.Status
+	} else {
+		t.vitals.open.Add(-1)
+		err = f.err
+		if f.kind != faultClient && k.x.Ctx.Err() != nil {
+			f.kind, f.err = faultClient, fmt.Errorf("awaiting %s: %w", addr, context.Cause(k.x.Ctx))
+			err = f.err
+		}
+	}
+	k.x.Attempts = append(k.x.Attempts, exchange.Attempt{
+		Address: k.told, Status: status, Err: err, Began: began, Took: time.Since(began),
+	})
+	return f
+}
+
+// ride sends the request on one connection and reads the response head.
+func (k *call) ride(t *target, addr netip.AddrPort, fresh bool) *fault {
+	id, host := k.identity(t, addr)
+	s := t.stack(k.cluster.pools, id)
+	c, reused, err := k.board(s, fresh)
+	if err != nil {
+		k.told = addr.String()
+		return &fault{err: err, kind: faultConnect, timeout: isTimeout(err)}
+	}
+	c.served++
+	k.told, k.conn, k.target = c.address, c, t
+	k.heard, k.broken, k.upload = false, nil, nil
+	f := k.send(host)
+	if f == nil {
+		f = k.receive()
+	}
+	if f != nil {
+		k.abandon()
+		f.stale = reused && f.kind == faultBroken && !f.timeout && !k.heard
+		return f
+	}
+	k.x.UpstreamReused = reused
+	k.cluster.balancer.answered(t, k.x.Response.Status)
+	return nil
+}
+
+// board takes an idle connection that is still quiet, or opens one.
+func (k *call) board(s *stack, fresh bool) (c *conn, reused bool, err error) {
+	for !fresh {
+		now := time.Now()
+		c := s.take(now)
+		if c == nil {
+			break
+		}
+		if c.quiet(now) {
+			return c, true, nil
+		}
+		c.close()
+	}
+	c, err = k.dial(s)
+	return c, false, err
+}
+
+// dial opens a connection. When that is slow the client is watched meanwhile,
+// unless its body is still to be read and would tell.
+func (k *call) dial(s *stack) (*conn, error) {
+	x := k.x
+	if k.watched || x.WatchClient == nil || k.body.stream != nil {
+		return k.cluster.dial(x.Ctx, s)
+	}
+	watching := make(chan struct{})
+	slow := time.AfterFunc(patience, func() {
+		defer close(watching)
+		x.WatchClient()
+	})
+	c, err := k.cluster.dial(x.Ctx, s)
+	if !slow.Stop() {
+		<-watching
+		k.watched = true
+	}
+	return c, err
+}
+
+// identity answers whom to connect to and the Host to send.
+func (k *call) identity(t *target, addr netip.AddrPort) (identity, string) {
+	cl := k.cluster
+	id := identity{addr: addr}
+	host := k.out.Host
+	name := t.host
+	switch {
+	case !k.out.HostDefault:
+		name = ""
+	case cl.balancer.hostField != "":
+		host, name = cl.balancer.hostField, ""
+	case cl.tls != nil:
+		host = t.secure
+	default:
+		host = t.plain
+	}
+	if cl.tls == nil {
+		return id, host
+	}
+	if name == "" {
+		name = serverName(host)
+	}
+	id.secure, id.server, id.trust, id.client = true, name, cl.tls.trustPrint, cl.tls.clientPrint
+	return id, host
+}
+
+// stack answers the pool for an identity at this target. The few identities in
+// use are remembered here, so that the map and its lock are rarely asked.
+func (t *target) stack(p *Pools, id identity) *stack {
+	var list []*stack
+	if known := t.pools.Load(); known != nil {
+		list = *known
+	}
+	for _, s := range list {
+		if s.id == id && !s.retired.Load() {
+			return s
+		}
+	}
+	s := p.stack(id)
+	keep := append(make([]*stack, 0, 4), s)
+	for _, old := range list {
+		if len(keep) < 8 && !old.retired.Load() {
+			keep = append(keep, old)
+		}
+	}
+	t.pools.Store(&keep) // a concurrent writer may lose its entry, and finds it again
+	return s
+}
+
+var errBodyLength = errors.New("the body's length is not the announced one")

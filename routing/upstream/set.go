@@ -1,0 +1,253 @@
+package upstream
+
+import (
+	"cmp"
+	"crypto/x509"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/keyway-edge/keyway/certs"
+	"github.com/keyway-edge/keyway/routing/spec"
+)
+
+// Inputs is what Build compiles from.
+type Inputs struct {
+	Doc   *spec.Document
+	Pools *Pools // of the node; the same one for every Build
+
+	// ClientCertificate answers the pair to show to an origin, by id of the
+	// certificate entity. An error closes the services that need it.
+	ClientCertificate func(id string) (*certs.Bundle, error)
+	// Roots answers a pool of CA certificates by ids of the entities, and a
+	// fingerprint that changes with its content. No ids ask for the node's
+	// trusted bundle; a nil pool is the system's.
+	Roots func(ids []string) (*x509.CertPool, string, error)
+}
+
+// Set is the compiled way out of one document. Immutable but for positions and
+// health inside; safe for concurrent use.
+type Set struct {
+	clusters map[string]*Cluster  // by id of the service
+	named    map[string]*balancer // by id of the upstream
+	direct   map[string]*balancer // by host:port, of services without an upstream
+	sorted   []*balancer          // of named, by name
+	pools    *Pools
+	warnings []string
+}
+
+// Cluster is where the requests of one service go. Immutable, safe for concurrent use.
+type Cluster struct {
+	name     string // of the service, for messages
+	closed   error  // why no request can be served, nil when it can
+	pools    *Pools
+	balancer *balancer
+	tls      *transport // nil in clear
+	retries  int
+	connect  time.Duration
+	read     time.Duration
+	write    time.Duration
+}
+
+// Build compiles a document. Positions, health and load of targets that prev
+// has too are carried over; prev may be nil. The Set is usable whatever the
+// problems: a service that has one is closed and answers 503.
+func Build(prev *Set, in Inputs) (*Set, spec.Problems) {
+	s := &Set{
+		clusters: make(map[string]*Cluster, len(in.Doc.Services)),
+		named:    make(map[string]*balancer, len(in.Doc.Upstreams)),
+		direct:   make(map[string]*balancer),
+		pools:    in.Pools,
+	}
+	if prev == nil {
+		prev = &Set{}
+	}
+	var problems spec.Problems
+	byName := make(map[string]*spec.Upstream, len(in.Doc.Upstreams))
+	targets := make(map[string][]*spec.Target, len(in.Doc.Upstreams))
+	for _, t := range in.Doc.Targets {
+		targets[t.Upstream] = append(targets[t.Upstream], t)
+	}
+	for _, u := range in.Doc.Upstreams {
+		byName[strings.ToLower(u.Name)] = u
+		b, bad := s.compile(prev.named[u.ID], u, targets[u.ID])
+		problems = append(problems, bad...)
+		s.named[u.ID] = b
+		s.sorted = append(s.sorted, b)
+	}
+	slices.SortFunc(s.sorted, func(a, b *balancer) int { return cmp.Compare(a.name, b.name) })
+	for _, svc := range in.Doc.Services {
+		c, bad := s.cluster(prev, &in, svc, byName[strings.ToLower(svc.Host)])
+		if bad != nil {
+			problems = append(problems, bad)
+		}
+		s.clusters[svc.ID] = c
+	}
+	return s, problems
+}
+
+// Cluster answers where a service's requests go, nil for an unknown id.
+func (s *Set) Cluster(serviceID string) *Cluster { return s.clusters[serviceID] }
+
+// Warnings lists what the document asks for and this node does otherwise, in
+// words for the operator, each naming its object.
+func (s *Set) Warnings() []string { return s.warnings }
+
+// cluster compiles a service; up is the upstream its host names, or nil.
+func (s *Set) cluster(prev *Set, in *Inputs, svc *spec.Service, up *spec.Upstream) (*Cluster, *spec.Problem) {
+	c := &Cluster{
+		name:    cmp.Or(svc.Name, svc.ID),
+		pools:   in.Pools,
+		retries: svc.Retries,
+		connect: time.Duration(svc.ConnectTimeout) * time.Millisecond,
+		read:    time.Duration(svc.ReadTimeout) * time.Millisecond,
+		write:   time.Duration(svc.WriteTimeout) * time.Millisecond,
+	}
+	if up != nil {
+		c.balancer = s.named[up.ID]
+	} else {
+		c.balancer = s.single(prev, svc)
+	}
+	if svc.Protocol != "http" && svc.Protocol != "https" {
+		c.closed = fmt.Errorf("service %q: protocol %s is not served yet; expected http or https", c.name, svc.Protocol)
+		s.warnings = append(s.warnings, c.closed.Error())
+		return c, nil
+	}
+	var err error
+	if c.tls, err = in.transport(svc, up); err != nil {
+		c.closed = fmt.Errorf("service %q: %w", c.name, err)
+		field, _, _ := strings.Cut(err.Error(), ":")
+		return c, &spec.Problem{
+			Pos: svc.Pos, Entity: "services", ID: svc.ID, Name: svc.Name,
+			Field: field, Reason: spec.ReasonCredential, Message: err.Error(),
+		}
+	}
+	return c, nil
+}
+
+// single is the balancer of a service whose host is a name or an address.
+func (s *Set) single(prev *Set, svc *spec.Service) *balancer {
+	name := net.JoinHostPort(strings.Trim(svc.Host, "[]"), strconv.Itoa(svc.Port))
+	if b := s.direct[name]; b != nil {
+		return b
+	}
+	b := prev.direct[name]
+	if b == nil {
+		t := newTarget(name, svc.Host, uint16(svc.Port), 1)
+		t.vitals = &vitals{}
+		b = &balancer{name: name, targets: []*target{t}, epoch: new(atomic.Uint64)}
+		b.respin()
+	}
+	s.direct[name] = b
+	return b
+}
+
+// compile makes the balancer of an upstream, or answers was, the previous one,
+// when nothing about it changed.
+func (s *Set) compile(was *balancer, u *spec.Upstream, list []*spec.Target) (*balancer, spec.Problems) {
+	b := &balancer{
+		name: u.Name, id: u.ID, named: true,
+		least:     u.Algorithm == "least-connections",
+		hostField: u.HostHeader,
+		rules:     newRules(&u.Healthchecks),
+	}
+	s.warn(u)
+	var problems spec.Problems
+	for _, t := range list {
+		host, port, err := splitTarget(t.Target)
+		if err == nil && len(b.targets) == maxTargets {
+			err = fmt.Errorf("expected at most %d targets in one upstream", maxTargets)
+		}
+		if err != nil {
+			problems = append(problems, &spec.Problem{
+				Pos: t.Pos, Entity: "targets", ID: t.ID, Name: t.Target,
+				Field: "target", Reason: spec.ReasonValue, Message: err.Error(),
+			})
+			continue
+		}
+		b.targets = append(b.targets, newTarget(net.JoinHostPort(host, strconv.Itoa(int(port))), host, port, t.Weight))
+	}
+	if was != nil && was.sameAs(b) {
+		return was, problems
+	}
+	known := make(map[string]*vitals)
+	b.epoch = new(atomic.Uint64)
+	if was != nil {
+		b.epoch = was.epoch
+		for _, t := range was.targets {
+			known[t.name] = t.vitals
+		}
+	}
+	for _, t := range b.targets {
+		if t.vitals = known[t.name]; t.vitals == nil {
+			t.vitals = &vitals{}
+		}
+		// An ejection by rules that are gone must not stay: nothing would end it.
+		if b.rules == nil && was != nil && was.rules != nil {
+			t.vitals.down.Store(false)
+		}
+	}
+	b.respin()
+	return b, problems
+}
+
+// sameAs compares what was compiled, not what happened since.
+func (b *balancer) sameAs(o *balancer) bool {
+	return b.name == o.name && b.least == o.least && b.hostField == o.hostField && b.rules.equal(o.rules) &&
+		slices.EqualFunc(b.targets, o.targets, func(x, y *target) bool { return x.name == y.name && x.weight == y.weight })
+}
+
+// warn notes what of an upstream is not done as written.
+func (s *Set) warn(u *spec.Upstream) {
+	note := func(format string, args ...any) {
+		s.warnings = append(s.warnings, fmt.Sprintf("upstream %q: ", u.Name)+fmt.Sprintf(format, args...))
+	}
+	switch u.Algorithm {
+	case "", "round-robin", "least-connections":
+	default:
+		note("algorithm %s is not implemented yet; requests are balanced round-robin", u.Algorithm)
+	}
+	if a := u.Healthchecks.Active; a.Healthy.Interval > 0 || a.Unhealthy.Interval > 0 {
+		note("active health checks are not implemented yet; only traffic is judged")
+	}
+	if u.UseSRVName {
+		note("use_srv_name has no effect: SRV records are not looked up")
+	}
+}
+
+// splitTarget reads host[:port]; without a port it is 8000.
+func splitTarget(s string) (host string, port uint16, err error) {
+	host, digits, err := net.SplitHostPort(s)
+	if err != nil {
+		return strings.Trim(s, "[]"), 8000, nil
+	}
+	n, err := strconv.ParseUint(digits, 10, 16)
+	if err != nil || host == "" {
+		return "", 0, fmt.Errorf("expected host[:port], got %q", s)
+	}
+	return host, uint16(n), nil
+}
+
+// newTarget makes a target without vitals.
+func newTarget(name, host string, port uint16, weight int) *target {
+	t := &target{name: name, host: strings.Trim(host, "[]"), port: port, weight: weight, plain: name, secure: name}
+	bare := t.host
+	if strings.Contains(bare, ":") {
+		bare = "[" + bare + "]"
+	}
+	switch port {
+	case 80:
+		t.plain = bare
+	case 443:
+		t.secure = bare
+	}
+	if a, err := netip.ParseAddr(t.host); err == nil {
+		t.addr = netip.AddrPortFrom(a.Unmap(), port)
+	}
+	return t
+}

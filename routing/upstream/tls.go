@@ -1,0 +1,132 @@
+package upstream
+
+import (
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"fmt"
+	"net"
+	"strconv"
+
+	"github.com/keyway-edge/keyway/routing/spec"
+)
+
+// transport is how a cluster speaks TLS, apart from the server's name.
+// Immutable; nil stands for a cluster in clear.
+type transport struct {
+	verify bool
+	depth  int            // most intermediate certificates, -1 for any number
+	roots  *x509.CertPool // nil for the system's
+	client *tls.Certificate
+
+	trustPrint  string
+	clientPrint string
+}
+
+// transport compiles a service's TLS. up is its upstream entity or nil.
+func (in *Inputs) transport(s *spec.Service, up *spec.Upstream) (*transport, error) {
+	if s.Protocol != "https" {
+		return nil, nil
+	}
+	t := &transport{verify: in.Pools.set.VerifyDefault, depth: -1}
+	if s.TLSVerify != nil {
+		t.verify = *s.TLSVerify
+	}
+	if s.TLSVerifyDepth != nil {
+		t.depth = *s.TLSVerifyDepth
+	}
+	t.trustPrint = "unverified"
+	if t.verify {
+		print := "system"
+		if in.Roots != nil {
+			var err error
+			if t.roots, print, err = in.Roots(s.CACertificates); err != nil {
+				return nil, fmt.Errorf("ca_certificates: %w", err)
+			}
+		} else if len(s.CACertificates) > 0 {
+			return nil, fmt.Errorf("ca_certificates: no certificates are available here")
+		}
+		t.trustPrint = print + "/" + strconv.Itoa(t.depth)
+	}
+	id := s.ClientCertificate
+	if id == "" && up != nil {
+		id = up.ClientCertificate
+	}
+	if id == "" {
+		return t, nil
+	}
+	if in.ClientCertificate == nil {
+		return nil, fmt.Errorf("client_certificate: no certificates are available here")
+	}
+	bundle, err := in.ClientCertificate(id)
+	if err != nil {
+		return nil, fmt.Errorf("client_certificate: %w", err)
+	}
+	if t.client, err = bundle.TLS(); err != nil {
+		return nil, fmt.Errorf("client_certificate: %w", err)
+	}
+	sum := sha256.New()
+	for _, der := range t.client.Certificate {
+		sum.Write(der)
+	}
+	t.clientPrint = hex.EncodeToString(sum.Sum(nil))
+	return t, nil
+}
+
+// config is the TLS configuration of one identity, made once and never changed.
+func (t *transport) config(s *stack) *tls.Config {
+	c := &tls.Config{
+		ServerName:         s.id.server,
+		RootCAs:            t.roots,
+		InsecureSkipVerify: !t.verify, //nolint:gosec // the service's tls_verify says so
+		MinVersion:         tls.VersionTLS12,
+		NextProtos:         []string{"http/1.1"},
+		ClientSessionCache: sessions{s.pools.sessions, s.id.key()},
+	}
+	if t.client != nil {
+		// The certificate is shown to whoever asks for one: the default choice by
+		// the server's list of names would send none where the list is incomplete.
+		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return t.client, nil }
+	}
+	if t.verify && t.depth >= 0 {
+		c.VerifyConnection = func(st tls.ConnectionState) error {
+			for _, chain := range st.VerifiedChains {
+				if len(chain)-2 <= t.depth {
+					return nil
+				}
+			}
+			return fmt.Errorf("tls_verify_depth: expected at most %d intermediate certificates; raise the depth or shorten the chain", t.depth)
+		}
+	}
+	return c
+}
+
+// key writes an identity so that no two are written alike.
+func (id identity) key() string {
+	return fmt.Sprintf("%v %q %q %q ", id.addr, id.server, id.trust, id.client)
+}
+
+// sessions keeps TLS sessions of one identity apart from all others: a session
+// carries what was verified when it was made.
+type sessions struct {
+	all      tls.ClientSessionCache
+	identity string
+}
+
+// Get answers the session of a server of this identity.
+func (s sessions) Get(key string) (*tls.ClientSessionState, bool) { return s.all.Get(s.identity + key) }
+
+// Put keeps a session, nil to forget it.
+func (s sessions) Put(key string, st *tls.ClientSessionState) { s.all.Put(s.identity+key, st) }
+
+// serverName is the name in host, which may carry a port.
+func serverName(host string) string {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		return name
+	}
+	if len(host) > 1 && host[0] == '[' && host[len(host)-1] == ']' {
+		return host[1 : len(host)-1]
+	}
+	return host
+}
