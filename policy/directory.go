@@ -9,10 +9,14 @@ import (
 type Directory struct {
 	byID     map[string]*spec.Consumer
 	byName   map[string]*spec.Consumer
-	keys     map[string]Key
+	keys     *keyring
 	groups   map[string][]string
 	problems spec.Problems
 }
+
+// keyring holds the keys themselves. It is behind a pointer, so that a Directory
+// that is printed prints an address.
+type keyring struct{ byKey map[string]Key }
 
 // Key is an API key that is in force.
 type Key struct {
@@ -32,7 +36,7 @@ func NewDirectory(doc *spec.Document, set *secrets.Set) *Directory {
 	d := &Directory{
 		byID:   make(map[string]*spec.Consumer, len(doc.Consumers)),
 		byName: make(map[string]*spec.Consumer, len(doc.Consumers)),
-		keys:   make(map[string]Key, len(doc.KeyAuths)),
+		keys:   &keyring{make(map[string]Key, len(doc.KeyAuths))},
 		groups: make(map[string][]string),
 	}
 	for _, c := range doc.Consumers {
@@ -71,7 +75,16 @@ func (d *Directory) addKey(k *spec.KeyAuth, set *secrets.Set) {
 		}
 		value, version = c.Value, c.Version
 	}
-	d.keys[string(value.Reveal())] = Key{
+	if _, taken := d.keys.byKey[string(value.Reveal())]; taken {
+		// Why the later one stays out, in the order of the document: who a key opens
+		// for must not depend on which was fetched first.
+		d.problems = append(d.problems, &spec.Problem{
+			Pos: k.Pos, Entity: "keyauth_credentials", ID: k.ID, Field: "key", Reason: spec.ReasonDuplicate,
+			Message: "its key is another credential's too: expected a key of its own; until it has one it opens nothing",
+		})
+		return
+	}
+	d.keys.byKey[string(value.Reveal())] = Key{
 		Credential: k, Consumer: consumer, Version: version,
 		identity: &Identity{Plugin: "key-auth", ID: k.ID, Version: version},
 	}
@@ -87,7 +100,7 @@ func (d *Directory) Consumer(idOrUsername string) *spec.Consumer {
 
 // Key finds who an API key belongs to.
 func (d *Directory) Key(key string) (Key, bool) {
-	k, ok := d.keys[key]
+	k, ok := d.keys.byKey[key]
 	return k, ok
 }
 
