@@ -93,7 +93,7 @@ func (b *body) Read(p []byte) (int, error) {
 func (b *body) load() (io.Reader, error) {
 	text, err := io.ReadAll(io.LimitReader(b.src, bodyLimit+1))
 	if err != nil {
-		return nil, err //nolint:wrapcheck // the engine judges the upstream's own error
+		return nil, err // the engine judges the upstream's own error
 	}
 	if len(text) <= bodyLimit {
 		return bytes.NewReader(b.members.change(text)), nil
@@ -107,7 +107,7 @@ func (b *body) load() (io.Reader, error) {
 // Close closes the upstream's body.
 func (b *body) Close() error {
 	if closer, ok := b.src.(io.Closer); ok {
-		return closer.Close() //nolint:wrapcheck // this reader adds nothing to it
+		return closer.Close() // this reader adds nothing to it
 	}
 	return nil
 }
