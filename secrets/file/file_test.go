@@ -1,0 +1,226 @@
+package file_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/keyway-edge/keyway/secrets"
+	"github.com/keyway-edge/keyway/secrets/file"
+	"github.com/keyway-edge/keyway/secrets/secrettest"
+)
+
+func write(t *testing.T, name, content string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	// Replaced as careful writers do.
+	if err := os.WriteFile(name+".tmp", []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(name+".tmp", name); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestContract(t *testing.T) {
+	secrettest.Contract(t, func(t *testing.T) secrettest.Subject {
+		root := t.TempDir()
+		return secrettest.Subject{
+			Source: file.New(file.Config{Root: root}),
+			Put:    func(t *testing.T, name, value string) { write(t, filepath.Join(root, name), value) },
+			Remove: func(t *testing.T, name string) {
+				if err := os.Remove(filepath.Join(root, name)); err != nil {
+					t.Fatal(err)
+				}
+			},
+		}
+	})
+}
+
+// swap makes a new generation of a kubelet mount: a folder of files, and then the
+// link ..data by rename.
+func swap(t *testing.T, mount, generation string, files map[string]string) {
+	t.Helper()
+	for name, content := range files {
+		write(t, filepath.Join(mount, generation, name), content)
+		if err := os.Symlink("..data/"+name, filepath.Join(mount, name)); err != nil && !errors.Is(err, os.ErrExist) {
+			t.Fatal(err)
+		}
+	}
+	old, _ := os.Readlink(filepath.Join(mount, "..data"))
+	if err := os.Symlink(generation, filepath.Join(mount, "..tmp")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(filepath.Join(mount, "..tmp"), filepath.Join(mount, "..data")); err != nil {
+		t.Fatal(err)
+	}
+	if old != "" {
+		if err := os.RemoveAll(filepath.Join(mount, old)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestKubeletMountIsReadAsOneGeneration(t *testing.T) {
+	root := t.TempDir()
+	mount := filepath.Join(root, "tls")
+	pair := func(n int) map[string]string {
+		return map[string]string{"tls.crt": fmt.Sprint("crt ", n), "tls.key": fmt.Sprint("key ", n)}
+	}
+	swap(t, mount, "..gen0", pair(0))
+	s := file.New(file.Config{Root: root})
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for n := 1; ; n++ {
+			select {
+			case <-stop:
+				return
+			default:
+				swap(t, mount, fmt.Sprint("..gen", n), pair(n))
+			}
+		}
+	}()
+	seen, moved := make(map[string]bool), 0
+	for range 500 {
+		l, err := s.Fetch(t.Context(), secrets.Request{Resource: "tls"})
+		if err != nil {
+			// Every try met a swap: an error is right, and rare even at this pace.
+			if moved++; moved > 25 {
+				t.Fatal(err)
+			}
+			continue
+		}
+		var a, b int
+		if _, err := fmt.Sscanf(string(l.Value.Reveal()), `{"tls.crt":"crt %d","tls.key":"key %d"}`, &a, &b); err != nil || a != b {
+			t.Fatalf("read %s", l.Value.Reveal())
+		}
+		seen[l.Version] = true
+	}
+	close(stop)
+	<-stopped
+	if len(seen) < 3 {
+		t.Errorf("only %d generations seen; the test shows nothing", len(seen))
+	}
+}
+
+func TestWhatAReferenceNames(t *testing.T) {
+	root := t.TempDir()
+	write(t, filepath.Join(root, "plain"), "line\r\n")
+	write(t, filepath.Join(root, "creds.json"), `{"user":"ann"}`)
+	write(t, filepath.Join(root, "db", "user"), "bob\n\n")
+	write(t, filepath.Join(root, "db", "binary"), "\xff\xfe")
+	write(t, filepath.Join(root, "archive", "cert2"), "cert")
+	for link, to := range map[string]string{"db/cert": "../archive/cert2", "db/dangling": "nowhere", "escape": "/etc/passwd", "up": "../../etc/passwd"} {
+		if err := os.Symlink(to, filepath.Join(root, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b := secrets.NewBroker(secrets.Config{
+		Openers: map[string]secrets.Opener{"file": file.Open},
+		Vaults:  []secrets.Vault{{Name: "file", Kind: "file", Config: map[string]any{"root": root, "ttl": 10}}},
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); _ = b.Run(ctx) }()
+	defer func() { cancel(); <-done }()
+	f := func(text, want, reason string) {
+		t.Helper()
+		ref, err := secrets.ParseRef(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wait, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		c := b.Resolve(wait, secrets.Plan{Refs: []secrets.Ref{ref}}).Get(ref)
+		if string(c.Value.Reveal()) != want || !strings.Contains(c.Reason, reason) || (reason == "") != (c.State == secrets.Active) {
+			t.Errorf("%s: %s %q because %q; expected %q because %q", text, c.State, c.Value.Reveal(), c.Reason, want, reason)
+		}
+	}
+	f("{vault://file/plain}", "line", "")
+	f("{vault://file/plain?trim=false}", "line\r\n", "")
+	f("{vault://file/plain?root=/}", "", "option root is unknown")
+	f("{vault://file/creds.json/user}", "ann", "")
+	f("{vault://file/db/user}", "bob\n", "")
+	f("{vault://file/db/user/}", "bob\n", "")
+	f("{vault://file/db%2Fuser}", "bob\n", "")
+	f("{vault://file/db/cert}", "cert", "")
+	f("{vault://file/db/binary}", "", "subfield binary not found")
+	f("{vault://file/db%2Fbinary}", "\xff\xfe", "")
+	f("{vault://file/db/none}", "", "subfield none not found")
+	f("{vault://file/none}", "", "no such secret")
+	f("{vault://file/escape}", "", "escapes")
+	f("{vault://file/up}", "", "escapes")
+	f("{vault://file/..%2F..%2Fetc%2Fpasswd}", "", "escapes")
+}
+
+func TestOddFilesAreRefused(t *testing.T) {
+	root := t.TempDir()
+	if err := syscall.Mkfifo(filepath.Join(root, "pipe"), 0o600); err != nil {
+		t.Skip(err)
+	}
+	write(t, filepath.Join(root, "big"), strings.Repeat("x", file.Limit+1))
+	write(t, filepath.Join(root, "most"), strings.Repeat("x", file.Limit))
+	s := file.New(file.Config{Root: root})
+	f := func(name, want string) {
+		t.Helper()
+		if _, err := s.Fetch(t.Context(), secrets.Request{Resource: name}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v; expected %q", name, err, want)
+		}
+	}
+	f("pipe", "expected a regular file")
+	f("big", "larger than")
+	if _, err := s.Fetch(t.Context(), secrets.Request{Resource: "most"}); err != nil {
+		t.Error(err)
+	}
+	write(t, filepath.Join(root, "half", "a"), strings.Repeat("x", file.Limit/2))
+	write(t, filepath.Join(root, "half", "b"), strings.Repeat("x", file.Limit/2+1))
+	f("half", "holds more than")
+}
+
+func TestFolderThatComesLaterIsHinted(t *testing.T) {
+	root := filepath.Join(t.TempDir(), "not", "yet")
+	s := file.New(file.Config{Root: root})
+	if _, err := s.Fetch(t.Context(), secrets.Request{Resource: "x"}); !errors.Is(err, secrets.ErrNotFound) {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	<-s.Changed() // the one at the start
+	write(t, filepath.Join(root, "x"), "here")
+	select {
+	case <-s.Changed():
+	case <-time.After(10 * time.Second):
+		t.Error("no hint of a root that came later")
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestParse(t *testing.T) {
+	if c, err := file.Parse(map[string]any{"root": "/run/secrets", "trim": false}); err != nil || c != (file.Config{Root: "/run/secrets", Keep: true}) {
+		t.Errorf("%+v, %v", c, err)
+	}
+	f := func(field string, config map[string]any) {
+		t.Helper()
+		if _, err := file.Open(config); err == nil || !strings.HasPrefix(err.Error(), "config."+field+": ") {
+			t.Errorf("%v is %v", config, err)
+		}
+	}
+	f("root", nil)
+	f("root", map[string]any{"root": "relative"})
+	f("root", map[string]any{"root": 7})
+	f("trim", map[string]any{"root": "/", "trim": "yes"})
+	f("path", map[string]any{"root": "/", "path": "x"})
+}
