@@ -52,7 +52,7 @@ func (t *transformer) changeMethod(c *policy.Context) *policy.Reply {
 		return nil
 	}
 	req := &c.X.Request
-	req.Method = t.method
+	*t.client.Of(c), req.Method = req.Method, t.method
 	switch t.method {
 	case http.MethodGet, http.MethodHead, http.MethodTrace:
 	default:
@@ -69,6 +69,21 @@ func (t *transformer) changeMethod(c *policy.Context) *policy.Reply {
 	query.list = append(query.list, parseArgs(string(body)).list...)
 	setArgs(c, query)
 	return nil
+}
+
+// restoreMethod gives the request its own method back before the response is sent:
+// whether a body follows a head is settled between the client and the gateway by
+// the method that the client used. A response to HEAD has no body to give to a
+// client that sent something else.
+func (t *transformer) restoreMethod(c *policy.Context) {
+	method := *t.client.Of(c)
+	if method == "" {
+		return // answered before this plugin's turn
+	}
+	c.X.Request.Method = method
+	if r := &c.X.Response; r.FromUpstream && t.method == http.MethodHead && method != http.MethodHead {
+		r.Body, r.Length = nil, 0
+	}
 }
 
 // changeQuery changes the query. One that nothing applies to keeps its spelling.

@@ -25,7 +25,11 @@ func Kind() policy.Kind {
 			if len(problems) > 0 {
 				return policy.Instance{}, fmt.Errorf("compiling request-transformer: %s: %s", problems[0].Field, problems[0].Message)
 			}
-			return policy.Instance{Access: t.access}, nil
+			instance := policy.Instance{Access: t.access}
+			if t.method != "" {
+				instance.Header = t.restoreMethod
+			}
+			return instance, nil
 		},
 	}
 }
@@ -51,8 +55,9 @@ func schema() []spec.Schema {
 
 // transformer is a compiled config. Immutable.
 type transformer struct {
-	method string    // "" to keep it
-	uri    *template // nil to keep it
+	method string               // "" to keep it
+	client policy.State[string] // the method that the client used
+	uri    *template            // nil to keep it
 
 	headers, query, body section
 	templates            []*template // those of the sections' values, by op.slot
@@ -91,6 +96,7 @@ func verify(config map[string]any) []spec.FieldError {
 func compile(config map[string]any) (*transformer, []spec.FieldError) {
 	c := &compiler{t: new(transformer)}
 	c.t.method, _ = config["http_method"].(string)
+	c.t.client = policy.NewState[string]()
 	for _, action := range []string{"remove", "rename", "replace", "add", "append"} {
 		record, _ := config[action].(map[string]any)
 		for _, part := range []string{"headers", "querystring", "body"} {

@@ -235,6 +235,31 @@ func TestFormBecomesQueryOfGET(t *testing.T) {
 	}
 }
 
+func TestResponseIsForTheMethodOfTheClient(t *testing.T) {
+	f := func(client, sent string, length int64, wantLength int64) {
+		t.Helper()
+		instance, _ := vectortest.Compile(t, Kind(), nil, `{"http_method":"`+sent+`"}`)
+		c := vectortest.NewContext(client, "/", "h")
+		instance.Header(c)
+		if c.X.Request.Method != client {
+			t.Errorf("%s before its turn became %s", client, c.X.Request.Method)
+		}
+		instance.Access(c)
+		if c.X.Request.Method != sent {
+			t.Errorf("%s was sent as %s, not %s", client, c.X.Request.Method, sent)
+		}
+		c.X.Response = exchange.Response{Status: 200, Length: length, FromUpstream: true}
+		instance.Header(c)
+		if c.X.Request.Method != client || c.X.Response.Length != wantLength {
+			t.Errorf("%s sent as %s: answered as to %s, length %d", client, sent, c.X.Request.Method, c.X.Response.Length)
+		}
+	}
+	f("HEAD", "GET", 5, 5)
+	f("GET", "HEAD", 5, 0)
+	f("HEAD", "HEAD", 5, 5)
+	f("PUT", "POST", 5, 5)
+}
+
 func TestLiteralFieldsAllocateLittle(t *testing.T) {
 	instance, _ := vectortest.Compile(t, Kind(), nil, `{"add":{"headers":["x-a:1"]},"remove":{"headers":["x-b"]},"replace":{"headers":["x-c:2"]}}`)
 	c := vectortest.NewContext("GET", "/x?q=1", "h")
