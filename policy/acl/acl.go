@@ -15,7 +15,12 @@ import (
 // Name is the plugin's name in documents.
 const Name = "acl"
 
-const groupsField = "X-Consumer-Groups"
+const (
+	groupsField = "X-Consumer-Groups"
+	// authenticatedField is where upstreams look for groups that an authentication
+	// plugin found elsewhere. No plugin here finds any, so what is there is forged.
+	authenticatedField = "X-Authenticated-Groups"
+)
 
 // Kind is the plugin.
 func Kind() policy.Kind {
@@ -69,6 +74,7 @@ func (conf *config) access(c *policy.Context) *policy.Reply {
 		}
 		return policy.ErrorReply(http.StatusForbidden, "You cannot consume this service")
 	}
+	c.X.Request.Fields.Del(authenticatedField)
 	if conf.HideGroups {
 		// Why: what the client wrote there would pass for what this plugin found.
 		c.X.Request.Fields.Del(groupsField)

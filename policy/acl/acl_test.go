@@ -14,6 +14,7 @@ import (
 func send(ch *policy.Chain, doc *spec.Document, username string, anonymous bool) string {
 	c := vectortest.NewContext("GET", "/", "")
 	c.X.Request.Fields.Add("x-consumer-groups", "forged")
+	c.X.Request.Fields.Add("x-authenticated-groups", "forged")
 	if username != "" {
 		identity := &policy.Identity{ID: "k"}
 		if anonymous {
@@ -23,6 +24,9 @@ func send(ch *policy.Chain, doc *spec.Document, username string, anonymous bool)
 	}
 	if reply := ch.Access(c); reply != nil {
 		return fmt.Sprintf("%d %s", reply.Status, reply.Message)
+	}
+	if c.X.Request.Fields.Has("X-Authenticated-Groups") {
+		return "forged groups go upstream"
 	}
 	groups, told := c.X.Request.Fields.Lookup("X-Consumer-Groups")
 	return fmt.Sprintf("%q %v", groups, told)
