@@ -2,6 +2,7 @@ package requesttransformer
 
 import (
 	"errors"
+	"io"
 	"net/http"
 	"strings"
 
@@ -82,6 +83,9 @@ func (t *transformer) restoreMethod(c *policy.Context) {
 	}
 	c.X.Request.Method = method
 	if r := &c.X.Response; r.FromUpstream && t.method == http.MethodHead && method != http.MethodHead {
+		if closer, ok := r.Body.(io.Closer); ok {
+			_ = closer.Close() // nothing is left to read there
+		}
 		r.Body, r.Length = nil, 0
 	}
 }
