@@ -260,6 +260,9 @@ func TestConnectionsAreReused(t *testing.T) {
 		if status, body := g.do(x, &Outgoing{URI: path, HostDefault: true, Buffered: i%3 == 0}); status != 200 || body != "PUT "+path+" body" {
 			t.Fatal(status, body)
 		}
+		if x.Response.Close {
+			t.Fatalf("request %d was sent whole and its client's connection is to be closed", i)
+		}
 		if x.UpstreamReused != (i > 0) {
 			t.Fatalf("request %d: reused is %v", i, x.UpstreamReused)
 		}

@@ -148,6 +148,9 @@ func (k *call) accept(head string) *fault {
 		return nil
 	}
 	r.FromUpstream = true
+	if k.upload != nil && !k.upload.ended() {
+		r.Close = true // the client's body may never be read to its end
+	}
 	// After an upgrade was asked for, either side may have gone on in the other protocol.
 	k.reusable = !k.framing.Close && x.Request.Upgrade == "" && k.broken == nil
 	k.reader.Reset(k, &k.framing, &r.Trailer)

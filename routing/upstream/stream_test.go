@@ -63,6 +63,9 @@ func TestEarlyResponse(t *testing.T) {
 	if status, body := g.do(x, &Outgoing{HostDefault: true}); status != 413 || body != "big" {
 		t.Fatal(status, body)
 	}
+	if !x.Response.Close {
+		t.Error("the engine was not told that the body is left over")
+	}
 	select {
 	case <-b.stop:
 	default:

@@ -40,6 +40,19 @@ func (u *upload) over() bool {
 	}
 }
 
+// ended says the same of a moment when the target answers. A target that has
+// the whole request may do so before the write of its last bytes has returned
+// here: that is waited for.
+func (u *upload) ended() bool {
+	if !u.over() && u.last.Load() {
+		select {
+		case <-u.done:
+		case <-time.After(patience):
+		}
+	}
+	return u.over()
+}
+
 // run sends the body. When it can't, it closes the connection, unless the
 // target may still be saying why it takes no more.
 func (u *upload) run() {
@@ -123,15 +136,7 @@ func (u *upload) clientFault(err error) *fault {
 // stop ends an upload that is still going, and waits for it. The connection is
 // not usable afterwards.
 func (u *upload) stop(r *exchange.Request) {
-	if u.last.Load() {
-		// A target that has the whole request may answer before the write of its
-		// last bytes has returned here.
-		select {
-		case <-u.done:
-		case <-time.After(patience):
-		}
-	}
-	if u.over() {
+	if u.ended() {
 		return
 	}
 	u.stopping.Store(true)
