@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"io"
 	"net"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -11,16 +12,16 @@ import (
 	"github.com/keyway-edge/keyway/routing/spec"
 )
 
-// echoing serves responses of 1 KiB on one goroutine a connection, allocating
+// echoing serves responses of size bytes on one goroutine a connection, allocating
 // nothing itself, so that what is measured is this package and the kernel.
-func echoing(tb testing.TB) string {
+func echoing(tb testing.TB, size int) string {
 	tb.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { l.Close() })
-	answer := []byte("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 1024\r\n\r\n" + strings.Repeat("x", 1024))
+	answer := []byte("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: " + strconv.Itoa(size) + "\r\n\r\n" + strings.Repeat("x", size))
 	go func() {
 		for {
 			c, err := l.Accept()
@@ -51,11 +52,12 @@ type rider struct {
 	out     Outgoing
 	cluster *Cluster
 	buf     []byte
+	size    int
 }
 
-func newRider(tb testing.TB) *rider {
+func newRider(tb testing.TB, size int) *rider {
 	tb.Helper()
-	d := document(at(echoing(tb), 100))
+	d := document(at(echoing(tb, size), 100))
 	d.Upstreams[0].Healthchecks = spec.Healthchecks{}
 	pools := NewPools(Settings{})
 	tb.Cleanup(pools.Close)
@@ -63,7 +65,7 @@ func newRider(tb testing.TB) *rider {
 	if len(problems) > 0 {
 		tb.Fatal(problems)
 	}
-	r := &rider{cluster: s.Cluster("s"), buf: make([]byte, 16<<10)}
+	r := &rider{cluster: s.Cluster("s"), buf: make([]byte, 32<<10), size: size}
 	r.x.Ctx = tb.Context()
 	r.x.Request.Method, r.x.Request.Body = "GET", exchange.NoBody
 	fields := &exchange.Fields{}
@@ -93,13 +95,13 @@ func (r *rider) ride(tb testing.TB) {
 			tb.Fatal(err)
 		}
 	}
-	if n != 1024 {
+	if n != r.size {
 		tb.Fatalf("got %d bytes", n)
 	}
 }
 
 func TestSteadyStateAllocatesLittle(t *testing.T) {
-	r := newRider(t)
+	r := newRider(t, 1024)
 	r.ride(t)
 	if n := testing.AllocsPerRun(200, func() { r.ride(t) }); n > 2 && !raced {
 		t.Errorf("%v allocations a request, want at most 2: the head and the call", n)
@@ -107,17 +109,21 @@ func TestSteadyStateAllocatesLittle(t *testing.T) {
 }
 
 func BenchmarkDo(b *testing.B) {
-	r := newRider(b)
-	b.ReportAllocs()
-	for b.Loop() {
-		r.ride(b)
+	for name, size := range map[string]int{"1KiB": 1 << 10, "100KiB": 100 << 10} {
+		b.Run(name, func(b *testing.B) {
+			r := newRider(b, size)
+			b.ReportAllocs()
+			for b.Loop() {
+				r.ride(b)
+			}
+		})
 	}
 }
 
 // BenchmarkBareSocket is the floor under BenchmarkDo: the same bytes with
 // nothing but a write and a read.
 func BenchmarkBareSocket(b *testing.B) {
-	c, err := net.Dial("tcp", echoing(b))
+	c, err := net.Dial("tcp", echoing(b, 1024))
 	if err != nil {
 		b.Fatal(err)
 	}

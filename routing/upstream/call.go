@@ -30,9 +30,10 @@ type call struct {
 	broken   *fault // writing failed: what is read now is the target's last word
 
 	framing  wire.Framing
-	reader   wire.Body
-	reusable bool  // the connection may serve again once the body is read
-	end      error // what Read answers when there is nothing more
+	chunks   wire.Body // reads a chunked body
+	left     int64     // bytes to come of another one; -1 when the connection's end ends it
+	reusable bool      // the connection may serve again once the body is read
+	end      error     // what Read answers when there is nothing more
 
 	watching bool        // the end of x.Ctx closes the connection
 	watched  bool        // the client is watched too

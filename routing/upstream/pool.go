@@ -117,6 +117,10 @@ func (p *Pools) Stats() Stats {
 	return Stats{len(p.stacks), int(p.idle.Load())}
 }
 
+// maxIdentities bounds what clients can make this node remember: with a preserved
+// Host, the name in an origin's handshake is the client's to choose.
+const maxIdentities = 16 << 10
+
 // stack answers the pool of an identity, a new one if need be.
 func (p *Pools) stack(id identity) *stack {
 	p.mu.Lock()
@@ -124,8 +128,9 @@ func (p *Pools) stack(id identity) *stack {
 	s := p.stacks[id]
 	if s == nil {
 		s = &stack{pools: p, id: id, used: time.Now()}
-		s.retired.Store(p.closed)
-		if !p.closed {
+		if p.closed || len(p.stacks) >= maxIdentities {
+			s.retired.Store(true) // its connections serve one request each
+		} else {
 			p.stacks[id] = s
 		}
 	}

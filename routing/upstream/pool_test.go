@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -90,6 +91,22 @@ func TestIdleConnectionsAreBounded(t *testing.T) {
 	p.Close()
 	if p.Stats() != (Stats{}) {
 		t.Errorf("after Close: %+v", p.Stats())
+	}
+}
+
+func TestIdentitiesAreBounded(t *testing.T) {
+	p := NewPools(Settings{})
+	for i := range maxIdentities {
+		p.stack(identity{server: strconv.Itoa(i)})
+	}
+	s := p.stack(identity{server: "one more"})
+	c, n := parked(s)
+	s.put(c, time.Now())
+	if !n.closed() || p.Stats().Identities != maxIdentities {
+		t.Errorf("%+v", p.Stats())
+	}
+	if p.stack(identity{server: "7"}).retired.Load() {
+		t.Error("a known identity lost its pool")
 	}
 }
 

@@ -153,8 +153,10 @@ func (k *call) accept(head string) *fault {
 	}
 	// After an upgrade was asked for, either side may have gone on in the other protocol.
 	k.reusable = !k.framing.Close && x.Request.Upgrade == "" && k.broken == nil
-	k.reader.Reset(k, &k.framing, &r.Trailer)
-	if k.reader.Done() {
+	k.left = k.framing.Length
+	if k.framing.Chunked {
+		k.chunks.Reset(k, &k.framing, &r.Trailer)
+	} else if k.left == 0 {
 		r.Body = nil
 		k.release(k.reusable)
 		return nil

@@ -19,9 +19,9 @@ func (k *call) Read(p []byte) (int, error) {
 		}
 		return 0, k.end
 	}
-	n, err := k.reader.Read(p)
+	n, err := k.readOnce(p)
 	switch {
-	case err == nil && !k.reader.Done():
+	case err == nil && !k.done():
 		return n, nil
 	case err == nil || errors.Is(err, io.EOF):
 		k.end = io.EOF
@@ -36,11 +36,43 @@ func (k *call) Read(p []byte) (int, error) {
 	return 0, k.end
 }
 
+// done says that the whole body was read, as far as that is known.
+func (k *call) done() bool {
+	if k.framing.Chunked {
+		return k.chunks.Done()
+	}
+	return k.left == 0
+}
+
+// readOnce reads once. A body without chunks goes straight from the socket to the
+// reader, never beyond its end: what is behind it stays where quiet looks.
+func (k *call) readOnce(p []byte) (n int, err error) {
+	if k.framing.Chunked {
+		return k.chunks.Read(p)
+	}
+	if k.left >= 0 && int64(len(p)) > k.left {
+		p = p[:k.left]
+	}
+	if c := k.conn; c.r < c.w {
+		n = copy(p, c.buf[c.r:c.w])
+		c.r += n
+	} else {
+		n, err = k.read(p)
+	}
+	if k.left > 0 {
+		k.left -= int64(n)
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+	}
+	return n, err
+}
+
 // Close ends the exchange. A body that was not read to its end takes its
 // connection with it.
 func (k *call) Close() error {
 	if k.conn != nil {
-		k.release(k.reusable && k.reader.Done())
+		k.release(k.reusable && k.done())
 	}
 	return nil
 }
