@@ -74,7 +74,7 @@ func (u *upload) send() *fault {
 	chunked := b.length < 0
 	for {
 		if u.stopping.Load() {
-			return &fault{kind: faultBroken, err: errors.New("the response was over before the request"), sent: true}
+			return stopped()
 		}
 		b.touched = true
 		n, err := src.Read(buf[front : len(buf)-back])
@@ -98,6 +98,9 @@ func (u *upload) send() *fault {
 			continue
 		}
 		if !errors.Is(err, io.EOF) {
+			if u.stopping.Load() {
+				return stopped() // the read failed because it was told to
+			}
 			return u.clientFault(err)
 		}
 		if !chunked && sent < b.length {
@@ -106,6 +109,10 @@ func (u *upload) send() *fault {
 		return u.finish(buf[:0], chunked)
 	}
 }
+
+func stopped() *fault { return &fault{kind: faultBroken, err: errStopped, sent: true} }
+
+var errStopped = errors.New("the exchange was over before the request was sent")
 
 // finish sends what ends a chunked body.
 func (u *upload) finish(buf []byte, chunked bool) *fault {
