@@ -1,0 +1,192 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keyway-edge/keyway/edge/control"
+	"github.com/keyway-edge/keyway/edge/telemetry"
+	"github.com/keyway-edge/keyway/routing"
+	"github.com/keyway-edge/keyway/routing/provide/file"
+	"github.com/keyway-edge/keyway/routing/spec"
+)
+
+// quiet ends the program with a status and prints nothing more.
+func quiet(status int) error { return &exitError{status, fmt.Errorf("")} }
+
+func (c *cli) validateCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "validate FILE...", Short: "Check documents and list every problem", Args: cobra.MinimumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			problems, err := validate(args)
+			if err != nil {
+				return err
+			}
+			list := make([]telemetry.Problem, 0, len(problems))
+			for _, p := range problems {
+				list = append(list, telemetry.ProblemOf(p))
+			}
+			if c.asJSON {
+				if err := c.print(map[string]any{"valid": len(list) == 0, "problems": list}, "", nil); err != nil {
+					return err
+				}
+			} else if len(list) == 0 {
+				fmt.Fprintf(c.out, "%s: valid\n", strings.Join(args, ", "))
+			} else {
+				for _, p := range problems {
+					fmt.Fprintln(c.out, p.Error())
+				}
+				fmt.Fprintf(c.out, "%d problems\n", len(problems))
+			}
+			if len(list) > 0 {
+				return quiet(exitFailed)
+			}
+			return nil
+		},
+	}
+}
+
+// validate loads documents and compiles what can be compiled without a node.
+func validate(paths []string) (spec.Problems, error) {
+	sources, err := file.Read(paths)
+	if err != nil {
+		return nil, err
+	}
+	doc, problems := spec.Load(sources, schemas())
+	if len(problems) > 0 {
+		return problems, nil
+	}
+	_, problems = routing.Compile(nil, doc)
+	return problems, nil
+}
+
+// node makes a client of the running node.
+func (c *cli) node() (*control.Client, error) {
+	s, err := c.settings()
+	if err != nil {
+		return nil, err
+	}
+	return control.Dial(s.DataDir), nil
+}
+
+func (c *cli) reloadCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "reload", Short: "Make the running node read its documents and credentials again", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			n, err := c.node()
+			if err != nil {
+				return err
+			}
+			var answer struct {
+				Problems []string `json:"problems"`
+			}
+			if err := n.Post(cmd.Context(), "reload", nil, &answer); err != nil {
+				return err
+			}
+			if c.asJSON {
+				return c.print(answer, "", nil)
+			}
+			for _, p := range answer.Problems {
+				fmt.Fprintln(c.out, p)
+			}
+			if len(answer.Problems) > 0 {
+				fmt.Fprintln(c.out, "nothing was changed: what served before keeps serving")
+				return quiet(exitFailed)
+			}
+			fmt.Fprintln(c.out, "reloaded")
+			return nil
+		},
+	}
+	c.settingFlags(cmd, "data_dir")
+	return cmd
+}
+
+func (c *cli) certsCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "certs", Short: "Show the certificates of the running node"}
+	fetch := func(cmd *cobra.Command) ([]certFacts, error) {
+		n, err := c.node()
+		if err != nil {
+			return nil, err
+		}
+		var all []certFacts
+		return all, n.Get(cmd.Context(), "certificates", &all)
+	}
+	list := &cobra.Command{
+		Use: "list", Short: "List every certificate with its state", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			all, err := fetch(cmd)
+			if err != nil {
+				return err
+			}
+			return c.print(all, "NAME VERSION STATE KEY NOT-AFTER LEFT SOURCE", func(add func(...string)) {
+				for _, f := range all {
+					for _, b := range f.Bundles {
+						add(f.Name, fmt.Sprint(f.Version), f.State, b.KeyType, b.NotAfter.Format(time.RFC3339), left(b.NotAfter), f.Source)
+					}
+					if len(f.Bundles) == 0 {
+						add(f.Name, "-", f.State, "-", "-", "-", f.Source)
+					}
+				}
+			})
+		},
+	}
+	show := &cobra.Command{
+		Use: "show NAME", Short: "Show one certificate whole: names, chain, history, refusal", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			all, err := fetch(cmd)
+			if err != nil {
+				return err
+			}
+			for _, f := range all {
+				if f.Name == args[0] || f.ID == args[0] || contains(f.Names, args[0]) {
+					return c.showCert(f)
+				}
+			}
+			return fmt.Errorf("no certificate is called %q; `keyway certs list` shows all", args[0])
+		},
+	}
+	c.settingFlags(list, "data_dir")
+	c.settingFlags(show, "data_dir")
+	cmd.AddCommand(list, show)
+	return cmd
+}
+
+func (c *cli) showCert(f certFacts) error {
+	return c.print(f, "FIELD VALUE", func(add func(...string)) {
+		add("name", f.Name)
+		add("id", f.ID)
+		add("state", f.State)
+		add("version", fmt.Sprint(f.Version))
+		add("source", f.Source)
+		add("bound to", strings.Join(f.Names, ", "))
+		add("since", f.Since.Format(time.RFC3339))
+		for _, b := range f.Bundles {
+			add(b.KeyType+" names", strings.Join(b.Names, ", "))
+			add(b.KeyType+" serial", b.Serial)
+			add(b.KeyType+" issuer", b.Issuer)
+			add(b.KeyType+" valid", b.NotBefore.Format(time.RFC3339)+" to "+b.NotAfter.Format(time.RFC3339)+" ("+left(b.NotAfter)+" left)")
+			add(b.KeyType+" sha256", b.Fingerprint)
+		}
+		for _, w := range f.Warnings {
+			add("warning", w)
+		}
+		if f.Refused != "" {
+			add("refused", f.Refused)
+		}
+	})
+}
+
+// left renders the time until t in days or hours.
+func left(t time.Time) string {
+	d := time.Until(t)
+	switch {
+	case d < 0:
+		return "expired"
+	case d > 48*time.Hour:
+		return fmt.Sprintf("%dd", int(d.Hours()/24))
+	}
+	return d.Truncate(time.Minute).String()
+}

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+)
+
+// maxEcho is how much of a request body the echo answers with.
+const maxEcho = 64 << 10
+
+// echo is the built-in upstream of development mode: it answers with what it got.
+func echo(address string) task {
+	return task{"echo upstream", func(ctx context.Context) error {
+		var lc net.ListenConfig
+		l, err := lc.Listen(ctx, "tcp", address)
+		if err != nil {
+			return fmt.Errorf("listening on %s: %w; set echo_listen to another address or to off", address, err)
+		}
+		return serveHTTP(ctx, l, http.HandlerFunc(answerEcho))
+	}}
+}
+
+func answerEcho(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(io.LimitReader(r.Body, maxEcho))
+	if err != nil {
+		http.Error(w, "the request body broke off", http.StatusBadRequest)
+		return
+	}
+	out, err := json.MarshalIndent(map[string]any{
+		"message": "hello from the upstream", "method": r.Method, "path": r.URL.Path, "query": r.URL.RawQuery,
+		"host": r.Host, "headers": r.Header, "body": string(body),
+	}, "", "  ")
+	if err != nil {
+		http.Error(w, "rendering the echo failed", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(append(out, '\n'))
+}
+
+// serveHTTP serves a small internal endpoint until ctx ends. It is not the data plane.
+func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
+	srv := &http.Server{
+		Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second,
+		WriteTimeout: time.Minute, IdleTimeout: 75 * time.Second, MaxHeaderBytes: 32 << 10,
+	}
+	done := make(chan error, 1)
+	go func() { done <- srv.Serve(l) }()
+	select {
+	case err := <-done:
+		return fmt.Errorf("serving %s: %w", l.Addr(), err)
+	case <-ctx.Done():
+	}
+	// Requests in flight here are short; what is left after a second is cut.
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	if srv.Shutdown(grace) != nil {
+		_ = srv.Close()
+	}
+	<-done
+	return nil
+}

@@ -1,0 +1,219 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keyway-edge/keyway/edge"
+	"github.com/keyway-edge/keyway/edge/control"
+	"github.com/keyway-edge/keyway/edge/exchange"
+	"github.com/keyway-edge/keyway/routing"
+)
+
+// explanation is what would become of a request, and why.
+type explanation struct {
+	Generation  uint64            `json:"generation"`
+	Certificate certificateChoice `json:"certificate"`
+	Path        string            `json:"normalised_path"`
+	Refused     string            `json:"refused,omitempty"`
+	Route       string            `json:"route,omitempty"`
+	Service     string            `json:"service,omitempty"`
+	UpstreamURI string            `json:"upstream_path,omitempty"`
+	Targets     []string          `json:"targets,omitempty"`
+	Plugins     []pluginStep      `json:"plugins,omitempty"`
+	Closed      string            `json:"closed,omitempty"`
+	Candidates  []candidate       `json:"candidates"`
+}
+
+type certificateChoice struct {
+	Name    string `json:"name,omitempty"`
+	Pattern string `json:"pattern,omitempty"`
+	Policy  string `json:"policy,omitempty"`
+	Why     string `json:"why"`
+}
+
+type pluginStep struct {
+	Plugin string `json:"plugin"`
+	ID     string `json:"id"`
+	Scope  string `json:"scope"`
+}
+
+type candidate struct {
+	Route   string   `json:"route"`
+	Paths   []string `json:"paths,omitempty"`
+	Matches bool     `json:"matches"`
+	Reason  string   `json:"reason"`
+}
+
+// explain answers a question about a snapshot.
+func explain(s *edge.Snapshot, config *edge.Config, q control.Question) (*explanation, error) {
+	if s == nil {
+		return nil, errors.New("the node has no configuration yet")
+	}
+	u, err := url.Parse(q.URL)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return nil, fmt.Errorf("%q is not an absolute http or https URL", q.URL)
+	}
+	var fields exchange.Fields
+	for _, h := range q.Headers {
+		name, value, ok := strings.Cut(h, ":")
+		if !ok {
+			return nil, fmt.Errorf("header %q is not Name: value", h)
+		}
+		fields.Add(strings.TrimSpace(name), strings.TrimSpace(value))
+	}
+	sni := q.SNI
+	if _, err := netip.ParseAddr(u.Hostname()); sni == "" && err != nil {
+		sni = u.Hostname()
+	}
+	query := routing.Query{Method: q.Method, Scheme: u.Scheme, Host: u.Host, SNI: sni, Secure: u.Scheme == "https", Fields: &fields, Policy: config.Policy}
+	raw := u.EscapedPath()
+	if raw == "" {
+		raw = "/"
+	}
+	e := &explanation{Generation: s.Generation, Candidates: []candidate{}}
+	if query.Secure {
+		e.Certificate = chooseCertificate(s, config, sni)
+	} else {
+		e.Certificate.Why = "the request is in clear"
+	}
+	var m routing.Match
+	found, refused := s.Table.Find(config.Policy, raw, &query, &m)
+	e.Path = query.Path
+	if refused != nil {
+		e.Refused = "400: " + refused.Error()
+		return e, nil
+	}
+	for _, c := range s.Table.Explain(&query) {
+		e.Candidates = append(e.Candidates, candidate{nameOr(c.Route.Spec.Name, c.Route.Spec.ID), c.Paths, c.Matches, c.Reason})
+	}
+	if !found {
+		e.Refused = "404: no route matched"
+		return e, nil
+	}
+	e.routed(s, &m, config, query.Secure, raw)
+	return e, nil
+}
+
+func nameOr(name, id string) string {
+	if name != "" {
+		return name
+	}
+	return id
+}
+
+// routed fills in what the route found leads to.
+func (e *explanation) routed(s *edge.Snapshot, m *routing.Match, config *edge.Config, secure bool, raw string) {
+	to := s.Routed(m.Route)
+	e.Route = nameOr(to.Route.Name, to.Route.ID)
+	path := ""
+	if to.Service != nil {
+		e.Service = nameOr(to.Service.Name, to.Service.ID)
+		path = to.Service.Path
+		for _, h := range s.Upstreams.Health() {
+			if h.Upstream == to.Service.Host {
+				e.Targets = append(e.Targets, fmt.Sprintf("%s weight %d %s", h.Target, h.Weight, h.State))
+			}
+		}
+		if len(e.Targets) == 0 {
+			e.Targets = []string{fmt.Sprintf("%s:%d", to.Service.Host, to.Service.Port)}
+		}
+	}
+	e.UpstreamURI = m.UpstreamPath(path, m.Route.Policy(config.Policy), raw)
+	for _, step := range to.Chain.Names(secure) {
+		e.Plugins = append(e.Plugins, pluginStep{step.Plugin, step.ID, step.Scope})
+	}
+	if to.Closed != nil {
+		e.Closed = to.Closed.Error()
+	}
+}
+
+// chooseCertificate says which certificate a handshake for a name shows.
+func chooseCertificate(s *edge.Snapshot, config *edge.Config, sni string) certificateChoice {
+	m := s.Certs.Find(sni)
+	c := certificateChoice{Pattern: m.Pattern, Policy: "default"}
+	if m.Policy != nil {
+		c.Policy = m.Policy.Name
+	}
+	switch {
+	case m.Slot != nil && len(m.Slot.Active) > 0:
+		c.Name = fmt.Sprintf("%s@%d", m.Slot.Name, m.Slot.Version)
+		c.Why = "the name is bound to it"
+		if m.Pattern == "" {
+			c.Why = "no name matches, and it is the default"
+		}
+	case config.Development:
+		c.Why = "no certificate is bound to the name: the development CA issues one for configured names"
+	default:
+		c.Why = "no certificate is bound to the name and there is no default: the handshake ends with unrecognized_name"
+	}
+	return c
+}
+
+func (c *cli) explainCommand() *cobra.Command {
+	q := control.Question{Method: "GET"}
+	cmd := &cobra.Command{
+		Use: "explain URL", Short: "Say which certificate, route, plugins and targets a request would meet, and why", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			q.URL = args[0]
+			n, err := c.node()
+			if err != nil {
+				return err
+			}
+			var e explanation
+			if err := n.Post(cmd.Context(), "explain", q, &e); err != nil {
+				return err
+			}
+			return c.printExplanation(&e)
+		},
+	}
+	cmd.Flags().StringVar(&q.Method, "method", q.Method, "request method")
+	cmd.Flags().StringVar(&q.SNI, "sni", "", "server name of the handshake (default the URL's host)")
+	cmd.Flags().StringArrayVar(&q.Headers, "header", nil, "request header, Name: value (repeatable)")
+	c.settingFlags(cmd, "data_dir")
+	return cmd
+}
+
+func (c *cli) printExplanation(e *explanation) error {
+	if c.asJSON {
+		return c.print(e, "", nil)
+	}
+	err := c.print(e, "WHAT ANSWER", func(add func(...string)) {
+		add("certificate", orDash(e.Certificate.Name)+" ("+e.Certificate.Why+"; policy "+orDash(e.Certificate.Policy)+")")
+		add("path", e.Path)
+		if e.Refused != "" {
+			add("refused", e.Refused)
+		}
+		add("route", orDash(e.Route))
+		add("service", orDash(e.Service))
+		add("upstream path", orDash(e.UpstreamURI))
+		add("targets", orDash(strings.Join(e.Targets, ", ")))
+		for i, p := range e.Plugins {
+			add(fmt.Sprintf("plugin %d", i+1), p.Plugin+" ("+p.Scope+")")
+		}
+		if e.Closed != "" {
+			add("closed", "503: "+e.Closed)
+		}
+	})
+	if err != nil || len(e.Candidates) == 0 {
+		return err
+	}
+	fmt.Fprintln(c.out)
+	return c.print(e, "CANDIDATE PATHS MATCHES WHY", func(add func(...string)) {
+		for _, x := range e.Candidates {
+			add(x.Route, orDash(strings.Join(x.Paths, " ")), fmt.Sprint(x.Matches), x.Reason)
+		}
+	})
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}

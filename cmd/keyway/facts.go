@@ -1,0 +1,75 @@
+package main
+
+import (
+	"slices"
+	"time"
+
+	"github.com/keyway-edge/keyway/certs"
+	"github.com/keyway-edge/keyway/edge"
+)
+
+// certFacts is what commands show of one certificate; no key is in it.
+type certFacts struct {
+	ID       string        `json:"id"`
+	Name     string        `json:"name"`
+	State    string        `json:"state"`
+	Version  int           `json:"version"`
+	Source   string        `json:"source"`
+	Names    []string      `json:"names"` // SNIs bound to it
+	Since    time.Time     `json:"since"`
+	Bundles  []bundleFacts `json:"bundles"`
+	Warnings []string      `json:"warnings,omitempty"`
+	Refused  string        `json:"refused,omitempty"`
+}
+
+type bundleFacts struct {
+	KeyType     string    `json:"key_type"`
+	Serial      string    `json:"serial"`
+	Issuer      string    `json:"issuer"`
+	Names       []string  `json:"names"`
+	NotBefore   time.Time `json:"not_before"`
+	NotAfter    time.Time `json:"not_after"`
+	Fingerprint string    `json:"sha256"`
+}
+
+// certificateFacts lists every certificate of a snapshot.
+func certificateFacts(s *edge.Snapshot, now time.Time) []certFacts {
+	list := []certFacts{}
+	if s == nil {
+		return list
+	}
+	bound := map[string][]string{}
+	for _, n := range s.Document.SNIs {
+		bound[n.Certificate] = append(bound[n.Certificate], n.Name)
+	}
+	s.Slots(func(id string, slot *certs.Slot) bool {
+		f := certFacts{ID: id, Name: slot.Name, State: "active", Version: slot.Version, Source: slot.Source, Names: slices.Sorted(slices.Values(bound[id])), Since: slot.Since, Warnings: slot.Warnings}
+		for _, b := range slot.Active {
+			f.Bundles = append(f.Bundles, bundleFacts{b.KeyType, b.Serial, b.Issuer, b.DNSNames, b.NotBefore, b.NotAfter, b.Fingerprint})
+			if now.After(b.NotAfter) {
+				f.State = "expired"
+			}
+		}
+		if len(slot.Active) == 0 {
+			f.State = "missing"
+		}
+		if slot.Refused != nil {
+			f.Refused = slot.Refused.Error()
+		}
+		list = append(list, f)
+		return true
+	})
+	return list
+}
+
+// secretFacts is what commands show of one credential; its value is not in it.
+type secretFacts struct {
+	Reference string    `json:"reference"`
+	State     string    `json:"state"`
+	Version   int       `json:"version"`
+	Source    string    `json:"source"`
+	Fetched   time.Time `json:"fetched"`
+	NextLook  time.Time `json:"next_look"`
+	NotAfter  time.Time `json:"not_after,omitzero"`
+	Reason    string    `json:"reason,omitempty"`
+}

@@ -1,0 +1,316 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	_ "embed"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/keyway-edge/keyway/certs"
+	"github.com/keyway-edge/keyway/certs/devca"
+	"github.com/keyway-edge/keyway/edge"
+	"github.com/keyway-edge/keyway/edge/control"
+	"github.com/keyway-edge/keyway/edge/exchange/wire"
+	"github.com/keyway-edge/keyway/edge/http1"
+	"github.com/keyway-edge/keyway/edge/http2"
+	"github.com/keyway-edge/keyway/edge/telemetry"
+	"github.com/keyway-edge/keyway/policy"
+	"github.com/keyway-edge/keyway/routing/provide/file"
+	"github.com/keyway-edge/keyway/routing/spec"
+	"github.com/keyway-edge/keyway/routing/upstream"
+	"github.com/keyway-edge/keyway/secrets"
+)
+
+//go:embed starter.yaml
+var starter string
+
+// node is one running gateway, wired.
+type node struct {
+	settings  *settings
+	config    *edge.Config
+	log       *slog.Logger
+	out       io.Writer
+	documents *file.Provider
+	broker    *secrets.Broker
+	vaults    *vaults
+	publisher *edge.Publisher
+	telemetry *telemetry.Telemetry
+	access    *telemetry.AccessLog
+	pools     *upstream.Pools
+	tickets   *certs.Tickets
+	server    *edge.Server
+	term      *edge.Terminator
+	draining  atomic.Bool
+}
+
+// newNode wires a node. It opens files and listeners and starts nothing else.
+func newNode(ctx context.Context, s *settings, log *slog.Logger, out io.Writer) (*node, error) {
+	n := &node{settings: s, log: log, out: out}
+	n.config = &edge.Config{
+		Version: version, NodeID: s.NodeID, Policy: s.RequestPolicy, TrustedIPs: s.TrustedIPs,
+		RealIPHeader: s.RealIPHeader, RealIPRecursive: s.RealIPRecursive, Headers: s.Headers,
+		HeadersUpstream: s.HeadersUpstream, AllowDebugHeader: s.AllowDebugHeader, Development: s.development(),
+	}
+	if s.NodeID == "" {
+		id, err := nodeID(s.DataDir)
+		if err != nil {
+			return nil, err
+		}
+		n.config.NodeID = id
+	}
+	if err := n.stores(); err != nil {
+		return nil, err
+	}
+	if err := n.credentials(); err != nil {
+		return nil, err
+	}
+	n.provider()
+	if err := n.edge(); err != nil {
+		return nil, err
+	}
+	if err := n.listen(ctx); err != nil {
+		return nil, err
+	}
+	return n, nil
+}
+
+// development says whether the development CA is on.
+func (s *settings) development() bool {
+	return s.Development == "on" || s.Development == "auto" && len(s.Documents) == 0
+}
+
+// stores opens the ledger and the access log.
+func (n *node) stores() error {
+	var err error
+	switch n.settings.AccessLog {
+	case "off":
+	case "stdout":
+		n.access = telemetry.NewAccessLog(n.out, n.settings.AccessLogSample)
+	default:
+		if n.access, err = telemetry.OpenAccessLog(n.settings.AccessLog, n.settings.AccessLogSample); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// provider makes the provider of documents.
+func (n *node) provider() {
+	var extra []spec.Source
+	if len(n.settings.Documents) == 0 {
+		text := strings.ReplaceAll(starter, "@ECHO@", n.settings.EchoListen)
+		extra = append(extra, spec.Source{Name: "starter.yaml", Data: []byte(text)})
+	}
+	n.documents = file.New(n.settings.Documents, extra, schemas(), func(problems spec.Problems) {
+		n.telemetry.BuildFailed()
+		for _, p := range problems {
+			n.log.Error("document refused", slog.String("problem", p.Error()))
+		}
+		n.log.Error("nothing was changed: what served before keeps serving", slog.Int("problems", len(problems)))
+	})
+}
+
+// edge makes the data path.
+func (n *node) edge() error {
+	s := n.settings
+	n.telemetry = telemetry.New(telemetry.Options{
+		Version: version, NodeID: n.config.NodeID, Access: n.access, Log: n.log,
+		Current: func() *edge.Snapshot { return n.publisher.Current() },
+	})
+	groups, err := curves(s.TLSCurves)
+	if err != nil {
+		return err
+	}
+	n.pools = upstream.NewPools(upstream.Settings{
+		PoolSize: s.UpstreamPool, MaxRequests: s.UpstreamRequests, IdleTimeout: s.UpstreamIdle, VerifyDefault: s.UpstreamVerify,
+		SpoolDir: filepath.Join(s.DataDir, "spool"),
+	})
+	n.tickets = certs.NewTickets()
+	base := certs.Base{NextProtos: []string{"h2", "http/1.1"}, Tickets: n.tickets, Curves: groups}
+	builder := &edge.Builder{
+		Config: n.config, Kinds: plugins(), Pools: n.pools,
+		Env: policy.Env{
+			Shared: sharedState(), Metrics: n.telemetry, Log: n.log,
+			Node: policy.NodeInfo{ID: n.config.NodeID, Version: version, Token: n.config.Token()},
+		},
+	}
+	if builder.DefaultCert, builder.DefaultKey, err = n.vaults.defaultPair(s); err != nil {
+		return err
+	}
+	n.publisher = edge.NewPublisher(builder, n.documents, n.broker, n.telemetry, n.vaults.plan, n.log)
+	var dev edge.DevIssuer
+	if n.config.Development {
+		ca, err := devca.Open(s.DataDir)
+		if err != nil {
+			return fmt.Errorf("opening the development CA: %w", err)
+		}
+		dev = ca
+	}
+	n.term = edge.NewTerminator(n.publisher, n.config, base, dev)
+	return nil
+}
+
+// listen makes the engines and opens the listeners of the proxy.
+func (n *node) listen(ctx context.Context) error {
+	s := n.settings
+	handler := edge.NewHandler(n.config, n.publisher, n.telemetry, n.log)
+	h2, err := http2.New(handler, http2.Settings{
+		MaxStreams: uint32(s.HTTP2Streams), HeaderList: s.HeaderLimit, Target: s.TargetLimit, Fields: s.FieldLimit,
+		Idle: s.IdleTimeout, BodyIdle: s.BodyIdle, WriteStall: s.WriteStall, MaxBody: s.BodyLimit,
+	}, n.log)
+	if err != nil {
+		return fmt.Errorf("making the HTTP/2 engine: %w", err)
+	}
+	h1 := newHTTP1(handler, s)
+	n.server = &edge.Server{
+		Endpoints: n.endpoints(), Config: n.config, Terminator: n.term, HTTP1: h1, HTTP2: h2, Observer: n.telemetry,
+		Log: n.log, HandshakeTimeout: s.HandshakeTimeout, Grace: s.Grace, MaxConns: s.MaxConnections,
+	}
+	return n.server.Listen(ctx)
+}
+
+func (n *node) endpoints() []edge.Endpoint {
+	var all []edge.Endpoint
+	add := func(name string, addresses []string, secure bool) {
+		for _, a := range addresses {
+			all = append(all, edge.Endpoint{Name: name, Address: a, TLS: secure, Policy: n.settings.ListenerPolicies[a]})
+		}
+	}
+	add("proxy", n.settings.ProxyListen, false)
+	add("proxy-tls", n.settings.ProxyTLSListen, true)
+	return all
+}
+
+// run runs every part until a signal or a failure, drains, and says why it ended.
+func (n *node) run(ctx context.Context) error {
+	stop, forced, release := signals(ctx)
+	defer release()
+	// The parts that requests in flight need outlive the listeners.
+	background, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	support := make(chan error, 1)
+	go func() { support <- runTasks(background, n.supportTasks()) }()
+	n.documents.Load()
+	front := append(n.frontTasks(forced), task{"support", func(ctx context.Context) error {
+		select {
+		case err := <-support:
+			support <- nil
+			return err
+		case <-ctx.Done():
+			return nil
+		}
+	}})
+	err := runTasks(stop, front)
+	n.log.Info("stopping", slog.Any("cause", context.Cause(stop)))
+	end()
+	if e := <-support; err == nil {
+		err = e
+	}
+	if n.access != nil {
+		err = errors.Join(err, n.access.Flush())
+	}
+	select {
+	case <-forced:
+		return &exitError{exitForced, errors.New("stopped at once by a second signal")}
+	default:
+	}
+	switch {
+	case errors.Is(err, edge.ErrCut):
+		return &exitError{exitCut, err}
+	case err != nil:
+		return &exitError{exitFailed, err}
+	}
+	n.log.Info("stopped, nothing was lost")
+	return nil
+}
+
+// supportTasks are what requests in flight rely on; they end last.
+func (n *node) supportTasks() []task {
+	tasks := []task{
+		{"credential broker", n.broker.Run},
+		{"documents", n.documents.Run},
+		{"publisher", n.publisher.Run},
+		{"upstream pools", n.pools.Run},
+		{"session ticket keys", n.tickets.Run},
+		{"control socket", control.New(n.settings.DataDir, (*controlled)(n)).Run},
+	}
+	if n.access != nil {
+		tasks = append(tasks, task{"access log", n.access.Run})
+	}
+	if len(n.settings.Documents) == 0 && n.settings.EchoListen != "off" {
+		tasks = append(tasks, echo(n.settings.EchoListen))
+	}
+	return append(tasks, n.sideListeners()...)
+}
+
+// frontTasks are what a signal ends first.
+func (n *node) frontTasks(forced <-chan struct{}) []task {
+	return []task{
+		{"listeners", func(ctx context.Context) error { return n.server.Run(ctx, forced) }},
+		{"readiness", func(ctx context.Context) error {
+			if waitFor(ctx, n.publisher.Ready(), time.Minute) {
+				n.banner()
+			}
+			<-ctx.Done()
+			n.draining.Store(true)
+			return nil
+		}},
+		{"SIGHUP", onSignal(syscall.SIGHUP, func(context.Context) {
+			n.log.Info("reloading")
+			n.documents.Refresh()
+			n.broker.Refresh()
+		})},
+		{"SIGUSR1", onSignal(syscall.SIGUSR1, func(context.Context) {
+			if n.access != nil {
+				if err := n.access.Reopen(); err != nil {
+					n.log.Error("reopening the access log failed", slog.Any("error", err))
+				}
+			}
+		})},
+	}
+}
+
+// nodeID reads this node's id, or makes and keeps one.
+func nodeID(dir string) (string, error) {
+	path := filepath.Join(dir, "node-id")
+	if data, err := os.ReadFile(path); err == nil && len(strings.TrimSpace(string(data))) == 36 {
+		return strings.TrimSpace(string(data)), nil
+	}
+	id := newUUID()
+	if err := os.WriteFile(path, []byte(id+"\n"), 0o600); err != nil {
+		return "", fmt.Errorf("keeping the node's id: %w", err)
+	}
+	return id, nil
+}
+
+// curves reads the names of key exchange groups.
+func curves(names []string) ([]tls.CurveID, error) {
+	known := map[string]tls.CurveID{"X25519MLKEM768": tls.X25519MLKEM768, "X25519": tls.X25519, "P256": tls.CurveP256, "P384": tls.CurveP384, "P521": tls.CurveP521}
+	var list []tls.CurveID
+	for _, name := range names {
+		id, ok := known[name]
+		if !ok {
+			return nil, fmt.Errorf("%q is no group that this node knows", name)
+		}
+		list = append(list, id)
+	}
+	return list, nil
+}
+
+// newHTTP1 makes the HTTP/1.1 engine.
+func newHTTP1(h *edge.Handler, s *settings) *http1.Server {
+	return &http1.Server{
+		Handler: h, Limits: wire.Limits{Head: s.HeaderLimit, Line: s.LineLimit, Fields: s.FieldLimit, Target: s.TargetLimit},
+		HeadTimeout: s.HeaderTimeout, BodyIdle: s.BodyIdle, MinRate: s.MinBodyRate, WriteStall: s.WriteStall,
+		Idle: s.IdleTimeout, MaxRequests: s.KeepaliveMax, MaxBody: s.BodyLimit,
+	}
+}

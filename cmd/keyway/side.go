@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/keyway-edge/keyway/certs/devca"
+	"github.com/keyway-edge/keyway/edge"
+	"github.com/keyway-edge/keyway/edge/admin"
+	"github.com/keyway-edge/keyway/edge/control"
+	"github.com/keyway-edge/keyway/edge/telemetry"
+)
+
+// sideListeners are what listens beside the proxy: status, admin, manager.
+func (n *node) sideListeners() []task {
+	status := n.telemetry.StatusHandler(n)
+	facts := admin.Handler(n.adminFacts, status)
+	page := admin.Page(func() any { return n.telemetry.Status(n) })
+	var tasks []task
+	add := func(name string, addresses []string, h http.Handler, secure bool) {
+		for _, a := range addresses {
+			tasks = append(tasks, task{name + " " + a, func(ctx context.Context) error { return n.side(ctx, name, a, h, secure) }})
+		}
+	}
+	s := n.settings
+	add("status", s.StatusListen, status, false)
+	add("status-tls", s.StatusTLSListen, status, true)
+	add("admin", s.AdminListen, facts, false)
+	add("admin-tls", s.AdminTLSListen, facts, true)
+	add("manager", s.ManagerListen, page, false)
+	return tasks
+}
+
+// side serves one of them. Their certificates are the default slot's, through the
+// same callbacks as the proxy's: what swaps there swaps here.
+func (n *node) side(ctx context.Context, name, address string, h http.Handler, secure bool) error {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", address)
+	if err != nil {
+		return fmt.Errorf("listening on %s for %s: %w", address, name, err)
+	}
+	if secure {
+		l = tls.NewListener(edge.TrackListener(l), n.term.Config())
+	}
+	return serveHTTP(ctx, l, h)
+}
+
+// adminFacts is what GET / of the admin listener answers.
+func (n *node) adminFacts() admin.Facts {
+	f := admin.Facts{Version: version, NodeID: n.config.NodeID, Plugins: map[string]bool{}, Tagline: "Welcome to keyway"}
+	for _, k := range plugins() {
+		f.Plugins[k.Schema.Name] = true
+	}
+	if s := n.publisher.Current(); s != nil {
+		f.Document = s.Document
+	}
+	return f
+}
+
+// NotReady lists what keeps the node from being ready.
+func (n *node) NotReady() []string {
+	var why []string
+	if n.draining.Load() {
+		why = append(why, "draining: the node is stopping")
+	}
+	if n.publisher.Current() == nil {
+		why = append(why, "no configuration available: no document was loaded yet")
+	}
+	return why
+}
+
+// Rejected lists the faults of documents that were not taken.
+func (n *node) Rejected() []telemetry.Problem {
+	_, problems := n.documents.Current()
+	list := make([]telemetry.Problem, 0, len(problems))
+	for _, p := range problems {
+		list = append(list, telemetry.ProblemOf(p))
+	}
+	return list
+}
+
+// controlled is the node as the control socket sees it.
+type controlled node
+
+// Facts answers what needs no question.
+func (c *controlled) Facts() control.Facts {
+	n := (*node)(c)
+	list := []secretFacts{}
+	for _, x := range n.broker.List() {
+		list = append(list, secretFacts{x.Ref.String(), string(x.State), x.Version, x.Source, x.Fetched, x.NextLook, x.NotAfter, x.Reason})
+	}
+	return control.Facts{Status: n.telemetry.Status(n), Certificates: certificateFacts(n.publisher.Current(), time.Now()), Secrets: list}
+}
+
+// Explain says what would become of a request.
+func (c *controlled) Explain(q control.Question) (any, error) {
+	n := (*node)(c)
+	return explain(n.publisher.Current(), n.config, q)
+}
+
+// Reload makes the node look at its documents and credentials again.
+func (c *controlled) Reload(context.Context) []string {
+	n := (*node)(c)
+	n.broker.Refresh()
+	n.documents.Refresh()
+	lines := []string{}
+	for _, p := range n.documents.Load() {
+		lines = append(lines, p.Error())
+	}
+	return lines
+}
+
+// banner says what the node serves and, in development, what to try.
+func (n *node) banner() {
+	if n.config.Development {
+		n.log.Warn("DEVELOPMENT MODE: certificates come from a development CA in the data folder; do not use it for anything that matters")
+	}
+	n.log.Info("serving", slog.Any("proxy", n.settings.ProxyListen), slog.Any("proxy_tls", n.settings.ProxyTLSListen), slog.Any("status", n.settings.StatusListen), slog.String("data_dir", n.settings.DataDir))
+	if len(n.settings.Documents) > 0 || len(n.settings.ProxyTLSListen) == 0 {
+		return
+	}
+	secure := local(n.settings.ProxyTLSListen[0])
+	ca := filepath.Join(n.settings.DataDir, devca.CertName)
+	lines := []string{
+		"", "Keyway " + version + " is serving its starter document. Try:", "",
+		"  curl --cacert " + ca + " https://" + secure + "/echo",
+		"  curl --cacert " + ca + " -H 'apikey: demo-key' https://" + secure + "/orders/1",
+	}
+	if len(n.settings.StatusListen) > 0 {
+		lines = append(lines, "  curl http://"+n.settings.StatusListen[0]+"/status")
+	}
+	fmt.Fprintln(n.out, strings.Join(append(lines, ""), "\n"))
+}
+
+// local is an address as a client of the same machine writes it.
+func local(address string) string {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return address
+	}
+	if host == "" || host == "0.0.0.0" || host == "::" || host == "127.0.0.1" {
+		host = "localhost"
+	}
+	return net.JoinHostPort(host, port)
+}
+
+// newUUID makes a random UUID (RFC 9562, version 4).
+func newUUID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails: crypto/rand ends the program instead
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}

@@ -1,0 +1,277 @@
+package edge
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/keyway-edge/keyway/certs"
+	"github.com/keyway-edge/keyway/policy"
+	"github.com/keyway-edge/keyway/routing"
+	"github.com/keyway-edge/keyway/routing/spec"
+	"github.com/keyway-edge/keyway/routing/upstream"
+	"github.com/keyway-edge/keyway/secrets"
+)
+
+// Builder holds what every build needs and no build changes.
+type Builder struct {
+	Config *Config
+	Kinds  []policy.Kind
+	Env    policy.Env // Secret and Directory are filled anew by each build
+	Pools  *upstream.Pools
+	// DefaultCert and DefaultKey are the default slot's pair; zero for none.
+	DefaultCert, DefaultKey spec.Secret
+}
+
+// Inputs is what a snapshot is made of.
+type Inputs struct {
+	Document *spec.Document
+	Set      *secrets.Set
+	Now      time.Time
+}
+
+// build is one run of Build.
+type build struct {
+	*Builder
+	prev, next *Snapshot
+	in         Inputs
+	report     *Report
+}
+
+// Build makes the next snapshot from the previous one (nil at first), reusing
+// from it whatever did not change. It is a function of its arguments: it starts
+// nothing and publishes nothing. A part that fails is quarantined closed and
+// listed in the snapshot's Problems; the rest is served.
+func (b *Builder) Build(prev *Snapshot, in Inputs) (*Snapshot, *Report) {
+	next := &Snapshot{Generation: 1, Built: in.Now, Document: in.Document, Set: in.Set}
+	if prev != nil {
+		next.Generation = prev.Generation + 1
+	}
+	w := &build{Builder: b, prev: prev, next: next, in: in, report: &Report{}}
+	w.certificates()
+	w.tlsPolicies()
+	w.index()
+	w.upstreams()
+	w.routes()
+	w.chains()
+	w.compare()
+	return next, w.report
+}
+
+func (w *build) problem(p ...*spec.Problem) {
+	w.next.Problems = append(w.next.Problems, p...)
+}
+
+// secret answers the value of a field that may be a reference, with the
+// credential it came from (nil for a literal), or why there is none.
+func (w *build) secret(s spec.Secret) (secrets.Value, *secrets.Credential, string) {
+	if s.Ref.IsZero() {
+		return s.Value, nil, ""
+	}
+	c := w.in.Set.Get(s.Ref)
+	switch {
+	case c == nil:
+		return secrets.Value{}, nil, "reference " + s.Ref.String() + " was never fetched"
+	case len(c.Value.Reveal()) == 0:
+		return secrets.Value{}, c, "reference " + s.Ref.String() + " has no value: " + c.Reason
+	}
+	return c.Value, c, ""
+}
+
+// certificates advances every certificate's slot.
+func (w *build) certificates() {
+	doc := w.in.Document
+	names := make(map[string][]string, len(doc.Certificates))
+	for _, s := range doc.SNIs {
+		names[s.Certificate] = append(names[s.Certificate], s.Name)
+	}
+	w.next.slots = make(map[string]*certs.Slot, len(doc.Certificates))
+	for _, c := range doc.Certificates {
+		cand := certs.Candidate{Name: slotName(c, names[c.ID]), Source: "document", Names: names[c.ID]}
+		if !w.pair(&cand, c, "cert", "key", c.Cert, c.Key) || !w.pair(&cand, c, "cert_alt", "key_alt", c.CertAlt, c.KeyAlt) {
+			w.keepSlot(c)
+			continue
+		}
+		w.next.slots[c.ID] = w.advance(w.prevSlot(c.ID), cand, c)
+	}
+	if w.DefaultCert.IsZero() {
+		return
+	}
+	cand := certs.Candidate{Name: "default", Source: "settings"}
+	var prev *certs.Slot
+	if w.prev != nil {
+		prev = w.prev.def
+	}
+	w.next.def = prev
+	if w.pair(&cand, nil, "tls_cert", "tls_key", w.DefaultCert, w.DefaultKey) {
+		w.next.def = w.advance(prev, cand, nil)
+	}
+}
+
+// pair adds a certificate and its key to a candidate. It answers false, with the
+// problem listed, when one of them has no value.
+func (w *build) pair(cand *certs.Candidate, c *spec.Certificate, certField, keyField string, cert, key spec.Secret) bool {
+	if cert.IsZero() && key.IsZero() {
+		return true
+	}
+	cv, cc, why := w.secret(cert)
+	field := certField
+	var kc *secrets.Credential
+	var kv secrets.Value
+	if why == "" {
+		field = keyField
+		kv, kc, why = w.secret(key)
+	}
+	if why != "" {
+		p := &spec.Problem{Entity: "certificates", Name: cand.Name, Field: field, Reason: spec.ReasonCredential, Message: why}
+		if c != nil {
+			p.ID, p.Pos = c.ID, c.Pos
+		}
+		w.problem(p)
+		return false
+	}
+	cand.Pairs = append(cand.Pairs, certs.Pair{Cert: cv, Key: kv})
+	for _, x := range []*secrets.Credential{cc, kc} {
+		if x != nil {
+			cand.Source = x.Source
+			cand.Modified = later(cand.Modified, x.Modified)
+		}
+	}
+	return true
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+func (w *build) prevSlot(id string) *certs.Slot {
+	if w.prev == nil {
+		return nil
+	}
+	return w.prev.slots[id]
+}
+
+// keepSlot keeps what served before for a certificate whose source has no value now.
+func (w *build) keepSlot(c *spec.Certificate) {
+	if s := w.prevSlot(c.ID); s != nil {
+		w.next.slots[c.ID] = s
+	}
+}
+
+// advance stages a candidate and notes the outcome.
+func (w *build) advance(prev *certs.Slot, cand certs.Candidate, c *spec.Certificate) *certs.Slot {
+	slot, outcome := certs.Advance(prev, cand, w.in.Now)
+	w.report.certificate(prev, slot, cand, outcome)
+	if slot.Refused != nil {
+		p := &spec.Problem{Entity: "certificates", Name: cand.Name, Field: "cert", Reason: spec.ReasonCredential, Message: "new version refused: " + slot.Refused.Error()}
+		if c != nil {
+			p.ID, p.Pos = c.ID, c.Pos
+		}
+		w.problem(p)
+	}
+	return slot
+}
+
+// slotName is what logs and metrics call a certificate: its first name, else its id.
+func slotName(c *spec.Certificate, names []string) string {
+	if len(names) > 0 {
+		return slices.Min(names)
+	}
+	return c.ID
+}
+
+// tlsPolicies makes the TLS policies and their server configurations.
+func (w *build) tlsPolicies() {
+	w.next.policies = make(map[string]*certs.Policy, len(w.in.Document.TLSPolicies)+1)
+	w.addPolicy("", certs.PolicySpec{Name: "default", MinVersion: "1.2", ClientAuth: "off"}, nil)
+	for _, p := range w.in.Document.TLSPolicies {
+		s := certs.PolicySpec{ID: p.ID, Name: p.Name, MinVersion: p.MinVersion, ClientAuth: p.ClientAuth, VerifyDepth: p.VerifyDepth}
+		for _, id := range p.CACertificates {
+			der, why := w.caDER(id)
+			if why != "" {
+				// A client-auth domain with a CA missing fails closed for its
+				// names: the policy then trusts fewer CAs, never more.
+				w.problem(&spec.Problem{Pos: p.Pos, Entity: "x_keyway_tls_policies", ID: p.ID, Name: p.Name, Field: "ca_certificates", Reason: spec.ReasonCredential, Message: why})
+				continue
+			}
+			s.Roots = append(s.Roots, der...)
+		}
+		w.addPolicy(p.ID, s, p)
+	}
+}
+
+func (w *build) addPolicy(id string, s certs.PolicySpec, p *spec.TLSPolicy) {
+	made, err := certs.NewPolicy(s)
+	if err != nil {
+		w.problem(&spec.Problem{Pos: p.Pos, Entity: "x_keyway_tls_policies", ID: p.ID, Name: p.Name, Reason: spec.ReasonValue, Message: err.Error()})
+		s.ClientAuth, s.Roots = "required", nil
+		made = certs.Closed(s)
+	}
+	if w.prev != nil {
+		if old := w.prev.policies[id]; old != nil && old.Fingerprint == made.Fingerprint {
+			made = old
+		}
+	}
+	w.next.policies[id] = made
+}
+
+// caDER answers the certificates of a CA entity.
+func (w *build) caDER(id string) ([][]byte, string) {
+	i := slices.IndexFunc(w.in.Document.CACertificates, func(c *spec.CACertificate) bool { return c.ID == id })
+	if i < 0 {
+		return nil, "ca_certificate " + id + " does not exist"
+	}
+	v, _, why := w.secret(w.in.Document.CACertificates[i].Cert)
+	if why != "" {
+		return nil, why
+	}
+	der, err := certs.ParseCAs(v.Reveal())
+	if err != nil {
+		return nil, "ca_certificate " + id + ": " + err.Error()
+	}
+	return der, ""
+}
+
+// index makes the look-up from server names to slots and policies.
+func (w *build) index() {
+	doc := w.in.Document
+	bindings := make([]certs.Binding, 0, len(doc.SNIs))
+	for _, s := range doc.SNIs {
+		bindings = append(bindings, certs.Binding{Name: s.Name, Slot: w.next.slots[s.Certificate], Policy: w.next.policies[s.TLSPolicy]})
+	}
+	var prev *certs.Index
+	if w.prev != nil {
+		prev = w.prev.Certs
+	}
+	w.next.Certs = certs.NewIndex(prev, bindings, w.next.def)
+	if !w.Config.Development {
+		return
+	}
+	w.next.devNames = map[string]bool{"localhost": true}
+	for _, r := range doc.Routes {
+		for _, host := range r.Hosts {
+			if h := hostOnly(host); !strings.Contains(h, "*") {
+				w.next.devNames[h] = true
+			}
+		}
+	}
+	for _, s := range doc.SNIs {
+		if !strings.Contains(s.Name, "*") {
+			w.next.devNames[s.Name] = true
+		}
+	}
+}
+
+// routes compiles the router.
+func (w *build) routes() {
+	var prev *routing.Table
+	if w.prev != nil {
+		prev = w.prev.Table
+	}
+	table, problems := routing.Compile(prev, w.in.Document)
+	w.next.Table = table
+	w.problem(problems...)
+}

@@ -1,0 +1,290 @@
+package edge
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/keyway-edge/keyway/edge/exchange"
+	"github.com/keyway-edge/keyway/policy"
+	"github.com/keyway-edge/keyway/routing"
+	"github.com/keyway-edge/keyway/routing/upstream"
+)
+
+// Handler answers exchanges. One serves all listeners and protocols.
+type Handler struct {
+	config    *Config
+	publisher *Publisher
+	observer  Observer
+	log       *slog.Logger
+	via11     string // Via of a request that came by HTTP/1.1, and of every response
+	requests  sync.Pool
+}
+
+// Observer is told of each finished exchange; telemetry implements it. It must
+// not keep the Finished or anything in it.
+type Observer interface {
+	Finished(f *Finished)
+}
+
+// Finished is one exchange after its last byte.
+type Finished struct {
+	X        *exchange.Exchange
+	Context  *policy.Context
+	Snapshot *Snapshot
+	Err      error  // why the exchange broke off, nil if it did not
+	Source   string // who made the response: "service" or "keyway"
+	Reply    *policy.Reply
+}
+
+// NewHandler makes a Handler over what publisher publishes.
+func NewHandler(config *Config, publisher *Publisher, observer Observer, log *slog.Logger) *Handler {
+	h := &Handler{config: config, publisher: publisher, observer: observer, log: log, via11: "1.1 " + config.Token()}
+	h.requests.New = func() any { return new(request) }
+	return h
+}
+
+// request is the handler's state of one exchange, reused.
+type request struct {
+	x       *exchange.Exchange
+	snap    *Snapshot
+	info    *connInfo
+	policy  routing.Policy
+	origin  origin
+	host    string // lower case, without port
+	path    string // as received, without query
+	context policy.Context
+	query   routing.Query
+	match   routing.Match
+	chain   *policy.Chain
+	bind    *binding
+	before  exchange.Fields // upstream fields before Host
+	fields  exchange.Fields // upstream fields after Connection
+	lead    int             // how many of fields are this node's own
+	out     upstream.Outgoing
+	reply   *policy.Reply
+}
+
+// Handle is the life of a request: judge it, match it, run its chain, ask the
+// upstream, finish the response head. The engine sends the body and calls Done.
+func (h *Handler) Handle(x *exchange.Exchange) {
+	r := h.begin(x)
+	defer h.recovered(r)
+	reply := h.judge(r)
+	if reply == nil {
+		reply = h.route(r)
+	}
+	if reply == nil {
+		reply = h.chained(r)
+	}
+	if reply != nil {
+		h.answer(r, reply)
+	}
+	h.finishHead(r)
+}
+
+// begin pins the snapshot that this request will be served with from first to last.
+func (h *Handler) begin(x *exchange.Exchange) *request {
+	r := h.requests.Get().(*request)
+	r.x, r.snap = x, h.publisher.Current()
+	r.info, _ = x.Conn.Policy.(*connInfo)
+	if r.info == nil {
+		r.info = newConnInfo(x.Conn, h.config.Policy)
+	}
+	r.policy = r.info.policy
+	r.path = x.Request.Path
+	r.host = hostOnly(x.Request.Host)
+	r.origin = h.config.originOf(x)
+	if x.RequestID == "" {
+		x.RequestID = newRequestID()
+	}
+	x.State = r
+	c := &r.context
+	c.X, c.Ctx, c.Now = x, x.Ctx, x.Start
+	c.ClientIP = r.origin.client
+	c.ForwardedProto, c.ForwardedHost = r.origin.proto, r.host
+	c.ForwardedPort = int(x.Conn.Local.Port())
+	return r
+}
+
+// judge refuses what no route may see: a connection whose name's policy is not
+// the Host's, a path that two readers could read differently.
+func (h *Handler) judge(r *request) *policy.Reply {
+	x := r.x
+	if x.Refused != 0 {
+		return policy.ErrorReply(x.Refused, "")
+	}
+	if r.snap == nil {
+		return policy.ErrorReply(http.StatusServiceUnavailable, "no configuration is loaded yet")
+	}
+	r.chain = r.snap.global
+	if r.policy == routing.Strict {
+		tidyStrict(&x.Request.Fields, r.origin.trusted)
+	}
+	if reply := h.misdirected(r); reply != nil {
+		return reply
+	}
+	return nil
+}
+
+// route finds the route and checks that the protocol is one that it speaks.
+func (h *Handler) route(r *request) *policy.Reply {
+	x := r.x
+	r.snap.global.Rewrite(&r.context)
+	q := &r.query
+	*q = routing.Query{
+		Method: x.Request.Method, Scheme: x.Request.Scheme, Host: x.Request.Host, Port: int(x.Conn.Local.Port()),
+		Fields: &x.Request.Fields, Secure: x.Conn.Secure(), Policy: r.policy,
+	}
+	if x.Conn.TLS != nil {
+		q.SNI = x.Conn.TLS.ServerName
+	}
+	found, refused := r.snap.Table.Find(r.policy, x.Request.Path, q, &r.match)
+	if refused != nil {
+		reply := policy.ErrorReply(http.StatusBadRequest, "")
+		reply.Err = refused
+		return reply
+	}
+	if !found {
+		return &policy.Reply{Status: http.StatusNotFound, Message: "no Route matched with those values"}
+	}
+	r.bind = &r.snap.bindings[r.match.Route.Index]
+	r.chain = r.bind.chain
+	r.policy = r.match.Route.Policy(r.policy)
+	c := &r.context
+	c.Route, c.Service, c.Captures = r.match.Route.Spec, r.bind.service, r.match.Captures
+	if reply := r.protocolCheck(); reply != nil {
+		return reply
+	}
+	if r.bind.closed != nil {
+		reply := policy.ErrorReply(http.StatusServiceUnavailable, "")
+		reply.Err = r.bind.closed
+		return reply
+	}
+	return nil
+}
+
+// chained runs the access phase and asks the upstream.
+func (h *Handler) chained(r *request) *policy.Reply {
+	c, x := &r.context, r.x
+	servicePath := ""
+	if r.bind.service != nil {
+		servicePath = r.bind.service.Path
+	}
+	c.UpstreamURI = r.match.UpstreamPath(servicePath, r.policy, x.Request.Path)
+	if reply := r.chain.Access(c); reply != nil {
+		c.LocalReply = reply
+		return reply
+	}
+	if r.bind.service == nil || r.bind.cluster == nil {
+		return &policy.Reply{Status: http.StatusServiceUnavailable, Message: "no Service found with those values"}
+	}
+	err := h.proxy(r)
+	if err == nil {
+		return nil
+	}
+	return h.upstreamReply(r, err)
+}
+
+// proxy sends the request to the service's cluster and waits for the response head.
+func (h *Handler) proxy(r *request) error {
+	c, x := &r.context, r.x
+	prefix := ""
+	if r.bind.route.Spec.StripPath && r.match.MatchedPath != "/" {
+		prefix = r.match.MatchedPath
+	}
+	h.forward(r, &r.fields, prefix)
+	uri := c.UpstreamURI
+	if x.Request.HasQuery && (x.Request.Query != "" || r.policy == routing.Strict) {
+		uri += "?" + x.Request.Query
+	}
+	o := &r.out
+	o.URI = uri
+	o.Host = x.Request.Host
+	o.HostDefault = !r.bind.route.Spec.PreserveHost
+	if c.UpstreamHost != "" {
+		o.Host, o.HostDefault = c.UpstreamHost, false
+	}
+	o.Before, o.Fields, o.Lead = &r.before, &r.fields, r.lead
+	o.Buffered = r.bind.route.Spec.RequestBuffering
+	return r.bind.cluster.Do(x, o)
+}
+
+// upstreamReply turns a failed round trip into an answer. A body that the client
+// broke is the client's fault: no 502, no harm to a target.
+func (h *Handler) upstreamReply(r *request, err error) *policy.Reply {
+	var body *exchange.BodyError
+	if errors.As(err, &body) {
+		status := body.Status
+		if status == 0 {
+			status = 499 // the client is gone; nobody reads this but the log
+		}
+		r.x.Response.Close = true
+		reply := policy.ErrorReply(status, "")
+		reply.Err = err
+		return reply
+	}
+	var up *upstream.Error
+	if errors.As(err, &up) {
+		return &policy.Reply{Status: up.Status, Message: up.Message, Err: err}
+	}
+	reply := policy.ErrorReply(http.StatusBadGateway, "")
+	reply.Err = err
+	return reply
+}
+
+// recovered keeps the process and the other requests alive when a plugin or this
+// code panics; the request gets 500 and is never passed on.
+func (h *Handler) recovered(r *request) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	h.log.Error("request panicked", slog.String("request_id", r.x.RequestID), slog.String("panic", fmt.Sprint(p)), slog.String("stack", string(debug.Stack())))
+	r.x.Response = exchange.Response{Close: true}
+	reply := policy.ErrorReply(http.StatusInternalServerError, "")
+	reply.Err = fmt.Errorf("panic: %v", p)
+	h.answer(r, reply)
+	h.localFields(r)
+	h.sharedFields(r)
+}
+
+// Done ends an exchange: log phase, observers, and the request's state goes back.
+func (h *Handler) Done(x *exchange.Exchange, err error) {
+	r, _ := x.State.(*request)
+	if r == nil {
+		return
+	}
+	x.State = nil
+	defer h.release(r)
+	if r.chain != nil {
+		r.chain.Log(&r.context)
+	}
+	source := "keyway"
+	if x.Response.FromUpstream {
+		source = "service"
+	}
+	h.observer.Finished(&Finished{X: x, Context: &r.context, Snapshot: r.snap, Err: err, Source: source, Reply: r.reply})
+}
+
+func (h *Handler) release(r *request) {
+	r.before.Reset()
+	r.fields.Reset()
+	r.context.Reset()
+	captures := r.match.Captures[:0]
+	*r = request{before: r.before, fields: r.fields, context: r.context, match: routing.Match{Captures: captures}}
+	h.requests.Put(r)
+}
+
+// latency renders a duration as the whole milliseconds of the latency fields.
+func latency(d time.Duration) string {
+	if d < 0 {
+		d = 0
+	}
+	return strconv.FormatInt(d.Milliseconds(), 10)
+}

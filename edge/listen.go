@@ -1,0 +1,297 @@
+package edge
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/keyway-edge/keyway/edge/exchange"
+	"github.com/keyway-edge/keyway/routing"
+)
+
+// Engine speaks one protocol on connections that are ready for it.
+type Engine interface {
+	// ServeConn serves c until it closes; c is closed when it returns.
+	ServeConn(ctx context.Context, c net.Conn, info *exchange.Conn)
+	// Drain makes every connection end after the requests in flight, at once where
+	// there are none.
+	Drain(ctx context.Context)
+}
+
+// Endpoint is one address to listen on.
+type Endpoint struct {
+	Name    string // for logs: "proxy", "proxy-tls"
+	Address string // host:port
+	TLS     bool
+	Policy  routing.Policy // "" for the node's
+}
+
+// ConnObserver is told of connections and handshakes; telemetry implements it.
+type ConnObserver interface {
+	Opened(endpoint string)
+	Closed(endpoint string)
+	// Handshake is called once for each TLS connection: state is nil when err is not.
+	Handshake(serverName string, state *tls.ConnectionState, took time.Duration, err error)
+}
+
+// Server accepts connections and hands them to the engines.
+type Server struct {
+	Endpoints        []Endpoint
+	Config           *Config
+	Terminator       *Terminator
+	HTTP1, HTTP2     Engine
+	Observer         ConnObserver
+	Log              *slog.Logger
+	HandshakeTimeout time.Duration // of the TLS handshake; zero for 10 s
+	Grace            time.Duration // how long a drain may take; zero for 30 s
+	MaxConns         int           // connections at a time, more are refused; zero for no limit
+
+	listeners []net.Listener
+	next      atomic.Uint64
+
+	mu    sync.Mutex // guards conns
+	conns map[*trackedConn]struct{}
+	wg    sync.WaitGroup
+}
+
+// trackedConn is an accepted connection with what the edge keeps of it.
+type trackedConn struct {
+	net.Conn
+	facts tlsFacts
+}
+
+// Listen opens every endpoint, or none: on an error the opened ones are closed.
+func (s *Server) Listen(ctx context.Context) error {
+	s.conns = make(map[*trackedConn]struct{})
+	var lc net.ListenConfig
+	for _, e := range s.Endpoints {
+		l, err := lc.Listen(ctx, "tcp", e.Address)
+		if err != nil {
+			for _, open := range s.listeners {
+				_ = open.Close()
+			}
+			return fmt.Errorf("listening on %s for %s: %w", e.Address, e.Name, err)
+		}
+		s.listeners = append(s.listeners, l)
+	}
+	return nil
+}
+
+// Addresses are the addresses in use, in the order of Endpoints.
+func (s *Server) Addresses() []net.Addr {
+	list := make([]net.Addr, len(s.listeners))
+	for i, l := range s.listeners {
+		list[i] = l.Addr()
+	}
+	return list
+}
+
+// Run accepts until ctx ends, then drains: listeners close, engines finish what
+// is in flight, and what is left after the grace period is cut. force, when it is
+// closed, cuts at once.
+func (s *Server) Run(ctx context.Context, force <-chan struct{}) error {
+	// Requests outlive ctx by the grace period; connections have their own end.
+	serving, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
+	var accepting sync.WaitGroup
+	for i, l := range s.listeners {
+		accepting.Go(func() { s.accept(serving, l, s.Endpoints[i]) })
+	}
+	<-ctx.Done()
+	for _, l := range s.listeners {
+		_ = l.Close()
+	}
+	accepting.Wait()
+	return s.drain(ctx, force)
+}
+
+// ErrCut says that connections were still busy when the grace period ended.
+var ErrCut = errors.New("connections were cut: requests were still in flight at the end of the grace period")
+
+func (s *Server) drain(ctx context.Context, force <-chan struct{}) error {
+	s.HTTP1.Drain(ctx)
+	s.HTTP2.Drain(ctx)
+	idle := make(chan struct{})
+	go func() {
+		s.wg.Wait()
+		close(idle)
+	}()
+	grace := s.Grace
+	if grace == 0 {
+		grace = 30 * time.Second
+	}
+	timer := time.NewTimer(grace)
+	defer timer.Stop()
+	select {
+	case <-idle:
+		return nil
+	case <-timer.C:
+	case <-force:
+	}
+	s.mu.Lock()
+	left := len(s.conns)
+	for c := range s.conns {
+		_ = c.Close()
+	}
+	s.mu.Unlock()
+	<-idle
+	return fmt.Errorf("%w (%d of them)", ErrCut, left)
+}
+
+// accept is the loop of one listener. Errors such as too many open files are
+// waited out: a listener that is still open must never stop listening.
+func (s *Server) accept(ctx context.Context, l net.Listener, e Endpoint) {
+	wait := 5 * time.Millisecond
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			s.Log.Warn("accepting failed, trying again", slog.String("endpoint", e.Name), slog.Any("error", err), slog.Duration("wait", wait))
+			pause(ctx, wait)
+			wait = min(2*wait, time.Second)
+			continue
+		}
+		wait = 5 * time.Millisecond
+		tc := &trackedConn{Conn: c}
+		if !s.track(tc) {
+			_ = c.Close()
+			continue
+		}
+		go s.serve(ctx, tc, e)
+	}
+}
+
+// track counts a connection in; false when there are too many.
+func (s *Server) track(c *trackedConn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.MaxConns > 0 && len(s.conns) >= s.MaxConns {
+		return false
+	}
+	s.conns[c] = struct{}{}
+	s.wg.Add(1)
+	return true
+}
+
+func (s *Server) untrack(c *trackedConn) {
+	s.mu.Lock()
+	delete(s.conns, c)
+	s.mu.Unlock()
+	s.wg.Done()
+}
+
+// serve is the life of one connection.
+func (s *Server) serve(ctx context.Context, c *trackedConn, e Endpoint) {
+	defer s.untrack(c)
+	s.Observer.Opened(e.Name)
+	defer s.Observer.Closed(e.Name)
+	defer func() {
+		if p := recover(); p != nil {
+			s.Log.Error("connection panicked", slog.String("endpoint", e.Name), slog.Any("panic", p))
+			_ = c.Close()
+		}
+	}()
+	info := &exchange.Conn{
+		ID: s.next.Add(1), Listener: e.Name, Protocol: "HTTP/1.1", Opened: time.Now(),
+		Peer: addrPort(c.RemoteAddr()), Local: addrPort(c.LocalAddr()),
+	}
+	policy := e.Policy
+	if policy == "" {
+		policy = s.Config.Policy
+	}
+	ci := newConnInfo(info, policy)
+	info.Policy = ci
+	if !e.TLS {
+		s.HTTP1.ServeConn(ctx, c, info)
+		return
+	}
+	tc := s.handshake(ctx, c)
+	if tc == nil {
+		return
+	}
+	state := tc.ConnectionState()
+	info.TLS, ci.tls = &state, &c.facts
+	info.CertSerial = c.facts.certVersion()
+	if state.NegotiatedProtocol == "h2" {
+		info.Protocol = "HTTP/2.0"
+		s.HTTP2.ServeConn(ctx, tc, info)
+		return
+	}
+	s.HTTP1.ServeConn(ctx, tc, info)
+}
+
+// handshake makes the TLS connection; nil when there is none and c is closed.
+func (s *Server) handshake(ctx context.Context, c *trackedConn) *tls.Conn {
+	limit := s.HandshakeTimeout
+	if limit == 0 {
+		limit = 10 * time.Second
+	}
+	began := time.Now()
+	_ = c.SetDeadline(began.Add(limit))
+	tc := tls.Server(c, s.Terminator.Config())
+	err := tc.HandshakeContext(ctx)
+	if err == nil {
+		_ = c.SetDeadline(time.Time{})
+		state := tc.ConnectionState()
+		s.Observer.Handshake(state.ServerName, &state, time.Since(began), nil)
+		return tc
+	}
+	s.Observer.Handshake("", nil, time.Since(began), err)
+	var record tls.RecordHeaderError
+	if errors.As(err, &record) && record.Conn != nil && looksLikeHTTP(record.RecordHeader) {
+		_, _ = io.WriteString(record.Conn, "HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\nThe plain HTTP request was sent to HTTPS port\n")
+	}
+	_ = c.Close()
+	return nil
+}
+
+// looksLikeHTTP says whether what came instead of a TLS record is the begin of
+// an HTTP request: a client that forgot the s of https deserves a readable answer.
+func looksLikeHTTP(head [5]byte) bool {
+	switch string(head[:]) {
+	case "GET /", "HEAD ", "POST ", "PUT /", "PATCH", "DELET", "OPTIO":
+		return true
+	}
+	return false
+}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	if t, ok := a.(*net.TCPAddr); ok {
+		return t.AddrPort()
+	}
+	return netip.AddrPort{}
+}
+
+// pause waits for d, or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// TrackListener wraps a listener of a side service so that its connections can
+// be handshaken by a Terminator.
+func TrackListener(l net.Listener) net.Listener { return trackListener{l} }
+
+type trackListener struct{ net.Listener }
+
+func (l trackListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &trackedConn{Conn: c}, nil
+}

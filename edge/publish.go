@@ -1,0 +1,122 @@
+package edge
+
+import (
+	"context"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/keyway-edge/keyway/routing/spec"
+	"github.com/keyway-edge/keyway/secrets"
+)
+
+// Documents is where desired state comes from. Current answers the latest
+// document that was good as a whole, and the problems of a later one that was
+// not; Changed hints that it may answer something new.
+type Documents interface {
+	Current() (*spec.Document, spec.Problems)
+	Changed() <-chan struct{}
+}
+
+// Credentials is the broker as the publisher needs it.
+type Credentials interface {
+	// Resolve makes the references of a plan wanted and waits, for as long as ctx
+	// allows, until each has a value or a reason for having none.
+	Resolve(ctx context.Context, plan secrets.Plan) *secrets.Set
+	Current() *secrets.Set
+	Changed() <-chan struct{}
+}
+
+// Recorder keeps what a build changed: ledger, metrics and log.
+type Recorder interface {
+	Built(s *Snapshot, r *Report)
+}
+
+// Publisher owns the current snapshot. Its pointer has one writer: Run.
+type Publisher struct {
+	current atomic.Pointer[Snapshot]
+
+	builder   *Builder
+	documents Documents
+	broker    Credentials
+	recorder  Recorder
+	log       *slog.Logger
+	plan      func(*spec.Document) secrets.Plan
+
+	ready chan struct{} // closed once something was published
+}
+
+// NewPublisher makes a Publisher; Run works. plan names the vaults and references
+// that a document needs.
+func NewPublisher(b *Builder, d Documents, c Credentials, rec Recorder, plan func(*spec.Document) secrets.Plan, log *slog.Logger) *Publisher {
+	return &Publisher{builder: b, documents: d, broker: c, recorder: rec, plan: plan, log: log, ready: make(chan struct{})}
+}
+
+// Current is the snapshot in force, nil before the first.
+func (p *Publisher) Current() *Snapshot { return p.current.Load() }
+
+// Ready is closed once a snapshot is in force.
+func (p *Publisher) Ready() <-chan struct{} { return p.ready }
+
+const (
+	resolveWait = 5 * time.Second // how long a new document waits for its secrets
+	lookAgain   = time.Minute     // how often time itself is allowed to change a snapshot
+)
+
+// Run is the one loop that builds and publishes. It reacts to four things, one at a time:
+//
+//   - the documents changed: what they refer to is resolved, then built;
+//   - the credentials changed: the same document is built with the new set;
+//   - a minute passed: certificates may have expired or become valid;
+//   - ctx ended.
+func (p *Publisher) Run(ctx context.Context) error {
+	tick := time.NewTicker(lookAgain)
+	defer tick.Stop()
+	var doc *spec.Document
+	var set *secrets.Set
+	load := func() {
+		next, _ := p.documents.Current()
+		if next == nil || next == doc {
+			return
+		}
+		wait, cancel := context.WithTimeout(ctx, resolveWait)
+		set = p.broker.Resolve(wait, p.plan(next))
+		cancel()
+		doc = next
+		p.publish(doc, set)
+	}
+	load()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-p.documents.Changed():
+			load()
+		case <-p.broker.Changed():
+			if set = p.broker.Current(); doc != nil {
+				p.publish(doc, set)
+			}
+		case <-tick.C:
+			if doc != nil {
+				p.publish(doc, set)
+			}
+		}
+	}
+}
+
+// publish builds and, when anything came of it, puts the snapshot in force.
+func (p *Publisher) publish(doc *spec.Document, set *secrets.Set) {
+	prev := p.current.Load()
+	began := time.Now()
+	next, report := p.builder.Build(prev, Inputs{Document: doc, Set: set, Now: began})
+	report.Took = time.Since(began)
+	if prev != nil && prev.Document == doc && report.Empty() {
+		return // time passed and nothing came of it
+	}
+	p.current.Store(next) // the only Store in the program
+	if prev == nil {
+		close(p.ready)
+	}
+	p.recorder.Built(next, report)
+	p.log.Info("snapshot published", slog.Uint64("generation", next.Generation), slog.Duration("took", report.Took), slog.Int("problems", len(next.Problems)))
+}

@@ -1,0 +1,77 @@
+package edge
+
+import (
+	"time"
+
+	"github.com/keyway-edge/keyway/certs"
+	"github.com/keyway-edge/keyway/policy"
+	"github.com/keyway-edge/keyway/routing"
+	"github.com/keyway-edge/keyway/routing/spec"
+	"github.com/keyway-edge/keyway/routing/upstream"
+	"github.com/keyway-edge/keyway/secrets"
+)
+
+// Snapshot is everything that a connection or a request needs. Immutable after
+// Build; the parts that move on their own (pools, counters, health) are shared
+// by snapshots and guard themselves.
+type Snapshot struct {
+	Generation uint64
+	Built      time.Time
+	Document   *spec.Document
+	Set        *secrets.Set
+	Problems   spec.Problems // what is quarantined or served with a remark
+
+	Table     *routing.Table
+	Certs     *certs.Index
+	Upstreams *upstream.Set
+	Directory *policy.Directory
+
+	slots    map[string]*certs.Slot   // by id of the certificate
+	policies map[string]*certs.Policy // by id of the TLS policy; "" is the default one
+	def      *certs.Slot              // default slot, nil without one
+	compiler *policy.Compiler
+	bindings []binding     // by routing.Route.Index
+	global   *policy.Chain // of requests that no route matched
+	devNames map[string]bool
+}
+
+// binding is what one route leads to. closed is why it answers 503 instead:
+// a route whose plugin, credential or expression failed is never served without it.
+type binding struct {
+	route    *routing.Route
+	service  *spec.Service
+	cluster  *upstream.Cluster
+	chain    *policy.Chain
+	redirect int
+	closed   *spec.Problem
+}
+
+// Slot answers the slot of a certificate by the certificate's id.
+func (s *Snapshot) Slot(id string) *certs.Slot { return s.slots[id] }
+
+// Slots yields every certificate slot with its certificate's id, the default one as "default".
+func (s *Snapshot) Slots(yield func(string, *certs.Slot) bool) {
+	if s.def != nil && !yield("default", s.def) {
+		return
+	}
+	for _, c := range s.Document.Certificates {
+		if slot := s.slots[c.ID]; slot != nil && !yield(c.ID, slot) {
+			return
+		}
+	}
+}
+
+// Routed is what the snapshot would do with a request, for explanations.
+type Routed struct {
+	Route   *spec.Route
+	Service *spec.Service
+	Cluster *upstream.Cluster
+	Chain   *policy.Chain
+	Closed  *spec.Problem
+}
+
+// Routed answers what a compiled route leads to.
+func (s *Snapshot) Routed(r *routing.Route) Routed {
+	b := &s.bindings[r.Index]
+	return Routed{Route: r.Spec, Service: b.service, Cluster: b.cluster, Chain: b.chain, Closed: b.closed}
+}

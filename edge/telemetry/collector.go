@@ -1,0 +1,138 @@
+package telemetry
+
+import (
+	"runtime"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/keyway-edge/keyway/certs"
+)
+
+// labels are pairs of name and value.
+type labels []string
+
+// emit sends one sample.
+func emit(out chan<- prometheus.Metric, name, help string, kind prometheus.ValueType, v float64, l labels) {
+	m := make(prometheus.Labels, len(l)/2)
+	for i := 0; i+1 < len(l); i += 2 {
+		m[l[i]] = l[i+1]
+	}
+	out <- prometheus.MustNewConstMetric(prometheus.NewDesc(name, help, nil, m), kind, v)
+}
+
+func emitHistogram(out chan<- prometheus.Metric, name, help string, h *histogram, l labels) {
+	m := make(prometheus.Labels, len(l)/2)
+	for i := 0; i+1 < len(l); i += 2 {
+		m[l[i]] = l[i+1]
+	}
+	n, sum, buckets := h.read()
+	out <- prometheus.MustNewConstHistogram(prometheus.NewDesc(name, help, nil, m), n, sum, buckets)
+}
+
+// collector samples a node when it is scraped.
+type collector struct{ t *Telemetry }
+
+// Describe sends nothing: the families depend on what there is to tell.
+func (c *collector) Describe(chan<- *prometheus.Desc) {}
+
+// Collect sends every sample.
+func (c *collector) Collect(out chan<- prometheus.Metric) {
+	t := c.t
+	c.traffic(out)
+	c.connections(out)
+	c.credentials(out)
+	c.snapshot(out)
+	t.kong.collect(t, out)
+	emit(out, "keyway_process_start_time_seconds", "When this process started", prometheus.GaugeValue, float64(t.started.Unix()), nil)
+	emit(out, "keyway_goroutines", "Goroutines", prometheus.GaugeValue, float64(runtime.NumGoroutine()), nil)
+	var mem runtime.MemStats
+	runtime.ReadMemStats(&mem)
+	emit(out, "keyway_heap_bytes", "Bytes of live and not yet collected heap objects", prometheus.GaugeValue, float64(mem.HeapAlloc), nil)
+	emit(out, "keyway_build_info", "Version of this node", prometheus.GaugeValue, 1, labels{"version", t.opts.Version, "go", runtime.Version()})
+}
+
+func (c *collector) traffic(out chan<- prometheus.Metric) {
+	tr := &c.t.traffic
+	for s := range sources {
+		for class := range tr.responses[s] {
+			n := tr.responses[s][class].Load()
+			if n == 0 && class != 2 {
+				continue
+			}
+			code := "none"
+			if class > 0 {
+				code = strconv.Itoa(class) + "xx"
+			}
+			emit(out, "keyway_http_requests_total", "Requests by class of status and who answered", prometheus.CounterValue, float64(n), labels{"code", code, "source", sourceNames[s]})
+		}
+	}
+	emit(out, "keyway_http_broken_total", "Exchanges that ended before their last byte", prometheus.CounterValue, float64(tr.broken.Load()), nil)
+	emit(out, "keyway_http_upstream_retries_total", "Further tries at upstream targets", prometheus.CounterValue, float64(tr.retries.Load()), nil)
+	emit(out, "keyway_http_bytes_total", "Bytes of heads and bodies", prometheus.CounterValue, float64(tr.bytesIn.Load()), labels{"direction", "in"})
+	emit(out, "keyway_http_bytes_total", "Bytes of heads and bodies", prometheus.CounterValue, float64(tr.bytesOut.Load()), labels{"direction", "out"})
+	emitHistogram(out, "keyway_http_request_seconds", "First byte in to last byte out", &tr.latency, nil)
+	emitHistogram(out, "keyway_http_upstream_seconds", "First upstream attempt to response head", &tr.upstream, nil)
+	emitHistogram(out, "keyway_http_own_seconds", "Time of requests not spent waiting for upstreams", &tr.own, nil)
+}
+
+func (c *collector) connections(out chan<- prometheus.Metric) {
+	c.t.open.Range(func(name, v any) bool {
+		n := v.(*connCount)
+		emit(out, "keyway_connections_open", "Client connections now", prometheus.GaugeValue, float64(n.open.Load()), labels{"listener", name.(string)})
+		emit(out, "keyway_connections_total", "Client connections accepted", prometheus.CounterValue, float64(n.total.Load()), labels{"listener", name.(string)})
+		return true
+	})
+	c.t.shakes.Range(func(key, v any) bool {
+		s := key.(shake)
+		emit(out, "keyway_tls_handshakes_total", "TLS handshakes by result, version and key exchange group", prometheus.CounterValue, float64(v.(*atomic.Uint64).Load()), labels{"result", s.result, "version", s.version, "group", s.group})
+		return true
+	})
+	emitHistogram(out, "keyway_tls_handshake_seconds", "Duration of TLS handshakes that succeeded", &c.t.shakeDur, nil)
+}
+
+func (c *collector) credentials(out chan<- prometheus.Metric) {
+	t := c.t
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for k, n := range t.rotations {
+		emit(out, "keyway_credential_rotations_total", "Changes of credentials", prometheus.CounterValue, float64(n), labels{"kind", k.kind, "source", k.source, "result", k.result})
+	}
+	for check, n := range t.rejected {
+		emit(out, "keyway_credential_rejected_total", "New versions of credentials that were refused", prometheus.CounterValue, float64(n), labels{"check", check})
+	}
+	for kind, h := range t.rotateDur {
+		emitHistogram(out, "keyway_credential_rotation_seconds", "Change in the source to serving", h, labels{"kind", kind})
+	}
+	for result, n := range t.builds {
+		emit(out, "keyway_snapshot_builds_total", "Snapshot builds", prometheus.CounterValue, float64(n), labels{"result", result})
+	}
+	emit(out, "keyway_snapshot_build_seconds", "Duration of the last snapshot build", prometheus.GaugeValue, t.buildLast.Seconds(), nil)
+	emit(out, "keyway_ledger_failures_total", "Events that could not be written to the ledger", prometheus.CounterValue, float64(t.ledgerFailed.Load()), nil)
+}
+
+func (c *collector) snapshot(out chan<- prometheus.Metric) {
+	s := c.t.opts.Current()
+	if s == nil {
+		return
+	}
+	emit(out, "keyway_snapshot_generation", "Generation of the snapshot in force", prometheus.GaugeValue, float64(s.Generation), nil)
+	emit(out, "keyway_snapshot_problems", "Objects quarantined or served with a remark", prometheus.GaugeValue, float64(len(s.Problems)), nil)
+	emit(out, "keyway_snapshot_age_seconds", "Age of the snapshot in force", prometheus.GaugeValue, time.Since(s.Built).Seconds(), nil)
+	s.Slots(func(id string, slot *certs.Slot) bool {
+		for _, b := range slot.Active {
+			emit(out, "keyway_certificate_not_after_seconds", "End of the certificate in use, Unix time", prometheus.GaugeValue, float64(b.NotAfter.Unix()),
+				labels{"certificate", slot.Name, "id", id, "key_type", b.KeyType, "serial", b.Serial})
+		}
+		return true
+	})
+	for _, h := range s.Upstreams.Health() {
+		v := 1.0
+		if h.State == "unhealthy" || h.State == "dns_error" {
+			v = 0
+		}
+		emit(out, "keyway_upstream_target_healthy", "Whether a target is given traffic", prometheus.GaugeValue, v, labels{"upstream", h.Upstream, "target", h.Target})
+	}
+}

@@ -1,0 +1,136 @@
+package telemetry
+
+import (
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/keyway-edge/keyway/certs"
+	"github.com/keyway-edge/keyway/routing/spec"
+)
+
+// Status is what GET /status answers.
+type Status struct {
+	Version    string    `json:"version"`
+	NodeID     string    `json:"node_id"`
+	Started    time.Time `json:"started"`
+	Ready      bool      `json:"ready"`
+	NotReady   []string  `json:"not_ready,omitempty"` // reasons
+	Generation uint64    `json:"generation"`
+	Built      time.Time `json:"built"`
+	Counts     Counts    `json:"counts"`
+	Problems   []Problem `json:"problems"`
+	Expiring   []Expiry  `json:"expiring"` // certificates in use that end within 30 days
+}
+
+// Counts are the sizes of the snapshot in force.
+type Counts struct {
+	Services     int `json:"services"`
+	Routes       int `json:"routes"`
+	Upstreams    int `json:"upstreams"`
+	Consumers    int `json:"consumers"`
+	Plugins      int `json:"plugins"`
+	Certificates int `json:"certificates"`
+	Credentials  int `json:"credentials"`
+}
+
+// Problem is one object that is quarantined or served with a remark, or one
+// fault of a document that was not taken.
+type Problem struct {
+	Where   string `json:"where,omitempty"` // file:line
+	Entity  string `json:"entity,omitempty"`
+	Name    string `json:"name,omitempty"`
+	ID      string `json:"id,omitempty"`
+	Field   string `json:"field,omitempty"`
+	Reason  string `json:"reason"`
+	Message string `json:"message"`
+}
+
+// Expiry is one certificate that ends soon.
+type Expiry struct {
+	Certificate string    `json:"certificate"`
+	NotAfter    time.Time `json:"not_after"`
+}
+
+// Health answers what keeps the node from being ready, nothing when it is ready,
+// and the faults of documents that were not taken.
+type Health interface {
+	NotReady() []string
+	Rejected() []Problem
+}
+
+// Status answers the node's status.
+func (t *Telemetry) Status(h Health) Status {
+	st := Status{
+		Version: t.opts.Version, NodeID: t.opts.NodeID, Started: t.started,
+		NotReady: h.NotReady(), Problems: h.Rejected(), Expiring: []Expiry{},
+	}
+	st.Ready = len(st.NotReady) == 0
+	if st.Problems == nil {
+		st.Problems = []Problem{}
+	}
+	s := t.opts.Current()
+	if s == nil {
+		return st
+	}
+	d := s.Document
+	st.Generation, st.Built = s.Generation, s.Built
+	st.Counts = Counts{len(d.Services), len(d.Routes), len(d.Upstreams), len(d.Consumers), len(d.Plugins), len(d.Certificates), s.Set.Len()}
+	for _, p := range s.Problems {
+		st.Problems = append(st.Problems, ProblemOf(p))
+	}
+	s.Slots(func(_ string, slot *certs.Slot) bool {
+		for _, b := range slot.Active {
+			if time.Until(b.NotAfter) < 30*24*time.Hour {
+				st.Expiring = append(st.Expiring, Expiry{slot.Name, b.NotAfter})
+			}
+		}
+		return true
+	})
+	return st
+}
+
+// StatusHandler serves /status, /status/ready and /metrics.
+func (t *Telemetry) StatusHandler(h Health) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, http.StatusOK, t.Status(h))
+	})
+	mux.HandleFunc("GET /status/ready", func(w http.ResponseWriter, _ *http.Request) {
+		if why := h.NotReady(); len(why) > 0 {
+			answer(w, http.StatusServiceUnavailable, map[string]any{"message": why[0], "reasons": why})
+			return
+		}
+		answer(w, http.StatusOK, map[string]any{"message": "ready"})
+	})
+	mux.Handle("GET /metrics", promhttp.HandlerFor(t.registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}))
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, http.StatusNotFound, map[string]any{"message": "Not found"})
+	})
+	return mux
+}
+
+// answer writes a JSON answer that nobody may cache.
+func answer(w http.ResponseWriter, status int, v any) {
+	body, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		http.Error(w, "rendering the answer failed", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_, _ = w.Write(append(body, '\n'))
+}
+
+// ProblemOf renders a problem of a document.
+func ProblemOf(p *spec.Problem) Problem {
+	out := Problem{Entity: p.Entity, Name: p.Name, ID: p.ID, Field: p.Field, Reason: string(p.Reason), Message: p.Message}
+	if p.Pos.File != "" {
+		out.Where = p.Pos.File + ":" + strconv.Itoa(p.Pos.Line)
+	}
+	return out
+}

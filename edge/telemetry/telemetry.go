@@ -1,0 +1,250 @@
+package telemetry
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/keyway-edge/keyway/edge"
+	"github.com/keyway-edge/keyway/routing/spec"
+	"github.com/keyway-edge/keyway/secrets"
+)
+
+// Options is what a Telemetry is made of.
+type Options struct {
+	Version, NodeID string
+	Current         func() *edge.Snapshot // the snapshot in force, nil before the first
+	Ledger          Ledger                // nil for none
+	Broker          func() secrets.Stats  // nil for none
+	Access          *AccessLog            // nil for off
+	Log             *slog.Logger
+}
+
+// Ledger takes an event for each change.
+type Ledger interface {
+	Append(secrets.Event) error
+}
+
+// Telemetry observes a node. It implements the observers that edge declares and
+// the recorder of the prometheus plugin.
+type Telemetry struct {
+	opts     Options
+	registry *prometheus.Registry
+	started  time.Time
+
+	traffic traffic
+	kong    kongFamilies
+
+	open     sync.Map // endpoint name -> *connCount
+	shakes   sync.Map // shake -> *atomic.Uint64
+	shakeDur histogram
+
+	mu        sync.Mutex // guards the group below
+	rotations map[rotationKey]uint64
+	rejected  map[string]uint64 // by check
+	builds    map[string]uint64 // by result
+	buildLast time.Duration
+	rotateDur map[string]*histogram // by kind
+
+	ledgerFailed atomic.Uint64
+}
+
+type connCount struct{ open, total atomic.Int64 }
+
+type shake struct{ result, version, group string }
+
+// New makes a Telemetry.
+func New(opts Options) *Telemetry {
+	t := &Telemetry{
+		opts: opts, registry: prometheus.NewRegistry(), started: time.Now(),
+		rotations: map[rotationKey]uint64{}, rejected: map[string]uint64{}, builds: map[string]uint64{},
+		rotateDur: map[string]*histogram{"certificate": {}, "secret": {}},
+	}
+	t.registry.MustRegister(&collector{t})
+	return t
+}
+
+// Finished counts an exchange and logs it.
+func (t *Telemetry) Finished(f *edge.Finished) {
+	x := f.X
+	src := byNode
+	if x.Response.FromUpstream {
+		src = bySource
+	}
+	class := x.Response.Status / 100
+	if class < 0 || class > 5 {
+		class = 0
+	}
+	t.traffic.responses[src][class].Add(1)
+	if f.Err != nil {
+		t.traffic.broken.Add(1)
+	}
+	t.traffic.latency.observe(x.Elapsed)
+	own := x.Elapsed
+	if !x.UpstreamStart.IsZero() && !x.UpstreamHead.IsZero() {
+		up := x.UpstreamHead.Sub(x.UpstreamStart)
+		t.traffic.upstream.observe(up)
+		own -= up
+	}
+	t.traffic.own.observe(max(own, 0))
+	t.traffic.bytesIn.Add(x.BytesIn)
+	t.traffic.bytesOut.Add(x.BytesOut)
+	if n := len(x.Attempts); n > 1 {
+		t.traffic.retries.Add(uint64(n - 1))
+	}
+	if t.opts.Access != nil {
+		t.opts.Access.write(f)
+	}
+}
+
+func (t *Telemetry) endpoint(name string) *connCount {
+	if c, ok := t.open.Load(name); ok {
+		return c.(*connCount)
+	}
+	c, _ := t.open.LoadOrStore(name, new(connCount))
+	return c.(*connCount)
+}
+
+// Opened counts an accepted connection in.
+func (t *Telemetry) Opened(endpoint string) {
+	c := t.endpoint(endpoint)
+	c.open.Add(1)
+	c.total.Add(1)
+}
+
+// Closed counts a connection out.
+func (t *Telemetry) Closed(endpoint string) { t.endpoint(endpoint).open.Add(-1) }
+
+// Handshake counts a TLS handshake by its result, version and key exchange group.
+func (t *Telemetry) Handshake(_ string, state *tls.ConnectionState, took time.Duration, err error) {
+	key := shake{result: handshakeResult(err)}
+	if state != nil {
+		key.version = tls.VersionName(state.Version)
+		key.group = state.CurveID.String()
+		if state.DidResume {
+			key.result = "resumed"
+		}
+		t.shakeDur.observe(took)
+	}
+	n, ok := t.shakes.Load(key)
+	if !ok {
+		n, _ = t.shakes.LoadOrStore(key, new(atomic.Uint64))
+	}
+	n.(*atomic.Uint64).Add(1)
+}
+
+// handshakeResult sorts handshake errors into few classes, so that the label stays bounded.
+func handshakeResult(err error) string {
+	if err == nil {
+		return "full"
+	}
+	var ne net.Error
+	var record tls.RecordHeaderError
+	var alert tls.AlertError
+	text := err.Error()
+	switch {
+	case errors.As(err, &ne) && ne.Timeout():
+		return "timeout"
+	case errors.As(err, &record):
+		return "not_tls"
+	case errors.As(err, &alert):
+		return "refused_by_client"
+	case errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), strings.Contains(text, "connection reset"):
+		return "closed_by_client"
+	case strings.Contains(text, "no certificates configured"):
+		return "unknown_name"
+	case strings.Contains(text, "remote error"):
+		return "refused_by_client"
+	case strings.Contains(text, "client didn't provide a certificate"), strings.Contains(text, "failed to verify certificate"):
+		return "client_certificate"
+	case strings.Contains(text, "protocol version"):
+		return "version"
+	case strings.Contains(text, "cipher suite"), strings.Contains(text, "curve"):
+		return "parameters"
+	}
+	return "failed"
+}
+
+// Built notes what a build changed: one ledger event, one log line and one count
+// for each credential, and one for the documents.
+func (t *Telemetry) Built(s *edge.Snapshot, r *edge.Report) {
+	result := "clean"
+	if len(s.Problems) > 0 {
+		result = "quarantined"
+	}
+	now := time.Now()
+	t.mu.Lock()
+	t.builds[result]++
+	t.buildLast = r.Took
+	for _, x := range r.Rotations {
+		t.rotations[rotationKey{x.Kind, x.Source, x.Result}]++
+		if x.Check != "" {
+			t.rejected[x.Check]++
+		}
+		if x.Result == "activated" && x.Old > 0 && !x.Modified.IsZero() {
+			t.rotateDur[x.Kind].observe(now.Sub(x.Modified))
+		}
+	}
+	t.mu.Unlock()
+	for i := range r.Rotations {
+		t.record(s, &r.Rotations[i])
+	}
+	if r.NewDoc {
+		t.append(secrets.Event{Time: now, Kind: "document", Subject: "documents", Result: result, Reason: changes(r.Changes), Generation: s.Generation, Actor: "node"})
+	}
+	for _, p := range s.Problems {
+		t.opts.Log.Warn("object is quarantined or served with a remark", slog.String("entity", p.Entity), slog.String("name", p.Name), slog.String("id", p.ID), slog.String("field", p.Field), slog.String("reason", string(p.Reason)), slog.String("message", p.Message))
+	}
+}
+
+// BuildFailed counts documents that did not load.
+func (t *Telemetry) BuildFailed() {
+	t.mu.Lock()
+	t.builds["failed"]++
+	t.mu.Unlock()
+}
+
+func (t *Telemetry) record(s *edge.Snapshot, x *edge.Rotation) {
+	say := t.opts.Log.Info
+	if x.Result != "activated" {
+		say = t.opts.Log.Warn
+	}
+	say("credential changed",
+		slog.String("kind", x.Kind), slog.String("name", x.Name), slog.String("source", x.Source), slog.String("result", x.Result),
+		slog.String("check", x.Check), slog.String("reason", x.Reason), slog.Int("old_version", x.Old), slog.Int("new_version", x.New),
+		slog.String("fingerprint", x.NewFingerprint), slog.Uint64("generation", s.Generation))
+	t.append(secrets.Event{
+		Time: time.Now(), Kind: x.Kind, Subject: x.Name, Source: x.Source, Result: x.Result, Check: x.Check, Reason: x.Reason,
+		OldVersion: x.Old, NewVersion: x.New, OldFingerprint: x.OldFingerprint, NewFingerprint: x.NewFingerprint, Generation: s.Generation, Actor: "node",
+	})
+}
+
+func (t *Telemetry) append(e secrets.Event) {
+	if t.opts.Ledger == nil {
+		return
+	}
+	if err := t.opts.Ledger.Append(e); err != nil {
+		t.ledgerFailed.Add(1)
+		t.opts.Log.Error("writing to the ledger failed", slog.Any("error", err))
+	}
+}
+
+// changes says in words what of a document changed.
+func changes(all spec.Changes) string {
+	var b strings.Builder
+	for _, c := range all {
+		if len(c.Added)+len(c.Removed)+len(c.Changed) > 0 {
+			fmt.Fprintf(&b, "%s: %d added, %d removed, %d changed; ", c.Kind, len(c.Added), len(c.Removed), len(c.Changed))
+		}
+	}
+	return strings.TrimSuffix(b.String(), "; ")
+}

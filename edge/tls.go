@@ -1,0 +1,166 @@
+package edge
+
+import (
+	"crypto/tls"
+	"errors"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/keyway-edge/keyway/certs"
+	"github.com/keyway-edge/keyway/policy"
+)
+
+// tlsFacts is what a handshake chose, kept with its connection.
+type tlsFacts struct {
+	snap   *Snapshot // pinned at the ClientHello: policy and certificate are of one generation
+	policy *certs.Policy
+	slot   *certs.Slot
+	bundle *certs.Bundle
+}
+
+// DevIssuer issues certificates in development mode.
+type DevIssuer interface {
+	Issue(name string, now time.Time) (certs.Pair, error)
+}
+
+// Terminator answers the callbacks of TLS handshakes from the current snapshot.
+// No callback does I/O or takes a lock (but for the development CA's).
+type Terminator struct {
+	publisher *Publisher
+	config    *Config
+	dev       DevIssuer // nil outside development mode
+	base      certs.Base
+	root      *tls.Config
+}
+
+// NewTerminator makes a Terminator. base is the Builder's; dev may be nil.
+func NewTerminator(p *Publisher, config *Config, base certs.Base, dev DevIssuer) *Terminator {
+	t := &Terminator{publisher: p, config: config, dev: dev}
+	base.GetCertificate = t.certificate
+	t.base = base
+	t.root = &tls.Config{
+		MinVersion:         tls.VersionTLS12,
+		NextProtos:         base.NextProtos,
+		GetConfigForClient: t.configFor,
+		// Handshakes before the first snapshot end here, with unrecognized_name.
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, nil },
+	}
+	return t
+}
+
+// Config is the configuration to listen with.
+func (t *Terminator) Config() *tls.Config { return t.root }
+
+var errNotReady = errors.New("no configuration is loaded yet")
+
+// configFor pins the snapshot to the connection and answers the configuration of
+// the TLS policy that the server name is bound to.
+func (t *Terminator) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+	facts := factsOf(hello)
+	if facts == nil {
+		return nil, errNotReady
+	}
+	snap := t.publisher.Current()
+	if snap == nil {
+		return nil, errNotReady
+	}
+	facts.snap = snap
+	m := snap.Certs.Find(hello.ServerName)
+	facts.slot, facts.policy = m.Slot, m.Policy
+	if facts.policy == nil {
+		facts.policy = snap.policies[""]
+	}
+	return facts.policy.Config(t.base), nil
+}
+
+// certificate answers the certificate of the slot that configFor found, by what
+// the client supports; (nil, nil) makes crypto/tls send unrecognized_name.
+func (t *Terminator) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	facts := factsOf(hello)
+	if facts == nil || facts.snap == nil {
+		return nil, errNotReady
+	}
+	if t.dev != nil && (facts.slot == nil || facts.slot == facts.snap.def || len(facts.slot.Active) == 0) {
+		if c, ok := t.development(facts, hello); ok {
+			return c, nil
+		}
+	}
+	if facts.slot == nil {
+		return nil, nil
+	}
+	cert, bundle, err := facts.slot.Certificate(hello)
+	facts.bundle = bundle
+	return cert, err
+}
+
+// development issues a leaf for localhost and for configured names. A hello
+// without a server name, as for an address, gets localhost's.
+func (t *Terminator) development(facts *tlsFacts, hello *tls.ClientHelloInfo) (*tls.Certificate, bool) {
+	name := hostOnly(hello.ServerName)
+	if name == "" {
+		if facts.snap.def != nil {
+			return nil, false
+		}
+		name = "localhost"
+	}
+	if !facts.snap.devNames[name] {
+		return nil, false
+	}
+	pair, err := t.dev.Issue(name, time.Now())
+	if err != nil {
+		return nil, false
+	}
+	bundle, refusal := certs.ParseBundle(pair)
+	if refusal != nil {
+		return nil, false
+	}
+	cert, err := bundle.TLS()
+	if err != nil {
+		return nil, false
+	}
+	facts.bundle = bundle
+	return cert, true
+}
+
+// factsOf finds the facts of the connection that a handshake runs on.
+func factsOf(hello *tls.ClientHelloInfo) *tlsFacts {
+	c, ok := hello.Conn.(*trackedConn)
+	if !ok {
+		return nil
+	}
+	return &c.facts
+}
+
+// certVersion names the version of the certificate shown, for the access log.
+func (f *tlsFacts) certVersion() string {
+	switch {
+	case f.slot != nil && f.bundle != nil:
+		return f.slot.Name + "@" + strconv.Itoa(f.slot.Version)
+	case f.bundle != nil:
+		return "development@" + f.bundle.Serial
+	}
+	return ""
+}
+
+// misdirected answers 421 when the name in Host has another TLS policy than the
+// one that this connection was made under: a client certificate asked of one name
+// can't be walked around by naming another in the handshake (RFC 9110, 15.5.20).
+func (h *Handler) misdirected(r *request) *policy.Reply {
+	snap := r.snap
+	if len(snap.policies) == 1 && (r.info.tls == nil || r.info.tls.policy.Fingerprint == snap.policies[""].Fingerprint) {
+		return nil
+	}
+	want := snap.Certs.Find(r.host).Policy
+	if want == nil {
+		want = snap.policies[""]
+	}
+	if r.info.tls == nil {
+		if !want.NeedsTLS() {
+			return nil
+		}
+	} else if r.info.tls.policy.Fingerprint == want.Fingerprint {
+		return nil
+	}
+	return &policy.Reply{Status: http.StatusMisdirectedRequest, Message: "Misdirected request"}
+}

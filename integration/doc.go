@@ -1,0 +1,3 @@
+// Package integration proves the product against real servers and holds the laws
+// of this repository. Nothing imports it.
+package integration
