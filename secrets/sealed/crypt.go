@@ -7,23 +7,18 @@ import (
 	"crypto/hkdf"
 	"crypto/rand"
 	"crypto/sha256"
-	"encoding/base64"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"strings"
+
+	"github.com/keyway-edge/keyway/secrets"
 )
 
 const (
 	keySize  = 32
 	saltSize = 32
 	magic    = "keyway-sealed-1\n" // of the store; authenticated with the content
-	keyLine  = "KEYWAY-SEALED-KEY-1 "
+	keyLabel = "KEYWAY-SEALED-KEY-1"
 )
-
-// ErrKey says that the key file is missing, too open, no key, or not the key of this store.
-var ErrKey = errors.New("the key of the sealed store cannot be used")
 
 // seal encrypts and authenticates. Each call has its own salt and so its own key,
 // which is why the nonce may come from the same derivation and never repeats.
@@ -51,7 +46,7 @@ func unseal(key, box []byte) ([]byte, error) {
 	}
 	plain, err := aead.Open(nil, nonce, body[saltSize:], []byte(magic))
 	if err != nil {
-		return nil, fmt.Errorf("%w: the store was changed or was sealed with another key; expected the key file it was made with", ErrKey)
+		return nil, fmt.Errorf("%w: the store was changed or was sealed with another key; expected the key file it was made with", secrets.ErrKey)
 	}
 	return plain, nil
 }
@@ -71,45 +66,4 @@ func derive(key, salt []byte) (cipher.AEAD, []byte, error) {
 		return nil, nil, fmt.Errorf("deriving the key: %w", err)
 	}
 	return aead, material[keySize:], nil
-}
-
-// readKey reads a key file that only its owner can read.
-func readKey(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrKey, err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrKey, err)
-	}
-	if !info.Mode().IsRegular() || info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("%w: %s has mode %v; expected a file for its owner alone: chmod 600 %s", ErrKey, path, info.Mode(), path)
-	}
-	text := make([]byte, 256)
-	n, err := f.Read(text)
-	if err != nil {
-		return nil, fmt.Errorf("%w: reading %s: %w", ErrKey, path, err)
-	}
-	encoded, ok := strings.CutPrefix(strings.TrimSpace(string(text[:n])), keyLine)
-	key, err := base64.StdEncoding.DecodeString(encoded)
-	if !ok || err != nil || len(key) != keySize {
-		return nil, fmt.Errorf("%w: %s holds no key; expected one line that begins with %s", ErrKey, path, strings.TrimSpace(keyLine))
-	}
-	return key, nil
-}
-
-// makeKey makes a key file where there is none.
-func makeKey(path string) ([]byte, error) {
-	key := make([]byte, keySize)
-	rand.Read(key) // never fails
-	text := keyLine + base64.StdEncoding.EncodeToString(key) + "\n"
-	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w: %s is in the way", ErrKey, path)
-	}
-	if err := replace(path, []byte(text)); err != nil {
-		return nil, fmt.Errorf("making the key file: %w", err)
-	}
-	return key, nil
 }

@@ -274,7 +274,7 @@ func (s *Store) read() (content, error) {
 }
 
 func (s *Store) decode(box []byte) (content, error) {
-	key, err := readKey(s.cfg.KeyFile)
+	key, err := secrets.ReadKey(s.cfg.KeyFile, keyLabel)
 	if err != nil {
 		return nil, err
 	}
@@ -316,9 +316,9 @@ func (s *Store) change(f func(all content) (changed bool, err error)) error {
 	if err != nil || !changed {
 		return err
 	}
-	key, err := readKey(s.cfg.KeyFile)
+	key, err := secrets.ReadKey(s.cfg.KeyFile, keyLabel)
 	if errors.Is(err, fs.ErrNotExist) && shared == nil {
-		key, err = makeKey(s.cfg.KeyFile)
+		key, err = secrets.MakeKey(s.cfg.KeyFile, keyLabel)
 	}
 	if err != nil {
 		return err
@@ -334,5 +334,5 @@ func (s *Store) change(f func(all content) (changed bool, err error)) error {
 	if len(box) > maxStore {
 		return fmt.Errorf("the sealed store would have %d bytes; expected at most %d: remove secrets or keep fewer versions", len(box), maxStore)
 	}
-	return replace(s.cfg.Path, box)
+	return secrets.ReplaceFile(s.cfg.Path, box)
 }

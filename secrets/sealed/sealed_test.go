@@ -158,7 +158,7 @@ func TestKeyFile(t *testing.T) {
 	f := func(what string, change func(), want string) {
 		t.Helper()
 		change()
-		if err := fetch(); !errors.Is(err, sealed.ErrKey) || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), string(text[25:40])) {
+		if err := fetch(); !errors.Is(err, secrets.ErrKey) || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), string(text[25:40])) {
 			t.Errorf("%s: %v; expected %q", what, err, want)
 		}
 	}
@@ -179,8 +179,8 @@ func TestKeyFile(t *testing.T) {
 	f("readable by its group", chmod(0o640), "chmod 600")
 	f("readable by all", chmod(0o604), "chmod 600")
 	chmod(0o600)()
-	f("no key", rewrite("hello"), "holds no key")
-	f("short key", rewrite("KEYWAY-SEALED-KEY-1 AAAA"), "holds no key")
+	f("no key", rewrite("hello"), "holds no such key")
+	f("short key", rewrite("KEYWAY-SEALED-KEY-1 AAAA"), "holds no such key")
 	f("another key", rewrite("KEYWAY-SEALED-KEY-1 "+strings.Repeat("A", 43)+"="), "another key")
 	f("gone", func() { os.Remove(keyFile) }, "no such file")
 	if _, err := sealed.New(sealed.Config{Path: path}).Put("key", []byte("x")); err == nil {
