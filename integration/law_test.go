@@ -69,8 +69,9 @@ var directions = []struct {
 	which string // why
 }{
 	{"secrets/secrettest", []string{"secrets"}, "a fake of the contract needs the contract"},
-	{"secrets/sealed", []string{"secrets", "lib:filippo.io/age", "lib:github.com/fsnotify/fsnotify", "lib:golang.org/x/crypto"}, "a source"},
-	{"secrets/file", []string{"secrets", "lib:github.com/fsnotify/fsnotify"}, "a source"},
+	{"secrets/watch", []string{"lib:github.com/fsnotify/fsnotify"}, "hints about folders, for sources"},
+	{"secrets/sealed", []string{"secrets", "secrets/watch"}, "a source"},
+	{"secrets/file", []string{"secrets", "secrets/watch"}, "a source"},
 	{"secrets/env", []string{"secrets"}, "a source"},
 	{"secrets", nil, "the broker is the bottom of the house"},
 	{"edge/exchange/wire", []string{"edge/exchange"}, "the codec lies below engines and upstream"},

@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 // Ref is a reference to a secret, in the grammar
@@ -38,6 +39,9 @@ func ParseRef(s string) (Ref, error) {
 	if !IsRef(s) {
 		return bad("it is not a reference")
 	}
+	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) || r == unicode.ReplacementChar }) {
+		return bad("it has characters that do not print; percent-encode them")
+	}
 	body, fragment, hasFragment := strings.Cut(strings.TrimSuffix(strings.TrimPrefix(s, "{vault://"), "}"), "#")
 	body, query, _ := strings.Cut(body, "?")
 	vault, path, ok := strings.Cut(body, "/")
@@ -65,6 +69,9 @@ func ParseRef(s string) (Ref, error) {
 	}
 	if r.Key, err = url.PathUnescape(key); err != nil {
 		return bad("its key is not percent-encoded right")
+	}
+	if r.Resource == "" {
+		return bad("its resource is empty")
 	}
 	return r, nil
 }

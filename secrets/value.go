@@ -10,14 +10,18 @@ import (
 const redacted = "[redacted]"
 
 // Value is a secret's bytes. Every way of formatting, logging or encoding it
-// prints a redaction. It holds a pointer on purpose: fmt cannot call the methods
-// of an unexported field, and behind a pointer it prints an address at most.
+// prints a redaction. It holds a pointer to a pointer on purpose: fmt cannot call
+// the methods of an unexported field, and prints what it finds there; behind one
+// pointer that is an address, until a verb does not fit (%s of a struct), when
+// fmt follows one pointer. It never follows two.
 // The zero Value is "no value" (IsZero), which is never sent anywhere.
 type Value struct {
 	box *box
 }
 
-type box struct {
+type box struct{ *content }
+
+type content struct {
 	bytes []byte
 	print string // fingerprint, made once
 }
@@ -25,7 +29,7 @@ type box struct {
 // NewValue takes ownership of b.
 func NewValue(b []byte) Value {
 	sum := sha256.Sum256(b)
-	return Value{&box{bytes: b, print: hex.EncodeToString(sum[:6])}}
+	return Value{&box{&content{bytes: b, print: hex.EncodeToString(sum[:6])}}}
 }
 
 // Reveal is the secret itself: the caller must neither change nor keep nor print it.

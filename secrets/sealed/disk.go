@@ -1,6 +1,7 @@
 package sealed
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"syscall"
@@ -13,7 +14,7 @@ func lock(path string) (release func(), err error) {
 		return nil, fmt.Errorf("locking the sealed store: %w", err)
 	}
 	for {
-		if err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != syscall.EINTR { //nolint:errorlint // an errno, never wrapped
+		if err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX); !errors.Is(err, syscall.EINTR) {
 			break
 		}
 	}
