@@ -398,6 +398,30 @@ func TestChangesThatCameTogetherAreShownTogether(t *testing.T) {
 	})
 }
 
+// eager reads at once and answers a second later.
+type eager struct{ *secrettest.Source }
+
+func (s eager) Fetch(ctx context.Context, r secrets.Request) (secrets.Lease, error) {
+	l, err := s.Source.Fetch(ctx, r)
+	time.Sleep(time.Second)
+	return l, err
+}
+
+func TestHintDuringALookIsNotLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := secrettest.New(t)
+		s.Put("key", "old")
+		b := bench{start(t, config(eager{s})), t, s}
+		b.Resolve(t.Context(), plan("{vault://fake/key}"))
+		b.Refresh()
+		time.Sleep(500 * time.Millisecond) // the look has read the old value
+		s.Put("key", "new")
+		s.Hint()
+		time.Sleep(3 * time.Second)
+		b.expect("{vault://fake/key}", secrets.Active, 2, "new")
+	})
+}
+
 func TestPlansComeAndGo(t *testing.T) {
 	inBubble(t, func(t *testing.T, b bench) {
 		b.source.Put("a", "a1")

@@ -2,6 +2,8 @@ package secrets_test
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -157,6 +159,38 @@ func TestVerifyTellsWhatWasDone(t *testing.T) {
 				t.Errorf("without the key: %+v", r.Findings)
 			}
 		})
+	}
+}
+
+func TestLineHashedAnewWithoutTheKeyIsShown(t *testing.T) {
+	dir := t.TempDir()
+	written(t, dir, 5, 0)
+	path := filepath.Join(dir, secrets.LedgerFile)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.SplitAfter(string(text), "\n")
+	var l struct {
+		Seq   uint64          `json:"seq"`
+		Prev  string          `json:"prev"`
+		Event json.RawMessage `json:"event"`
+		Hash  string          `json:"hash"`
+	}
+	if err := json.Unmarshal([]byte(lines[2]), &l); err != nil {
+		t.Fatal(err)
+	}
+	event := strings.Replace(string(l.Event), `"activated"`, `"forgotten"`, 1)
+	sum := sha256.Sum256(fmt.Appendf(nil, "keyway-ledger-1\x00%d\x00%s\x00%s", l.Seq, l.Prev, event))
+	lines[2] = strings.NewReplacer(string(l.Event), event, l.Hash, hex.EncodeToString(sum[:])).Replace(lines[2])
+	if err := os.WriteFile(path, []byte(strings.Join(lines, "")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if r := verified(t, dir, true); r.OK() || r.Findings[0].Line != 3 || r.Findings[0].Problem != "forged" {
+		t.Errorf("with the key: %+v", r.Findings)
+	}
+	if r := verified(t, dir, false); r.OK() || r.Findings[0].Line != 4 || !strings.Contains(r.Findings[0].Message, "does not follow") {
+		t.Errorf("without the key, by the link of the next line: %+v", r.Findings)
 	}
 }
 

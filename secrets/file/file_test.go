@@ -51,6 +51,10 @@ func swap(t *testing.T, mount, generation string, files map[string]string) {
 	t.Helper()
 	for name, content := range files {
 		write(t, filepath.Join(mount, generation, name), content)
+		// Equal in time and size: only the generation itself tells them apart.
+		if err := os.Chtimes(filepath.Join(mount, generation, name), time.Unix(1, 0), time.Unix(1, 0)); err != nil {
+			t.Fatal(err)
+		}
 		if err := os.Symlink("..data/"+name, filepath.Join(mount, name)); err != nil && !errors.Is(err, os.ErrExist) {
 			t.Fatal(err)
 		}
@@ -73,7 +77,7 @@ func TestKubeletMountIsReadAsOneGeneration(t *testing.T) {
 	root := t.TempDir()
 	mount := filepath.Join(root, "tls")
 	pair := func(n int) map[string]string {
-		return map[string]string{"tls.crt": fmt.Sprint("crt ", n), "tls.key": fmt.Sprint("key ", n)}
+		return map[string]string{"tls.crt": fmt.Sprintf("crt %06d", n), "tls.key": fmt.Sprintf("key %06d", n)}
 	}
 	swap(t, mount, "..gen0", pair(0))
 	s := file.New(file.Config{Root: root})
@@ -223,4 +227,55 @@ func TestParse(t *testing.T) {
 	f("root", map[string]any{"root": 7})
 	f("trim", map[string]any{"root": "/", "trim": "yes"})
 	f("path", map[string]any{"root": "/", "path": "x"})
+}
+
+func TestRotationOnDiskIsSeenWithinASecondAndAsAPair(t *testing.T) {
+	root := t.TempDir()
+	mount := filepath.Join(root, "tls")
+	pair := func(n int) map[string]string {
+		return map[string]string{"tls.crt": fmt.Sprint(n), "tls.key": fmt.Sprint(n)}
+	}
+	swap(t, mount, "..gen1", pair(1))
+	b := secrets.NewBroker(secrets.Config{
+		Openers: map[string]secrets.Opener{"file": file.Open},
+		Vaults:  []secrets.Vault{{Name: "file", Kind: "file", Config: map[string]any{"root": root, "ttl": 3600}}},
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); _ = b.Run(ctx) }()
+	defer func() { cancel(); <-done }()
+	var p secrets.Plan
+	for _, text := range []string{"{vault://file/tls/tls.crt}", "{vault://file/tls/tls.key}"} {
+		ref, err := secrets.ParseRef(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Refs = append(p.Refs, ref)
+	}
+	wait, stop := context.WithTimeout(t.Context(), 5*time.Second)
+	defer stop()
+	b.Resolve(wait, p)
+	for n := 2; n < 6; n++ {
+		swap(t, mount, fmt.Sprint("..gen", n), pair(n))
+		begin := time.Now()
+		for {
+			crt, key := b.Current().Get(p.Refs[0]), b.Current().Get(p.Refs[1])
+			if string(crt.Value.Reveal()) != string(key.Value.Reveal()) {
+				t.Fatalf("certificate %d with key %d", crt.Version, key.Version)
+			}
+			if string(crt.Value.Reveal()) == fmt.Sprint(n) && crt.Version == n {
+				break
+			}
+			if time.Since(begin) > 5*time.Second {
+				t.Fatalf("generation %d was not seen", n)
+			}
+			select {
+			case <-b.Changed():
+			case <-time.After(time.Second):
+			}
+		}
+		if took := time.Since(begin); took > time.Second {
+			t.Errorf("generation %d took %v", n, took)
+		}
+	}
 }

@@ -125,12 +125,12 @@ func moved(err error, target string) error {
 
 // listing answers the regular files of a folder, links followed, by name in order.
 // Names that begin with ".." are bookkeeping of the mount. Links to nothing are left out.
-func listing(root *os.Root, folder string) ([]fs.FileInfo, error) {
+func listing(root *os.Root, folder string) ([]named, error) {
 	entries, err := fs.ReadDir(root.FS(), folder)
 	if err != nil {
 		return nil, err
 	}
-	var list []fs.FileInfo
+	var list []named
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), "..") {
 			continue
@@ -158,12 +158,13 @@ type named struct {
 // Name is the name in its folder.
 func (n named) Name() string { return n.name }
 
-func same(a, b []fs.FileInfo) bool {
+func same(a, b []named) bool {
 	if len(a) != len(b) {
 		return false
 	}
 	for i := range a {
-		if a[i].Name() != b[i].Name() || !unchanged(a[i], b[i]) {
+		x, y := a[i], b[i]
+		if x.name != y.name || !os.SameFile(x.FileInfo, y.FileInfo) || !unchanged(x, y) {
 			return false
 		}
 	}

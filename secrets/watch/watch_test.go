@@ -1,0 +1,97 @@
+package watch_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/keyway-edge/keyway/secrets/watch"
+)
+
+func run(t *testing.T, f *watch.Folders) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- f.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	hint(t, f, "of the start")
+}
+
+func hint(t *testing.T, f *watch.Folders, what string) {
+	t.Helper()
+	select {
+	case <-f.Changed():
+	case <-time.After(10 * time.Second):
+		t.Fatalf("no hint %s", what)
+	}
+}
+
+func touch(t *testing.T, path string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(time.Now().String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestBurstIsFewHintsAndAnEndlessOneIsNotSilent(t *testing.T) {
+	dir := t.TempDir()
+	f := watch.New(dir)
+	run(t, f)
+	hints := 0
+	begin := time.Now()
+	for i := 0; time.Since(begin) < time.Second; i++ { // events without a pause
+		touch(t, filepath.Join(dir, fmt.Sprint(i%10)))
+		select {
+		case <-f.Changed():
+			hints++
+		default:
+		}
+	}
+	if hints < 2 || hints > 10 {
+		t.Errorf("%d hints in a second of events; expected about four", hints)
+	}
+}
+
+func TestAddedAndReplacedFoldersAreWatched(t *testing.T) {
+	root := t.TempDir()
+	f := watch.New(root)
+	run(t, f)
+	sub := filepath.Join(root, "sub")
+	if err := os.Mkdir(sub, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	hint(t, f, "of a new folder")
+	f.Add(sub)
+	// Adding does not wait, so files come until the folder is watched.
+	eventually(t, f, func() { touch(t, filepath.Join(sub, "x")) }, "of a file in an added folder")
+	if err := os.Rename(sub, sub+".old"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(sub, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	hint(t, f, "of a replaced folder")
+	eventually(t, f, func() { touch(t, filepath.Join(sub, "x")) }, "of a file in a replaced folder")
+}
+
+// eventually repeats a change until it is hinted.
+func eventually(t *testing.T, f *watch.Folders, change func(), what string) {
+	t.Helper()
+	for range 100 {
+		change()
+		select {
+		case <-f.Changed():
+			return
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	t.Fatalf("no hint %s", what)
+}
