@@ -139,7 +139,7 @@ func (h *Handler) forward(r *request, dst *exchange.Fields, prefix string) {
 	put("X-Forwarded-Host", r.host)
 	put("X-Forwarded-Port", r.portText())
 	put("X-Forwarded-Path", r.path)
-	put("X-Forwarded-Prefix", prefix)
+	put("X-Forwarded-Prefix", visible(prefix))
 	dst.Add("X-Real-IP", clientIP)
 	if c.HeadersUpstream.has(HeaderRequestID) {
 		dst.Add("X-Kong-Request-Id", x.RequestID)
@@ -150,6 +150,26 @@ func (h *Handler) forward(r *request, dst *exchange.Fields, prefix string) {
 			dst.Add(line.Name, line.Value)
 		}
 	}
+}
+
+// visible percent-encodes the control characters that a decoded path may have: no
+// field value may.
+func visible(s string) string {
+	for i := 0; i < len(s); i++ {
+		if s[i] >= ' ' && s[i] != 0x7f {
+			continue
+		}
+		b := []byte(s[:i])
+		for ; i < len(s); i++ {
+			if c := s[i]; c < ' ' || c == 0x7f {
+				b = append(b, '%', "0123456789ABCDEF"[c>>4], "0123456789ABCDEF"[c&15])
+			} else {
+				b = append(b, c)
+			}
+		}
+		return string(b)
+	}
+	return s
 }
 
 // viaRequest is the Via field of the upstream request: the client's first one with ours appended.

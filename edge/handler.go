@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -117,7 +118,7 @@ func (h *Handler) begin(x *exchange.Exchange) *request {
 func (h *Handler) judge(r *request) *policy.Reply {
 	x := r.x
 	if x.Refused != 0 {
-		return policy.ErrorReply(x.Refused, "")
+		return refusal(x.Refused)
 	}
 	if r.snap == nil {
 		return policy.ErrorReply(http.StatusServiceUnavailable, "no configuration is loaded yet")
@@ -125,11 +126,40 @@ func (h *Handler) judge(r *request) *policy.Reply {
 	r.chain = r.snap.global
 	if r.policy == routing.Strict {
 		tidyStrict(&x.Request.Fields, r.origin.trusted)
+		if reply := strictTarget(x.Request.Target); reply != nil {
+			return reply
+		}
+	} else if x.Request.Absolute && x.Request.HostField != "" {
+		// As recorded: the Host field decides, not the authority of the target.
+		x.Request.Host = x.Request.HostField
 	}
 	if reply := h.misdirected(r); reply != nil {
 		return reply
 	}
 	return nil
+}
+
+// strictTarget refuses a target that has a fragment, which no client sends, or raw
+// bytes that no URI may have: origins disagree about what they mean.
+func strictTarget(target string) *policy.Reply {
+	for i := 0; i < len(target); i++ {
+		if target[i] == '#' || target[i] >= 0x80 {
+			reply := policy.ErrorReply(http.StatusBadRequest, "")
+			reply.Err = errTarget
+			return reply
+		}
+	}
+	return nil
+}
+
+var errTarget = errors.New("the request target has a fragment or bytes that are not ASCII")
+
+// refusal answers a request that the engine could not take.
+func refusal(status int) *policy.Reply {
+	if status == http.StatusNotImplemented || status == http.StatusHTTPVersionNotSupported {
+		return &policy.Reply{Status: status, ContentType: "text/html", Body: statusPage(status)}
+	}
+	return policy.ErrorReply(status, "")
 }
 
 // route finds the route and checks that the protocol is one that it speaks.
@@ -200,8 +230,9 @@ func (h *Handler) proxy(r *request) error {
 	}
 	h.forward(r, &r.fields, prefix)
 	uri := c.UpstreamURI
-	if x.Request.HasQuery && (x.Request.Query != "" || r.policy == routing.Strict) {
-		uri += "?" + x.Request.Query
+	if x.Request.HasQuery && strings.IndexByte(x.Request.Path, '#') < 0 {
+		query, _, _ := strings.Cut(x.Request.Query, "#")
+		uri += "?" + query
 	}
 	o := &r.out
 	o.URI = uri
@@ -212,7 +243,14 @@ func (h *Handler) proxy(r *request) error {
 	}
 	o.Before, o.Fields, o.Lead = &r.before, &r.fields, r.lead
 	o.Buffered = r.bind.route.Spec.RequestBuffering
-	return r.bind.cluster.Do(x, o)
+	if err := r.bind.cluster.Do(x, o); err != nil {
+		return err
+	}
+	// Orders for the proxy itself are not passed on.
+	x.Response.Fields.DeleteFunc(func(f exchange.Field) bool {
+		return len(f.Name) > 8 && exchange.EqualFold(f.Name[:8], "X-Accel-")
+	})
+	return nil
 }
 
 // upstreamReply turns a failed round trip into an answer. A body that the client

@@ -26,10 +26,21 @@ func (h *Handler) answer(r *request, reply *policy.Reply) {
 	for _, f := range reply.Fields {
 		resp.Fields.Add(f.Name, f.Value)
 	}
+	resp.Close = resp.Close || closes(reply)
 	resp.Length = int64(len(body))
 	if len(body) > 0 {
 		resp.Body = bytes.NewReader(body)
 	}
+}
+
+// closes says whether an answer ends the connection: one that only stands for a
+// status after which the rest of what the client sends is not to be trusted.
+func closes(r *policy.Reply) bool {
+	switch r.Status {
+	case 400, 413, 414, 494:
+		return r.Page()
+	}
+	return false
 }
 
 // finishHead adds the fields that this node puts on every response and runs the
@@ -142,6 +153,14 @@ func (r *request) toTLS(status int) *policy.Reply {
 			Fields: []exchange.Field{{Name: "Connection", Value: "Upgrade"}, {Name: "Upgrade", Value: "TLS/1.2, HTTP/1.1"}},
 		}
 	}
-	location := "https://" + r.host + r.x.Request.Target
-	return &policy.Reply{Status: status, Body: []byte{}, Fields: []exchange.Field{{Name: "Location", Value: location}}}
+	return &policy.Reply{
+		Status: status, ContentType: "text/html", Body: statusPage(status),
+		Fields: []exchange.Field{{Name: "Location", Value: "https://" + r.host + r.x.Request.Target}},
+	}
+}
+
+// statusPage is the least page that says a status, as web servers write it.
+func statusPage(status int) []byte {
+	title := strconv.Itoa(status) + " " + http.StatusText(status)
+	return []byte("<html>\r\n<head><title>" + title + "</title></head>\r\n<body>\r\n<center><h1>" + title + "</h1></center>\r\n</body>\r\n</html>\r\n")
 }

@@ -151,7 +151,7 @@ func (h *Handler) misdirected(r *request) *policy.Reply {
 	if len(snap.policies) == 1 && (r.info.tls == nil || r.info.tls.policy.Fingerprint == snap.policies[""].Fingerprint) {
 		return nil
 	}
-	want := snap.Certs.Find(r.host).Policy
+	want := snap.Certs.Find(hostOnly(r.x.Request.Host)).Policy
 	if want == nil {
 		want = snap.policies[""]
 	}

@@ -223,6 +223,12 @@ func render(s *seen, reply *canned) []byte {
 			framed = true
 		}
 	}
+	// The origin of the recordings says these two of itself unless told otherwise.
+	for _, own := range [][2]string{{"Server", "echo/1"}, {"Content-Type", "application/json"}} {
+		if _, ok := header(reply.Headers, own[0]); !ok {
+			fmt.Fprintf(&b, "%s: %s\r\n", own[0], own[1])
+		}
+	}
 	if !framed && status != 204 && status != 304 {
 		fmt.Fprintf(&b, "Content-Length: %d\r\n", len(body))
 	}

@@ -35,6 +35,14 @@ func StatusText(status int) string {
 		return "Bad request"
 	case http.StatusNotFound:
 		return "Not found"
+	case http.StatusMethodNotAllowed:
+		return "Method not allowed"
+	case http.StatusRequestHeaderFieldsTooLarge:
+		return "Request header or cookie too large"
+	case http.StatusNotImplemented:
+		return "Not implemented"
+	case http.StatusHTTPVersionNotSupported:
+		return "HTTP version not supported"
 	case http.StatusRequestTimeout:
 		return "Request timeout"
 	case http.StatusLengthRequired:
@@ -64,17 +72,17 @@ func StatusText(status int) string {
 // HasErrorPage says whether an empty answer of this status gets a negotiated body.
 func HasErrorPage(status int) bool {
 	switch status {
-	case 400, 404, 408, 411, 412, 413, 414, 417, 494, 500, 502, 503, 504:
+	case 400, 404, 405, 408, 411, 412, 413, 414, 417, 431, 494, 500, 501, 502, 503, 504, 505:
 		return true
 	}
 	return false
 }
 
-// page says that a reply has nothing more to say than its status. Clients of this
+// Page says that a reply has nothing more to say than its status. Clients of this
 // format are used to two defaults: where they name no type, a reply of a plugin or
 // of the router is JSON, and one that only stands for a status is plain text.
 // 500 is left out because plugins that fail say just that, in JSON.
-func (r *Reply) page() bool {
+func (r *Reply) Page() bool {
 	if r.Message == "" {
 		return true
 	}
@@ -90,7 +98,7 @@ func RenderFor(r *Reply, req *exchange.Request, requestID string) (contentType s
 		return r.ContentType, r.Body
 	}
 	accept, ok := req.Fields.Lookup("Accept")
-	if !ok && r.page() {
+	if !ok && r.Page() {
 		accept = req.Fields.Get("Content-Type")
 	}
 	return Render(r, accept, requestID, req.Method)
@@ -106,9 +114,9 @@ func Render(r *Reply, accept, requestID, _ string) (contentType string, body []b
 	}
 	form := negotiate(accept)
 	switch {
-	case r.page() && strings.HasPrefix(accept, typeGRPC):
+	case r.Page() && strings.HasPrefix(accept, typeGRPC):
 		return TypeJSON, MessageBody(message)
-	case r.page() && accept == "":
+	case r.Page() && accept == "":
 		form = TypePlain
 	}
 	switch form {

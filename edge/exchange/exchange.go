@@ -100,6 +100,11 @@ type Request struct {
 	Query   string // part after '?', raw, without it; HasQuery tells "/a?" from "/a"
 	Version int    // HTTP10 ...
 
+	// Absolute says the target came in absolute-form: Host is its authority, and
+	// HostField what the Host field said, which RFC 9112, section 3.2.2, overrules.
+	Absolute  bool
+	HostField string
+
 	HasQuery bool
 	Fields   Fields // without Host (it is in Host)
 

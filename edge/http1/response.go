@@ -46,7 +46,11 @@ func (c *conn) drainable() bool {
 	if c.body.finished() {
 		return true
 	}
-	return c.body.asked && c.body.err == nil && !c.framing.Chunked && c.framing.Length-c.body.read <= maxDiscard
+	if whole := c.framing.Length - c.body.read; !c.framing.Chunked && c.body.err == nil && int64(c.w-c.r) >= whole {
+		c.body.asked = true // the client did not wait for 100 Continue: all of it is here
+		return true
+	}
+	return c.body.asked && c.body.err == nil && (c.framing.Chunked || c.framing.Length-c.body.read <= maxDiscard)
 }
 
 // discardBody reads what is left of the request body.
@@ -73,7 +77,7 @@ func (w *writer) mode(x *exchange.Exchange) {
 	resp := &x.Response
 	w.left = resp.Length
 	switch {
-	case x.Request.Method == http.MethodHead, resp.Status == http.StatusNoContent, resp.Status == http.StatusNotModified, resp.Body == nil && resp.Length <= 0:
+	case x.Request.Method == http.MethodHead, resp.Status == http.StatusNoContent, resp.Status == http.StatusNotModified, resp.Body == nil && resp.Length == 0:
 		w.none = true
 	case resp.Length >= 0:
 	case x.Request.Version >= exchange.HTTP11:
@@ -156,7 +160,7 @@ func (w *writer) body(resp *exchange.Response) error {
 		return w.flush()
 	}
 	if resp.Body == nil {
-		return errShort
+		resp.Body = exchange.NoBody
 	}
 	for {
 		done, err := w.step(resp)

@@ -77,8 +77,8 @@ func (t *Telemetry) ObservePlugin(c *policy.Context, o policy.Observe) {
 	if o.UpstreamHealth {
 		k.upstreams.Store(true)
 	}
-	if c.Service == nil {
-		return // as the format has it: requests that matched nothing belong to no service
+	if c.Route == nil {
+		return // as the format has it: requests that no route matched are not counted here
 	}
 	x := c.X
 	if o.StatusCode {

@@ -141,8 +141,8 @@ func digit(c byte) bool { return '0' <= c && c <= '9' }
 // requestTarget reads origin-form, absolute-form, and the asterisk of OPTIONS.
 func requestTarget(t string, r *exchange.Request) *Error {
 	for i := 0; i < len(t); i++ {
-		if t[i] <= ' ' || t[i] == 0x7f || t[i] == '#' {
-			return refuse(400, "the request target has a space, a control character or a fragment")
+		if t[i] <= ' ' || t[i] == 0x7f {
+			return refuse(400, "the request target has a space or a control character")
 		}
 	}
 	switch {
@@ -153,7 +153,7 @@ func requestTarget(t string, r *exchange.Request) *Error {
 		if !ok || !exchange.EqualFold(scheme, "http") && !exchange.EqualFold(scheme, "https") {
 			return refuse(400, "the request target is neither a path nor an absolute http URI")
 		}
-		end := strings.IndexAny(rest, "/?")
+		end := strings.IndexAny(rest, "/?#")
 		if end < 0 {
 			end = len(rest)
 		}
@@ -161,7 +161,8 @@ func requestTarget(t string, r *exchange.Request) *Error {
 			return refuse(400, "the authority of the request target is not a host")
 		}
 		r.Host, t = rest[:end], rest[end:]
-		if t == "" || t[0] == '?' {
+		r.Absolute = true
+		if t == "" || t[0] != '/' {
 			t = "/" + t
 		}
 	}
@@ -334,7 +335,7 @@ func (h *parser) contentLength() (int64, bool) {
 
 // request finishes a request head.
 func (h *parser) request(r *exchange.Request, f *Framing) *Error {
-	absolute := r.Host != ""
+	absolute := r.Absolute
 	switch {
 	case h.hosts > 1:
 		return refuse(400, "there is more than one Host field")
@@ -344,6 +345,8 @@ func (h *parser) request(r *exchange.Request, f *Framing) *Error {
 		return refuse(400, "the Host field is not a host")
 	case !absolute:
 		r.Host = h.host
+	default:
+		r.HostField = h.host
 	}
 	keepAlive := h.connectionTokens(f)
 	f.Close = f.Close || r.Version < exchange.HTTP11 && !keepAlive
