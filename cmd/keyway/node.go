@@ -42,6 +42,7 @@ type node struct {
 	documents *file.Provider
 	broker    *secrets.Broker
 	vaults    *vaults
+	ledger    *secrets.Ledger
 	publisher *edge.Publisher
 	telemetry *telemetry.Telemetry
 	access    *telemetry.AccessLog
@@ -74,8 +75,13 @@ func newNode(ctx context.Context, s *settings, log *slog.Logger, out io.Writer) 
 		return nil, err
 	}
 	n.provider()
-	if err := n.edge(); err != nil {
+	if err := n.dataPath(); err != nil {
 		return nil, err
+	}
+	// A node that has nothing to serve says why and does not start; one that runs
+	// keeps what it serves whatever a document becomes.
+	if problems := n.documents.Load(); len(problems) > 0 {
+		return nil, fmt.Errorf("the documents cannot be served:\n%w", problems)
 	}
 	if err := n.listen(ctx); err != nil {
 		return nil, err
@@ -91,6 +97,9 @@ func (s *settings) development() bool {
 // stores opens the ledger and the access log.
 func (n *node) stores() error {
 	var err error
+	if n.ledger, err = secrets.OpenLedger(secrets.LedgerConfig{Dir: ledgerDir(n.settings)}); err != nil {
+		return fmt.Errorf("opening the ledger: %w", err)
+	}
 	switch n.settings.AccessLog {
 	case "off":
 	case "stdout":
@@ -119,11 +128,11 @@ func (n *node) provider() {
 	})
 }
 
-// edge makes the data path.
-func (n *node) edge() error {
+// dataPath makes what serves requests.
+func (n *node) dataPath() error {
 	s := n.settings
 	n.telemetry = telemetry.New(telemetry.Options{
-		Version: version, NodeID: n.config.NodeID, Access: n.access, Log: n.log,
+		Version: version, NodeID: n.config.NodeID, Ledger: n.ledger, Access: n.access, Log: n.log,
 		Current: func() *edge.Snapshot { return n.publisher.Current() },
 	})
 	groups, err := curves(s.TLSCurves)
@@ -199,7 +208,6 @@ func (n *node) run(ctx context.Context) error {
 	defer end()
 	support := make(chan error, 1)
 	go func() { support <- runTasks(background, n.supportTasks()) }()
-	n.documents.Load()
 	front := append(n.frontTasks(forced), task{"support", func(ctx context.Context) error {
 		select {
 		case err := <-support:
@@ -218,6 +226,7 @@ func (n *node) run(ctx context.Context) error {
 	if n.access != nil {
 		err = errors.Join(err, n.access.Flush())
 	}
+	err = errors.Join(err, n.ledger.Close())
 	select {
 	case <-forced:
 		return &exitError{exitForced, errors.New("stopped at once by a second signal")}
@@ -240,6 +249,7 @@ func (n *node) supportTasks() []task {
 		{"documents", n.documents.Run},
 		{"publisher", n.publisher.Run},
 		{"upstream pools", n.pools.Run},
+		{"ledger", n.ledger.Run},
 		{"session ticket keys", n.tickets.Run},
 		{"control socket", control.New(n.settings.DataDir, (*controlled)(n)).Run},
 	}

@@ -39,7 +39,15 @@ func (c *cli) secretsCommand() *cobra.Command {
 			})
 		},
 	}
-	put := &cobra.Command{
+	for _, x := range []*cobra.Command{list, c.secretsPut(), c.secretsRemove()} {
+		c.settingFlags(x, "data_dir")
+		cmd.AddCommand(x)
+	}
+	return cmd
+}
+
+func (c *cli) secretsPut() *cobra.Command {
+	return &cobra.Command{
 		Use: "put NAME [FILE]", Short: "Keep a secret in the sealed store, read from FILE or standard input", Args: cobra.RangeArgs(1, 2),
 		Long: "Keep a secret in the sealed store of the data folder, encrypted at rest. Documents refer to it as\n" +
 			"{vault://sealed/NAME}. The value is read from FILE or from standard input, never from the command line,\n" +
@@ -76,7 +84,10 @@ func (c *cli) secretsCommand() *cobra.Command {
 			return nil
 		},
 	}
-	rm := &cobra.Command{
+}
+
+func (c *cli) secretsRemove() *cobra.Command {
+	return &cobra.Command{
 		Use: "rm NAME", Short: "Remove a secret and all of its versions from the sealed store", Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			s, err := c.sealedStore()
@@ -90,11 +101,6 @@ func (c *cli) secretsCommand() *cobra.Command {
 			return nil
 		},
 	}
-	for _, x := range []*cobra.Command{list, put, rm} {
-		c.settingFlags(x, "data_dir")
-		cmd.AddCommand(x)
-	}
-	return cmd
 }
 
 // sealedStore opens the sealed store of the data folder.

@@ -25,11 +25,16 @@ type vaults struct {
 
 // credentials makes the broker with the sources of this build.
 func (n *node) credentials() error {
+	versions, err := secrets.Versions(ledgerDir(n.settings))
+	if err != nil {
+		return fmt.Errorf("reading the versions of credentials from the ledger: %w", err)
+	}
 	sealedConfig := map[string]any{"path": sealedPath(n.settings)}
 	n.vaults = &vaults{}
 	config := secrets.Config{
 		Log:      n.log,
 		Openers:  map[string]secrets.Opener{"env": env.Open, "file": file.Open, "sealed": sealed.Open},
+		Versions: versions,
 		Vaults:   []secrets.Vault{{Name: "env", Kind: "env"}, {Name: "sealed", Kind: "sealed", Config: sealedConfig}},
 	}
 	dir, err := n.vaults.pairDir(n.settings)

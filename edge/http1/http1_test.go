@@ -387,3 +387,30 @@ func BenchmarkKeepAlive(b *testing.B) {
 	s.ServeConn(b.Context(), m, &exchange.Conn{})
 	_ = wire.Limits{}
 }
+
+func TestClientGoneWhileTheBodyWaits(t *testing.T) {
+	gone := make(chan struct{})
+	c, _ := serve(t, &Server{}, func(x *exchange.Exchange) {
+		x.Response.Status, x.Response.Length, x.Response.Body = 200, -1, waiting{x, gone}
+	})
+	_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+	_ = c.Close()
+	select {
+	case <-gone:
+	case <-time.After(5 * time.Second):
+		t.Error("a body that waits keeps a client that left")
+	}
+}
+
+// waiting is a body that says nothing until the client is gone.
+type waiting struct {
+	x    *exchange.Exchange
+	gone chan struct{}
+}
+
+func (w waiting) Read([]byte) (int, error) {
+	w.x.WatchClient()
+	<-w.x.Ctx.Done()
+	close(w.gone)
+	return 0, w.x.Ctx.Err()
+}

@@ -32,8 +32,8 @@ func (c *conn) serve(last bool) bool {
 	}
 	x.Response.Close = x.Response.Close || last || refused != 0 || c.framing.Close || c.s.draining.Load()
 	c.s.Handler.Handle(x)
-	c.endWatch()
 	keep, err := c.respond()
+	c.endWatch()
 	x.Elapsed = time.Since(x.Start)
 	c.s.Handler.Done(x, err)
 	c.served = true

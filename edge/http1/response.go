@@ -22,6 +22,7 @@ func (c *conn) respond() (keep bool, err error) {
 		defer func() { _ = cl.Close() }()
 	}
 	if resp.Status == http.StatusSwitchingProtocols && resp.Switch != nil {
+		c.endWatch()
 		return false, c.tunnel()
 	}
 	w := writer{c: c}
@@ -33,6 +34,7 @@ func (c *conn) respond() (keep bool, err error) {
 	if err := w.body(resp); err != nil {
 		return false, err
 	}
+	c.endWatch()
 	if closing {
 		c.linger()
 		return false, nil

@@ -26,7 +26,6 @@ type call struct {
 	told   string // address of the last connection
 	heard  bool   // a byte of a response has come
 
-	answered bool   // the final head has come; the rest is the body
 	broken   *fault // writing failed: what is read now is the target's last word
 
 	framing  wire.Framing
@@ -59,7 +58,7 @@ func (k *call) read(p []byte) (int, error) {
 		if wait <= 0 {
 			return 0, fmt.Errorf("reading from %s: %w after %v", c.address, errTimeout, k.cluster.read)
 		}
-		if sending || !k.watching || !k.watched && !k.answered {
+		if sending || !k.watching || !k.watched {
 			wait = min(wait, patience)
 		}
 		c.readWithin(now, wait)
@@ -90,9 +89,8 @@ func (k *call) watch(sending bool) {
 		sock := k.conn.sock.Conn
 		k.unwatch = context.AfterFunc(k.x.Ctx, func() { _ = sock.Close() })
 	}
-	// Not while the body is uploaded, whose reader sees the client go, and not
-	// after the head: then the engine writes, and sees it too.
-	if !sending && !k.watched && !k.answered {
+	// Not while the body is uploaded, whose reader sees the client go.
+	if !sending && !k.watched {
 		k.watched = true
 		if k.x.WatchClient != nil {
 			k.x.WatchClient()

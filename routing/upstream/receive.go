@@ -137,7 +137,6 @@ func (k *call) accept(head string) *fault {
 		return k.invalid(e)
 	}
 	x.UpstreamHead = time.Now()
-	k.answered = true
 	if r.Status == 101 {
 		if x.Request.Upgrade == "" || !k.framing.Upgrade {
 			forget(r)

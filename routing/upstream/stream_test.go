@@ -225,10 +225,10 @@ func TestClientGoneInTheMiddle(t *testing.T) {
 		close(gone)
 	})
 	g := through(t, nil, addr)
-	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	x := ask(ctx, "GET", "")
-	x.WatchClient = func() { t.Error("the client was watched after the head: its engine is writing then") }
+	x.WatchClient = cancel // the watch finds the client gone at once
 	if status, body := g.do(x, nil); status != 200 || !strings.HasPrefix(body, "abc then ") {
 		t.Fatal(status, body)
 	}
