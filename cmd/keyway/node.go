@@ -133,7 +133,7 @@ func (n *node) dataPath() error {
 	s := n.settings
 	n.telemetry = telemetry.New(telemetry.Options{
 		Version: version, NodeID: n.config.NodeID, Ledger: n.ledger, Access: n.access, Log: n.log,
-		Current: func() *edge.Snapshot { return n.publisher.Current() },
+		Current: func() *edge.Snapshot { return n.publisher.Current() }, Broker: n.broker.Stats,
 	})
 	groups, err := curves(s.TLSCurves)
 	if err != nil {

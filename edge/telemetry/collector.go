@@ -38,12 +38,33 @@ type collector struct{ t *Telemetry }
 // Describe sends nothing: the families depend on what there is to tell.
 func (c *collector) Describe(chan<- *prometheus.Desc) {}
 
+// broker samples what the broker knows of its credentials and sources.
+func (c *collector) broker(out chan<- prometheus.Metric) {
+	if c.t.opts.Broker == nil {
+		return
+	}
+	st := c.t.opts.Broker()
+	for state, n := range st.States {
+		emit(out, "keyway_credentials", "Credentials by state", prometheus.GaugeValue, float64(n), labels{"state", string(state)})
+	}
+	emit(out, "keyway_credentials_alarmed", "Credentials that their source has not confirmed for an hour, or that are closed", prometheus.GaugeValue, float64(st.Alarmed), nil)
+	for _, s := range st.Sources {
+		l := labels{"source", s.Name}
+		emit(out, "keyway_source_fetches_total", "Looks at a source that ended", prometheus.CounterValue, float64(s.Fetches), l)
+		emit(out, "keyway_source_failures_total", "Looks at a source that brought no value", prometheus.CounterValue, float64(s.Failures), l)
+		if !s.LastGood.IsZero() {
+			emit(out, "keyway_source_stale_seconds", "Time since a source last answered well", prometheus.GaugeValue, time.Since(s.LastGood).Seconds(), l)
+		}
+	}
+}
+
 // Collect sends every sample.
 func (c *collector) Collect(out chan<- prometheus.Metric) {
 	t := c.t
 	c.traffic(out)
 	c.connections(out)
 	c.credentials(out)
+	c.broker(out)
 	c.snapshot(out)
 	t.kong.collect(t, out)
 	emit(out, "keyway_process_start_time_seconds", "When this process started", prometheus.GaugeValue, float64(t.started.Unix()), nil)
