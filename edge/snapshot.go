@@ -38,12 +38,11 @@ type Snapshot struct {
 // binding is what one route leads to. closed is why it answers 503 instead:
 // a route whose plugin, credential or expression failed is never served without it.
 type binding struct {
-	route    *routing.Route
-	service  *spec.Service
-	cluster  *upstream.Cluster
-	chain    *policy.Chain
-	redirect int
-	closed   *spec.Problem
+	route   *routing.Route
+	service *spec.Service
+	cluster *upstream.Cluster
+	chain   *policy.Chain
+	closed  *spec.Problem
 }
 
 // Slot answers the slot of a certificate by the certificate's id.

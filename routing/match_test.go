@@ -251,8 +251,12 @@ func TestCaseOfHosts(t *testing.T) {
 		policy     Policy
 		host, want string
 	}{
-		{Strict, "aDMIN.test", "r1"}, {"", "admin.test", "r1"}, {Compatible, "admin.test", "r2"}, {Compatible, "Admin.test:80", "r1"},
-		{Strict, "[::1]:80", "r2"}, {Strict, "", "r2"},
+		{Strict, "aDMIN.test", "r1"},
+		{"", "admin.test", "r1"},
+		{Compatible, "admin.test", "r2"},
+		{Compatible, "Admin.test:80", "r1"},
+		{Strict, "[::1]:80", "r2"},
+		{Strict, "", "r2"},
 	} {
 		if got := found(table, &Query{Host: c.host, Path: "/", Policy: c.policy}); got != c.want {
 			t.Errorf("%s %s: got %s", c.policy, c.host, got)

@@ -107,8 +107,14 @@ func TestFindAppliesTheRoutesOwnPolicy(t *testing.T) {
 		want      string
 		forbidden bool
 	}{
-		{Strict, "/l/..;/x", "", true}, {Strict, "/s/..;/x", "", true}, {Strict, "/c/..;/x", "r3", false}, {Strict, "/c/%00", "", true},
-		{Compatible, "/l/..;/x", "r1", false}, {Compatible, "/s/..;/x", "", true}, {Compatible, "/s/x", "r2", false}, {Compatible, "/none", "", false},
+		{Strict, "/l/..;/x", "", true},
+		{Strict, "/s/..;/x", "", true},
+		{Strict, "/c/..;/x", "r3", false},
+		{Strict, "/c/%00", "", true},
+		{Compatible, "/l/..;/x", "r1", false},
+		{Compatible, "/s/..;/x", "", true},
+		{Compatible, "/s/x", "r2", false},
+		{Compatible, "/none", "", false},
 		{Strict, "/none/..;", "", true},
 	} {
 		ok, err := table.Find(c.listener, c.path, &Query{}, &m)

@@ -142,7 +142,7 @@ func (b *requestBody) Read(p []byte) (int, error) {
 		b.err = &exchange.BodyError{Status: http.StatusRequestEntityTooLarge, Err: errTooLarge}
 	case err == nil && b.tooSlow():
 		b.err = &exchange.BodyError{Status: http.StatusRequestTimeout, Err: errTooSlow}
-	case err == nil || err == io.EOF:
+	case err == nil || errors.Is(err, io.EOF):
 		return n, err
 	default:
 		b.err = bodyError(err)

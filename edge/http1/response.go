@@ -207,20 +207,20 @@ func (w *writer) step(resp *exchange.Response) (done bool, err error) {
 	}
 	w.buf = w.buf[:at+n]
 	if w.toEnd {
-		return err == io.EOF, notEOF(err)
+		return errors.Is(err, io.EOF), notEOF(err)
 	}
 	w.left -= int64(n)
 	if w.left == 0 {
 		return true, nil
 	}
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return false, errShort
 	}
 	return false, err
 }
 
 func notEOF(err error) error {
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return nil
 	}
 	return err
@@ -235,7 +235,7 @@ func (w *writer) chunk(resp *exchange.Response, at, n int, err error) (bool, err
 		h[0], h[1], h[2], h[3], h[4], h[5] = digits[n>>12&15], digits[n>>8&15], digits[n>>4&15], digits[n&15], '\r', '\n'
 		w.buf = append(w.buf, '\r', '\n')
 	}
-	if err != io.EOF {
+	if !errors.Is(err, io.EOF) {
 		return false, err
 	}
 	b, terr := wire.AppendLastChunk(w.buf, &resp.Trailer)

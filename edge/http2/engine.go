@@ -1,5 +1,8 @@
 package http2
 
+//lint:file-ignore SA1019 net/http speaks HTTP/2 on listeners of its own only: it has no way to
+// serve a connection that this edge has accepted and handshaken.
+
 import (
 	"context"
 	"errors"

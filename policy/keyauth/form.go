@@ -3,6 +3,7 @@ package keyauth
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"mime"
 	"mime/multipart"
@@ -117,7 +118,7 @@ func parseParts(boundary string, raw []byte) form {
 	r := multipart.NewReader(bytes.NewReader(raw), boundary)
 	for {
 		x, err := r.NextRawPart()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {

@@ -26,7 +26,7 @@ type call struct {
 	told   string // address of the last connection
 	heard  bool   // a byte of a response has come
 
-	broken   *fault // writing failed: what is read now is the target's last word
+	broken *fault // writing failed: what is read now is the target's last word
 
 	framing  wire.Framing
 	chunks   wire.Body // reads a chunked body

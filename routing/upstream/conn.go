@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"syscall"
@@ -72,7 +73,7 @@ func (c *conn) quiet(now time.Time) bool {
 	} else {
 		n, err = c.sock.tryRead(c.sock.one[:])
 	}
-	return n == 0 && err == errNothing //nolint:errorlint // the value itself, from just below
+	return n == 0 && errors.Is(err, errNothing)
 }
 
 // readWithin makes reads fail after wait. Deadlines are a little generous, so

@@ -3,6 +3,7 @@
 package upstream
 
 import (
+	"errors"
 	"io"
 	"syscall"
 )
@@ -15,7 +16,7 @@ func (s *sock) tryRead(p []byte) (int, error) {
 		return 0, err
 	}
 	switch {
-	case s.err == syscall.EAGAIN || s.err == syscall.EINTR:
+	case errors.Is(s.err, syscall.EAGAIN) || errors.Is(s.err, syscall.EINTR):
 		return 0, errNothing
 	case s.err != nil:
 		return 0, s.err

@@ -48,7 +48,7 @@ func (b *Body) Reset(src Source, f *Framing, trailer *exchange.Fields) {
 }
 
 // Done says that the whole body was read.
-func (b *Body) Done() bool { return b.err == io.EOF }
+func (b *Body) Done() bool { return errors.Is(b.err, io.EOF) }
 
 // Read reads into p. The last bytes come with io.EOF where that is known.
 func (b *Body) Read(p []byte) (int, error) {
@@ -87,7 +87,7 @@ func (b *Body) Read(p []byte) (int, error) {
 
 // ended is the error of a connection that ended inside the body.
 func (b *Body) ended(err error) error {
-	if err == io.EOF && !b.toEnd {
+	if errors.Is(err, io.EOF) && !b.toEnd {
 		return io.ErrUnexpectedEOF
 	}
 	return err
