@@ -79,7 +79,7 @@ func collect(fields func(func(field)), m map[string]any) {
 	})
 }
 
-func TestKongDefaultsEntities(t *testing.T) {
+func TestKongVectorsDefaultsEntities(t *testing.T) {
 	var v struct {
 		Config map[string]any
 		Get    map[string]struct {
@@ -166,7 +166,7 @@ func guess(name string, recorded, written any) Schema {
 	return s
 }
 
-func TestKongDefaultsPlugins(t *testing.T) {
+func TestKongVectorsDefaultsPlugins(t *testing.T) {
 	var v struct {
 		Plugins map[string]struct {
 			ConfigIn map[string]any `json:"config_in"`
