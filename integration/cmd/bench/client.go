@@ -1,0 +1,94 @@
+package main
+
+import (
+	"bufio"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"time"
+)
+
+// handshakes opens n connections of one request each. It answers the exit status.
+func handshakes(kind, address string, n int, mlkem bool) int {
+	config := &tls.Config{InsecureSkipVerify: true, ServerName: "bench.example.com", MinVersion: tls.VersionTLS13, NextProtos: []string{"http/1.1"}}
+	if !mlkem {
+		config.CurvePreferences = []tls.CurveID{tls.X25519}
+	}
+	if kind == "resumed" {
+		config.ClientSessionCache = tls.NewLRUClientSessionCache(16)
+	}
+	resumed := 0
+	for i := range n {
+		again, err := oneRequest(address, config)
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "connection %d: %v\n", i, err)
+			return 1
+		}
+		if again {
+			resumed++
+		}
+	}
+	if kind == "resumed" && resumed < n*9/10 {
+		fmt.Fprintf(os.Stderr, "%d of %d sessions were resumed\n", resumed, n)
+		return 1
+	}
+	return 0
+}
+
+func oneRequest(address string, config *tls.Config) (resumed bool, err error) {
+	raw, err := net.DialTimeout("tcp", address, 5*time.Second)
+	if err != nil {
+		return false, fmt.Errorf("connecting: %w", err)
+	}
+	c := tls.Client(raw, config)
+	defer func() { _ = c.Close() }()
+	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	if _, err := io.WriteString(c, "GET /1k HTTP/1.1\r\nHost: bench.example.com\r\nConnection: close\r\n\r\n"); err != nil {
+		return false, fmt.Errorf("sending: %w", err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		return false, fmt.Errorf("reading: %w", err)
+	}
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK || len(body) != 1024 {
+		return false, fmt.Errorf("the answer is %d with %d bytes (%w)", resp.StatusCode, len(body), err)
+	}
+	return c.ConnectionState().DidResume, nil
+}
+
+// selfSigned makes a P-256 certificate for names.
+func selfSigned(names ...string) (certPEM, keyPEM string, err error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return "", "", fmt.Errorf("making a key: %w", err)
+	}
+	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
+	if err != nil {
+		return "", "", fmt.Errorf("making a serial number: %w", err)
+	}
+	now := time.Now()
+	t := &x509.Certificate{
+		SerialNumber: serial, Subject: pkix.Name{CommonName: names[0]}, DNSNames: names, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(90 * 24 * time.Hour),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, t, t, key.Public(), key)
+	if err != nil {
+		return "", "", fmt.Errorf("making a certificate: %w", err)
+	}
+	kd, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return "", "", fmt.Errorf("encoding a key: %w", err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: kd})), nil
+}

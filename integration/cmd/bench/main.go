@@ -1,0 +1,192 @@
+// Command bench compares Keyway with nginx, HAProxy and Caddy on this machine: CPU
+// time per request of each in one interleaved run, as a ratio to nginx in the same
+// round. docs/benchmarks.md says how to read what it prints.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"text/tabwriter"
+)
+
+// result is one line of latest.json.
+type result struct {
+	Case    string  `json:"case"`
+	Proxy   string  `json:"proxy"`
+	Workers int     `json:"workers"`
+	CPU     float64 `json:"cpu_us_per_request"` // median
+	Ratio   float64 `json:"ratio_to_nginx"`     // median of the rounds' ratios
+	Spread  string  `json:"spread"`             // least and greatest of the rounds' ratios
+	Rounds  int     `json:"rounds"`
+	Errors  int     `json:"errors"`
+}
+
+func main() {
+	keyway := flag.String("keyway", "bin/keyway", "the binary")
+	quick := flag.Bool("quick", false, "3 rounds of fewer requests, without certificates and routes")
+	rounds := flag.Int("rounds", 10, "rounds of each case")
+	only := flag.String("only", "", "comma list of cases, all when empty")
+	client := flag.String("client", "", "used by itself: full or resumed handshakes against an address")
+	n := flag.Int("n", 0, "used by itself: how many")
+	mlkem := flag.Bool("mlkem", false, "used by itself: offer X25519MLKEM768")
+	flag.Parse()
+	if *client != "" {
+		os.Exit(handshakes(*client, flag.Arg(0), *n, *mlkem))
+	}
+	if err := run(context.Background(), *keyway, *quick, *rounds, *only); err != nil {
+		fmt.Fprintln(os.Stderr, "bench: "+err.Error())
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, keyway string, quick bool, rounds int, only string) error {
+	l, err := newLab(keyway)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(l.dir) }()
+	backend, err := l.backend(ctx)
+	if err != nil {
+		return err
+	}
+	defer backend.down()
+	scale := 1.0
+	if quick {
+		rounds, scale = 3, 0.4
+	}
+	var results []result
+	for _, c := range l.cases() {
+		if only != "" && !slices.Contains(strings.Split(only, ","), c.name) || quick && c.slow {
+			continue
+		}
+		rs, err := measure(ctx, c, rounds, scale)
+		if err != nil {
+			return err
+		}
+		results = append(results, rs...)
+		table(results[len(results)-len(rs):])
+	}
+	if err := save(results); err != nil {
+		return err
+	}
+	if quick || only != "" {
+		return nil
+	}
+	return l.sizes(ctx)
+}
+
+// newLab makes the folder of a run: certificates, documents, the origin's files.
+func newLab(keyway string) (*lab, error) {
+	abs, err := filepath.Abs(keyway)
+	if err != nil {
+		return nil, fmt.Errorf("finding the binary: %w", err)
+	}
+	if _, err := os.Stat(abs); err != nil {
+		return nil, fmt.Errorf("%w; run make build first", err)
+	}
+	dir, err := os.MkdirTemp("", "keyway-bench")
+	if err != nil {
+		return nil, fmt.Errorf("making a folder: %w", err)
+	}
+	l := &lab{dir: dir, keyway: abs, configs: "integration/bench"}
+	l.caddy, err = buildCaddy()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench: caddy is left out: "+err.Error())
+	}
+	certPEM, keyPEM, err := selfSigned("bench.example.com")
+	if err != nil {
+		return nil, err
+	}
+	for name, data := range map[string]string{
+		"cert.pem": certPEM, "key.pem": keyPEM, "both.pem": certPEM + keyPEM, "www/100k": strings.Repeat("b", 100<<10),
+		"bare.yaml": document(100, false), "policy.yaml": document(100, true),
+	} {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return nil, fmt.Errorf("making a folder: %w", err)
+		}
+		if err := os.WriteFile(path, []byte(data), 0o644); err != nil {
+			return nil, fmt.Errorf("writing a file: %w", err)
+		}
+	}
+	return l, os.Chmod(dir, 0o755)
+}
+
+func (l *lab) backend(ctx context.Context) (*peer, error) {
+	conf, err := l.render("backend.conf", 0, 1)
+	if err != nil {
+		return nil, err
+	}
+	p := &peer{name: "backend", port: backendPort, start: func(int) (*exec.Cmd, error) {
+		cmd := pinned(2, "taskset", "-c", "1", "nginx", "-p", l.dir, "-c", conf)
+		return cmd, nil
+	}}
+	return p, p.up(ctx, 1)
+}
+
+// document is n routes to the origin; the last one takes what is measured. With
+// policy it asks for an API key and counts a limit that is never reached.
+func document(n int, policy bool) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "_format_version: \"3.0\"\nservices:\n- name: s\n  url: http://127.0.0.1:%d\n  routes:\n", backendPort)
+	for i := range n - 1 {
+		fmt.Fprintf(&b, "  - {name: r%d, hosts: [h%d.example.com], paths: [/app%d/v1]}\n", i, i%50, i)
+	}
+	b.WriteString("  - {name: bench, paths: [/], strip_path: false}\n")
+	if policy {
+		b.WriteString("plugins:\n- {name: key-auth}\n- {name: rate-limiting, config: {hour: 1000000000, policy: local}}\n" +
+			"consumers:\n- {username: c, keyauth_credentials: [{key: bench-key}]}\n")
+	}
+	return b.String()
+}
+
+// buildCaddy builds the pinned Caddy into the cache, once for each state of its module.
+func buildCaddy() (string, error) {
+	cache := os.Getenv("KEYWAY_CACHE")
+	if cache == "" {
+		dir, err := os.UserCacheDir()
+		if err != nil {
+			return "", fmt.Errorf("finding the cache: %w", err)
+		}
+		cache = filepath.Join(dir, "keyway")
+	}
+	out := filepath.Join(cache, "bin", "caddy-v2.11.9")
+	if _, err := os.Stat(out); err == nil {
+		return out, nil
+	}
+	fmt.Fprintln(os.Stderr, "bench: building Caddy for the first time")
+	cmd := exec.Command("go", "build", "-C", "integration/bench/caddy", "-o", out, "github.com/caddyserver/caddy/v2/cmd/caddy")
+	cmd.Stderr = os.Stderr
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("building Caddy: %w", err)
+	}
+	return out, nil
+}
+
+func table(results []result) {
+	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "case\tproxy\tworkers\tus/request\tratio\tspread\trounds\terrors")
+	for _, r := range results {
+		fmt.Fprintf(w, "%s\t%s\t%d\t%.1f\t%.2f\t%s\t%d\t%d\n", r.Case, r.Proxy, r.Workers, r.CPU, r.Ratio, r.Spread, r.Rounds, r.Errors)
+	}
+	_ = w.Flush()
+	fmt.Println()
+}
+
+func save(results []result) error {
+	text, err := json.MarshalIndent(results, "", " ")
+	if err != nil {
+		return fmt.Errorf("rendering the results: %w", err)
+	}
+	if err := os.WriteFile("integration/bench/latest.json", append(text, '\n'), 0o644); err != nil {
+		return fmt.Errorf("writing the results: %w", err)
+	}
+	return nil
+}

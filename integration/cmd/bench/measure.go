@@ -1,0 +1,173 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strconv"
+)
+
+// tick is a clock tick of /proc in microseconds.
+const tick = 10_000
+
+// load makes n requests against a peer and answers how many failed.
+type load func(ctx context.Context, p *peer, n int) (failed int, err error)
+
+// benchCase is one thing that is measured on several proxies.
+type benchCase struct {
+	name    string
+	workers int
+	n       int
+	load    load
+	peers   []*peer // the first one is nginx, what the others are compared with
+	slow    bool    // left out of a quick run
+}
+
+// h2load loads with Debian's h2load, on the second CPU when the proxy has the first.
+func h2load(path string, plain bool, args ...string) load {
+	return func(ctx context.Context, p *peer, n int) (int, error) {
+		url := fmt.Sprintf("https://127.0.0.1:%d%s", p.tls(), path)
+		if plain {
+			url = fmt.Sprintf("http://127.0.0.1:%d%s", p.plain(), path)
+		}
+		all := append([]string{"-n", strconv.Itoa(n), "-t", "1"}, args...)
+		cmd := loader(ctx, p, "h2load", append(all, url)...)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			return 0, fmt.Errorf("h2load against %s: %w: %s", p.name, err, out)
+		}
+		m := regexp.MustCompile(`status codes: (\d+) 2xx`).FindSubmatch(out)
+		if m == nil {
+			return 0, fmt.Errorf("h2load against %s says nothing of status codes: %s", p.name, out)
+		}
+		good, err := strconv.Atoi(string(m[1]))
+		if err != nil {
+			return 0, fmt.Errorf("reading h2load's answer: %w", err)
+		}
+		return n - good, nil
+	}
+}
+
+// loader makes a command on the CPU that the proxy does not have.
+func loader(ctx context.Context, p *peer, name string, args ...string) *exec.Cmd {
+	if p.workers == 1 {
+		return exec.CommandContext(ctx, "taskset", append([]string{"-c", "1", name}, args...)...)
+	}
+	return exec.CommandContext(ctx, name, args...)
+}
+
+// own loads with this program's own client: one request on each new connection.
+func own(kind string, mlkem bool) load {
+	return func(ctx context.Context, p *peer, n int) (int, error) {
+		self, err := os.Executable()
+		if err != nil {
+			return 0, fmt.Errorf("finding this program: %w", err)
+		}
+		args := []string{"-client", kind, "-n", strconv.Itoa(n)}
+		if mlkem {
+			args = append(args, "-mlkem")
+		}
+		out, err := loader(ctx, p, self, append(args, fmt.Sprintf("127.0.0.1:%d", p.tls()))...).CombinedOutput()
+		if err != nil {
+			return 0, fmt.Errorf("%s handshakes with %s: %w: %s", kind, p.name, err, out)
+		}
+		return 0, nil
+	}
+}
+
+// cases lists what is measured, in order.
+func (l *lab) cases() []benchCase {
+	nginx, haproxy := l.nginx(), l.haproxy()
+	bare := l.keywayPeer("keyway", l.dir+"/bare.yaml", "X25519", keywayPort)
+	policy := l.keywayPeer("keyway", l.dir+"/policy.yaml", "X25519", keywayPort+10)
+	defaults := l.keywayPeer("keyway", l.dir+"/bare.yaml", "", keywayPort+20)
+	all := []*peer{nginx, bare, haproxy}
+	if l.caddy != "" {
+		all = append(all, l.caddyPeer())
+	}
+	few := []*peer{nginx, bare}
+	return []benchCase{
+		{name: "h1-tls-1k", workers: 1, n: 12000, load: h2load("/1k", false, "--h1", "-c", "64"), peers: all},
+		{name: "h1-tls-1k-policy", workers: 1, n: 12000, load: h2load("/1k", false, "--h1", "-c", "64", "-H", "apikey: bench-key"), peers: []*peer{nginx, policy}},
+		{name: "h1-tls-100k", workers: 1, n: 2000, load: h2load("/100k", false, "--h1", "-c", "64"), peers: all},
+		{name: "h2-tls-1k", workers: 1, n: 12000, load: h2load("/1k", false, "-c", "10", "-m", "16"), peers: all},
+		{name: "h1-plain-1k", workers: 1, n: 12000, load: h2load("/1k", true, "--h1", "-c", "64"), peers: all},
+		{name: "tls-full", workers: 1, n: 400, load: own("full", false), peers: all},
+		{name: "tls-resumed", workers: 1, n: 400, load: own("resumed", false), peers: all},
+		{name: "tls-full-mlkem768", workers: 1, n: 400, load: own("full", true), peers: []*peer{nginx, defaults}, slow: true},
+		{name: "h1-tls-1k", workers: 2, n: 12000, load: h2load("/1k", false, "--h1", "-c", "64"), peers: few, slow: true},
+		{name: "h2-tls-1k", workers: 2, n: 12000, load: h2load("/1k", false, "-c", "10", "-m", "16"), peers: few, slow: true},
+	}
+}
+
+// measure runs the rounds of a case: every proxy in turn, round after round. A
+// run with a failed request is void and counted.
+func measure(ctx context.Context, c benchCase, rounds int, scale float64) ([]result, error) {
+	n := max(int(float64(c.n)*scale), 100)
+	cpu := make([][]float64, len(c.peers))
+	ratios := make([][]float64, len(c.peers))
+	failures := make([]int, len(c.peers))
+	defer func() {
+		for _, p := range c.peers {
+			p.down()
+		}
+	}()
+	for _, p := range c.peers {
+		if err := p.up(ctx, c.workers); err != nil {
+			return nil, err
+		}
+		if _, err := c.load(ctx, p, max(n/10, 64)); err != nil { // warm
+			return nil, err
+		}
+	}
+	for range rounds {
+		now := make([]float64, len(c.peers))
+		for i, p := range c.peers {
+			before, err := ticks(p.cmd.Process.Pid)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", p.name, err)
+			}
+			failed, err := c.load(ctx, p, n)
+			if err != nil {
+				return nil, err
+			}
+			after, err := ticks(p.cmd.Process.Pid)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", p.name, err)
+			}
+			if failed > 0 {
+				failures[i] += failed
+				continue
+			}
+			now[i] = float64(after-before) * tick / float64(n)
+			cpu[i] = append(cpu[i], now[i])
+		}
+		for i := range c.peers {
+			if now[i] > 0 && now[0] > 0 {
+				ratios[i] = append(ratios[i], now[i]/now[0])
+			}
+		}
+	}
+	var out []result
+	for i, p := range c.peers {
+		r := result{Case: c.name, Proxy: p.name, Workers: c.workers, Rounds: len(ratios[i]), Errors: failures[i]}
+		if len(ratios[i]) > 0 {
+			r.CPU, r.Ratio = median(cpu[i]), median(ratios[i])
+			r.Spread = fmt.Sprintf("%.2f..%.2f", slices.Min(ratios[i]), slices.Max(ratios[i]))
+		}
+		out = append(out, r)
+	}
+	return out, nil
+}
+
+func median(list []float64) float64 {
+	s := slices.Sorted(slices.Values(list))
+	n := len(s)
+	if n%2 == 1 {
+		return s[n/2]
+	}
+	return (s[n/2-1] + s[n/2]) / 2
+}
