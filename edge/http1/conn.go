@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -29,10 +30,12 @@ type conn struct {
 	box  *[]byte // the pooled read buffer, nil while idle
 	buf  []byte  // *box, or a larger one for a long head
 	r, w int     // buf[r:w] is read and not used yet
+	one  [1]byte // the read buffer of an idle connection
 
 	out *[]byte // the pooled write buffer
 
-	readBy  time.Time // deadlines as they are set, to set them seldom
+	sending sync.Mutex // held while an interim response is written
+	readBy  time.Time  // deadlines as they are set, to set them seldom
 	writeBy time.Time
 	served  bool // at least one request was answered
 	watch   watch
@@ -120,6 +123,7 @@ func (c *conn) await() bool {
 		return !c.s.draining.Load() || c.served
 	}
 	began := time.Now()
+	now := began
 	limit := c.s.Idle
 	if !c.served {
 		limit = c.s.HeadTimeout
@@ -128,19 +132,22 @@ func (c *conn) await() bool {
 		c.takeRead()
 	}
 	wait := min(keepBuffer, limit)
-	var lingering time.Time
-	for {
-		c.readDeadline(time.Now(), wait)
+	lingering := false
+	for ; ; now = time.Now() {
+		c.readWithin(now, wait)
 		c.idle.Store(true)
 		if c.s.draining.Load() {
-			if lingering.IsZero() {
-				lingering = time.Now()
-				limit = min(limit, time.Since(began)+drainLinger)
+			if !lingering {
+				lingering = true
+				limit = min(limit, now.Sub(began)+drainLinger)
 			}
-			c.readDeadline(time.Now(), max(limit-time.Since(began), time.Millisecond))
+			c.readDeadline(now, max(limit-now.Sub(began), time.Millisecond))
 		}
 		ok, again := c.firstBytes()
 		c.idle.Store(false)
+		if c.s.draining.Load() {
+			c.s.woken(c)
+		}
 		if ok {
 			c.skipEmptyLines()
 			if c.w > c.r {
@@ -152,7 +159,7 @@ func (c *conn) await() bool {
 		if !again || left <= 0 {
 			return false
 		}
-		c.releaseRead()
+		c.release()
 		wait = left
 	}
 }
@@ -169,13 +176,12 @@ func (c *conn) firstBytes() (ok, again bool) {
 		err := c.More()
 		return err == nil, errors.Is(err, os.ErrDeadlineExceeded)
 	}
-	var one [1]byte
-	n, err := c.nc.Read(one[:])
+	n, err := c.nc.Read(c.one[:])
 	if n == 0 {
 		return false, errors.Is(err, os.ErrDeadlineExceeded)
 	}
 	c.takeRead()
-	c.buf[0] = one[0]
+	c.buf[0] = c.one[0]
 	c.r, c.w = 0, 1
 	return true, false
 }

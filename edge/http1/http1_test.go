@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/keyway-edge/keyway/edge/exchange"
-	"github.com/keyway-edge/keyway/edge/exchange/wire"
 )
 
 // handler answers by a function and notes what Done was told.
@@ -380,12 +379,23 @@ func TestAllocationsPerRequest(t *testing.T) {
 	}
 }
 
+// looping is a connection on which requests come as long as the benchmark asks.
+type looping struct {
+	memory
+	b *testing.B
+}
+
+func (l *looping) Read(p []byte) (int, error) {
+	if !l.b.Loop() {
+		return 0, io.EOF
+	}
+	return copy(p, l.in), nil
+}
+
 func BenchmarkKeepAlive(b *testing.B) {
 	s := &Server{Handler: fixed{strings.NewReader("")}, MaxRequests: 1 << 60}
 	b.ReportAllocs()
-	m := &memory{in: []byte(small), times: b.N}
-	s.ServeConn(b.Context(), m, &exchange.Conn{})
-	_ = wire.Limits{}
+	s.ServeConn(b.Context(), &looping{memory{in: []byte(small)}, b}, &exchange.Conn{})
 }
 
 func TestClientGoneWhileTheBodyWaits(t *testing.T) {

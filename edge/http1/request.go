@@ -2,9 +2,11 @@ package http1
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
+	"runtime/debug"
 	"time"
 
 	"github.com/keyway-edge/keyway/edge/exchange"
@@ -31,13 +33,24 @@ func (c *conn) serve(last bool) bool {
 		c.begin()
 	}
 	x.Response.Close = x.Response.Close || last || refused != 0 || c.framing.Close || c.s.draining.Load()
-	c.s.Handler.Handle(x)
-	keep, err := c.respond()
+	keep, err := c.answer()
 	c.endWatch()
 	x.Elapsed = time.Since(x.Start)
 	c.s.Handler.Done(x, err)
 	c.served = true
 	return keep
+}
+
+// answer has the request handled and the response written. A panic, of a body
+// that is drained here too, ends this exchange and its connection and no other.
+func (c *conn) answer() (keep bool, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			keep, err = false, fmt.Errorf("answering panicked: %v\n%s", p, debug.Stack())
+		}
+	}()
+	c.s.Handler.Handle(&c.x)
+	return c.respond()
 }
 
 // reset makes the exchange ready for the next request and keeps its memory.
@@ -91,15 +104,17 @@ type requestBody struct {
 	wire   wire.Body
 	active bool
 	asked  bool // 100 Continue was sent, or is not awaited
-	began  time.Time
-	read   int64
-	err    error
+
+	discarding bool // nobody wants it any more; one deadline holds for the rest
+	began      time.Time
+	read       int64
+	err        error
 }
 
 func (b *requestBody) none() { b.active, b.err = false, nil }
 
 func (b *requestBody) reset(c *conn) {
-	b.c, b.active, b.read, b.err, b.began = c, true, 0, nil, time.Time{}
+	b.c, b.active, b.read, b.err, b.began, b.discarding = c, true, 0, nil, time.Time{}, false
 	b.asked = !c.x.Request.Expect100
 	b.wire.Reset(bodySource{c}, &c.framing, &c.x.Request.Trailer)
 }
@@ -113,11 +128,37 @@ type bodySource struct{ c *conn }
 func (s bodySource) Buffered() []byte { return s.c.Buffered() }
 func (s bodySource) Discard(n int)    { s.c.Discard(n) }
 func (s bodySource) More() error {
-	s.c.readWithin(time.Now(), s.c.s.BodyIdle)
-	if s.c.stopped.Load() {
-		return errStopped // looked at after the deadline was set, which stopReading may have done before
+	if err := s.c.awaitBody(); err != nil {
+		return err
 	}
 	return s.c.More()
+}
+
+// ReadDirect reads from the connection into p.
+func (s bodySource) ReadDirect(p []byte) (int, error) {
+	if err := s.c.awaitBody(); err != nil {
+		return 0, err
+	}
+	n, err := s.c.nc.Read(p)
+	s.c.x.BytesIn += int64(n)
+	switch {
+	case n > 0:
+		return n, nil
+	case err == nil:
+		err = io.ErrNoProgress
+	}
+	return 0, err
+}
+
+// awaitBody sets the deadline of a read of the body.
+func (c *conn) awaitBody() error {
+	if !c.body.discarding {
+		c.readWithin(time.Now(), c.s.BodyIdle)
+	}
+	if c.stopped.Load() {
+		return errStopped // looked at after the deadline was set, which stopReading may have done before
+	}
+	return nil
 }
 
 // Read reads from the body.

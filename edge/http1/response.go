@@ -27,7 +27,7 @@ func (c *conn) respond() (keep bool, err error) {
 	}
 	w := writer{c: c}
 	w.mode(&c.x)
-	closing := resp.Close || c.framing.Close || w.toEnd || c.s.draining.Load() || !c.drainable()
+	closing := resp.Close || c.framing.Close || w.toEnd || c.s.draining.Load() || c.stopped.Load() || !c.drainable()
 	if err := w.head(&c.x, closing); err != nil {
 		return false, fmt.Errorf("writing the response head: %w", err)
 	}
@@ -39,7 +39,11 @@ func (c *conn) respond() (keep bool, err error) {
 		c.linger()
 		return false, nil
 	}
-	return c.discardBody(), nil
+	if !c.discardBody() {
+		c.linger()
+		return false, nil
+	}
+	return true, nil
 }
 
 // drainable says whether what is left of the request body is small enough to be
@@ -60,6 +64,8 @@ func (c *conn) discardBody() bool {
 	if c.body.finished() {
 		return true
 	}
+	c.body.discarding = true
+	c.readDeadline(time.Now(), discardFor)
 	_, err := io.CopyN(io.Discard, &c.body, maxDiscard+1)
 	return errors.Is(err, io.EOF)
 }
@@ -190,11 +196,9 @@ func (w *writer) step(resp *exchange.Response) (done bool, err error) {
 		if err := w.flush(); err != nil {
 			return false, err
 		}
-		at -= len(w.buf)
+		at = 0
 		if w.chunked {
 			at = chunkHead
-		} else {
-			at = 0
 		}
 	}
 	space := w.buf[at:min(cap(w.buf)-2, at+writeSize)]
@@ -258,6 +262,8 @@ func (c *conn) interim(status int, fields *exchange.Fields) error {
 		}
 	}
 	b = append(b, "\r\n"...)
+	c.sending.Lock() // whoever uploads the body may ask for it while hints come from the origin
+	defer c.sending.Unlock()
 	c.writeWithin(time.Now(), c.s.WriteStall)
 	n, err := c.nc.Write(b)
 	c.x.BytesOut += int64(n)

@@ -17,6 +17,7 @@ const (
 	keepBuffer  = 250 * time.Millisecond // how long an idle connection keeps its read buffer
 	drainLinger = time.Second            // how long a drain lets an idle connection send one more request
 	maxDiscard  = 64 << 10               // bytes of an unread request body that are read away to keep the connection
+	discardFor  = time.Second            // how long that may take
 	rateGrace   = 10 * time.Second       // of a request body before its rate is judged
 )
 
@@ -83,8 +84,9 @@ func (s *Server) ServeConn(ctx context.Context, nc net.Conn, info *exchange.Conn
 		s.mu.Lock()
 		delete(s.conns, c)
 		s.mu.Unlock()
-		c.release()
 		_ = nc.Close()
+		c.endWatch() // before its buffer goes back
+		c.release()
 	}()
 	for n := 1; c.await(); n++ {
 		if !c.serve(n >= s.MaxRequests) {
@@ -94,7 +96,7 @@ func (s *Server) ServeConn(ctx context.Context, nc net.Conn, info *exchange.Conn
 }
 
 // Drain makes every response end its connection, and connections that idle close
-// soon: a client that was about to send still gets its answer. ctx is not used.
+// soon: a client that was about to send still gets its answer. It returns at once.
 func (s *Server) Drain(context.Context) {
 	s.once.Do(s.fill)
 	s.draining.Store(true)
@@ -105,4 +107,13 @@ func (s *Server) Drain(context.Context) {
 			_ = c.nc.SetReadDeadline(time.Unix(1, 0))
 		}
 	}
+}
+
+// woken undoes what a Drain may have done to the deadline of c, which no longer
+// idles: without it a request that comes in that moment would be cut off.
+func (s *Server) woken(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.readBy = time.Time{}
+	_ = c.nc.SetReadDeadline(c.readBy)
 }

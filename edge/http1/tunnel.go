@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/keyway-edge/keyway/edge/exchange/wire"
@@ -36,7 +38,8 @@ func (c *conn) linger() {
 	}
 }
 
-// tunnel answers 101 and copies bytes both ways until either side ends.
+// tunnel answers 101 and copies bytes both ways until either side ends, or both
+// were silent for too long.
 func (c *conn) tunnel() error {
 	resp := &c.x.Response
 	peer := resp.Switch
@@ -49,48 +52,90 @@ func (c *conn) tunnel() error {
 		}
 	}
 	b = append(b, "Connection: Upgrade\r\n\r\n"...)
-	if _, err := c.nc.Write(b); err != nil {
+	c.writeWithin(time.Now(), c.s.WriteStall)
+	n, err := c.nc.Write(b)
+	c.x.BytesOut += int64(n)
+	if err != nil {
 		return fmt.Errorf("writing to the client: %w", err)
 	}
-	_ = c.nc.SetDeadline(time.Time{})
+	_ = c.nc.SetReadDeadline(time.Time{})
+	quiet := newQuiet(c.s.TunnelIdle, func() {
+		c.stopReading()
+		_ = peer.Close()
+	})
+	defer quiet.stop()
 	if c.w > c.r { // what the client sent behind its request belongs to the new protocol
 		if _, err := peer.Write(c.buf[c.r:c.w]); err != nil {
 			return fmt.Errorf("writing to the upstream: %w", err)
 		}
 		c.Discard(c.w - c.r)
 	}
-	c.releaseRead()
+	c.release()
 	down := make(chan error, 1)
 	go func() {
-		n, err := io.Copy(idleWriter{c}, peer)
-		c.x.BytesOut += n
+		_, err := io.Copy(tunnelWriter{c, quiet}, peer)
 		c.stopReading() // ends the other direction
 		down <- err
 	}()
-	n, up := io.Copy(peer, idleReader{c})
+	_, up := io.Copy(peer, tunnelReader{c, quiet})
 	_ = peer.Close()
 	err = <-down
-	c.x.BytesIn += n
-	if up != nil && !errors.Is(up, io.EOF) && err != nil {
-		return fmt.Errorf("upgraded connection: %w", err)
+	if up != nil && err != nil && !errors.Is(up, os.ErrDeadlineExceeded) {
+		return fmt.Errorf("upgraded connection: %w", up)
 	}
 	return nil
 }
 
-// idleReader and idleWriter end a tunnel that is silent for too long.
-type idleReader struct{ c *conn }
-
-func (r idleReader) Read(p []byte) (int, error) {
-	r.c.readWithin(time.Now(), r.c.s.TunnelIdle)
-	if r.c.stopped.Load() {
-		return 0, errStopped
-	}
-	return r.c.nc.Read(p)
+// tunnelReader and tunnelWriter are the client's side of a tunnel. Each has one
+// user, and counts bytes of its own direction.
+type tunnelReader struct {
+	c *conn
+	q *quiet
 }
 
-type idleWriter struct{ c *conn }
+func (r tunnelReader) Read(p []byte) (int, error) {
+	n, err := r.c.nc.Read(p)
+	r.c.x.BytesIn += int64(n)
+	r.q.heard()
+	return n, err
+}
 
-func (w idleWriter) Write(p []byte) (int, error) {
+type tunnelWriter struct {
+	c *conn
+	q *quiet
+}
+
+func (w tunnelWriter) Write(p []byte) (int, error) {
 	w.c.writeWithin(time.Now(), w.c.s.WriteStall)
-	return w.c.nc.Write(p)
+	n, err := w.c.nc.Write(p)
+	w.c.x.BytesOut += int64(n)
+	w.q.heard()
+	return n, err
 }
+
+// quiet calls end once nothing was heard for a while. A tunnel may be silent in
+// one direction for ever, so deadlines of its reads would not do.
+type quiet struct {
+	began time.Time
+	last  atomic.Int64 // when something was heard, since began
+	timer *time.Timer
+}
+
+func newQuiet(limit time.Duration, end func()) *quiet {
+	q := &quiet{began: time.Now()}
+	again := make(chan struct{}) // orders the timer's first run behind its being stored
+	q.timer = time.AfterFunc(limit, func() {
+		<-again
+		if left := limit - (time.Since(q.began) - time.Duration(q.last.Load())); left > 0 {
+			q.timer.Reset(left)
+			return
+		}
+		end()
+	})
+	close(again)
+	return q
+}
+
+func (q *quiet) heard() { q.last.Store(int64(time.Since(q.began))) }
+
+func (q *quiet) stop() { q.timer.Stop() }

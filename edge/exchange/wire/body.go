@@ -16,6 +16,14 @@ type Source interface {
 	More() error
 }
 
+// DirectSource is a Source that can also read past its buffer, which is empty then:
+// a large body needs no copy.
+type DirectSource interface {
+	Source
+	// ReadDirect reads once into p; the error is nil when n is not zero.
+	ReadDirect(p []byte) (n int, err error)
+}
+
 // ErrMalformed is what a body whose chunks are wrong answers; it wraps into the
 // error that says how.
 var ErrMalformed = errors.New("the chunked body is malformed")
@@ -34,6 +42,7 @@ type Body struct {
 const (
 	maxChunkLine = 4 << 10  // bytes of a size line with its extension
 	maxTrailer   = 16 << 10 // bytes of a trailer section
+	directSize   = 4 << 10  // least room in which a read past the buffer pays
 )
 
 // Reset makes b read a body framed as f says from src. Trailer fields are added
@@ -63,26 +72,48 @@ func (b *Body) Read(p []byte) (int, error) {
 			return 0, b.err
 		}
 	}
-	if len(b.src.Buffered()) == 0 {
-		if err := b.src.More(); err != nil {
-			b.err = b.ended(err)
-			return 0, b.err
-		}
+	if !b.toEnd && int64(len(p)) > b.left {
+		p = p[:b.left]
 	}
-	have := b.src.Buffered()
-	if !b.toEnd && int64(len(have)) > b.left {
-		have = have[:b.left]
+	n, err := b.some(p)
+	if err != nil {
+		b.err = b.ended(err)
+		return 0, b.err
 	}
-	n := copy(p, have)
-	b.src.Discard(n)
 	if b.toEnd {
 		return n, nil
 	}
-	b.left -= int64(n)
-	if b.left == 0 && !b.chunked {
+	if b.left -= int64(n); b.left == 0 && (!b.chunked || b.endsHere()) {
 		b.err = io.EOF
 	}
 	return n, b.err
+}
+
+// some reads at least one byte of what belongs to the body.
+func (b *Body) some(p []byte) (int, error) {
+	if len(b.src.Buffered()) == 0 {
+		if d, ok := b.src.(DirectSource); ok && len(p) >= directSize {
+			return d.ReadDirect(p)
+		}
+		if err := b.src.More(); err != nil {
+			return 0, err
+		}
+	}
+	n := copy(p, b.src.Buffered())
+	b.src.Discard(n)
+	return n, nil
+}
+
+// endsHere takes the end of the chunk and a last chunk without trailers if they
+// are there already. The reader then learns of the end together with the last
+// bytes, and a small answer is passed on in one write.
+func (b *Body) endsHere() bool {
+	const end = "\r\n0\r\n\r\n"
+	if have := b.src.Buffered(); len(have) < len(end) || string(have[:len(end)]) != end {
+		return false
+	}
+	b.src.Discard(len(end))
+	return true
 }
 
 // ended is the error of a connection that ended inside the body.
@@ -128,8 +159,8 @@ type malformedError struct{ how string }
 func (e *malformedError) Error() string { return ErrMalformed.Error() + ": " + e.how }
 func (e *malformedError) Unwrap() error { return ErrMalformed }
 
-// line takes one line, CRLF included in its limit but not in its result. A bare
-// line feed or carriage return is malformed.
+// line takes one line, CRLF included in its limit but not in its result, which
+// holds until the source reads more. A bare line feed or carriage return is malformed.
 func (b *Body) line(limit int) ([]byte, error) {
 	looked := 0
 	for {
@@ -139,9 +170,8 @@ func (b *Body) line(limit int) ([]byte, error) {
 			if i+1 > limit || i == 0 || have[i-1] != '\r' {
 				return nil, malformed("a line is too long or does not end with CRLF")
 			}
-			l := append([]byte(nil), have[:i-1]...)
 			b.src.Discard(i + 1)
-			return l, nil
+			return have[:i-1], nil
 		}
 		looked = len(have)
 		if looked >= limit {

@@ -187,6 +187,48 @@ func TestChunks(t *testing.T) {
 	}
 }
 
+// direct is a reader that reads past its buffer too.
+type direct struct {
+	reader
+	past int
+}
+
+func (s *direct) ReadDirect(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	s.past += n
+	if n > 0 {
+		err = nil
+	}
+	return n, err
+}
+
+func TestLargeBodiesSkipTheBuffer(t *testing.T) {
+	big := strings.Repeat("x", 50000)
+	f := func(text string, fr Framing, rest string) {
+		t.Helper()
+		src := &direct{reader: reader{r: strings.NewReader(text), n: 64}}
+		var b Body
+		b.Reset(src, &fr, nil)
+		got, err := io.ReadAll(&b)
+		left, _ := io.ReadAll(src.r)
+		if err != nil || string(got) != big || src.past < len(big)/2 || string(src.buf)+string(left) != rest {
+			t.Errorf("%+v: %d bytes, %d of them past the buffer, %d left, %v", fr, len(got), src.past, len(src.buf)+len(left), err)
+		}
+	}
+	f(big+"next", Framing{Length: 50000}, "next")
+	f("c350\r\n"+big+"\r\n0\r\n\r\nnext", Framing{Length: -1, Chunked: true}, "next")
+	f(big, Framing{Length: -1, Close: true}, "")
+}
+
+func TestTheEndComesWithTheLastBytes(t *testing.T) {
+	var b Body
+	src := &reader{r: strings.NewReader("3\r\nabc\r\n0\r\n\r\nnext"), n: 100}
+	b.Reset(src, &Framing{Length: -1, Chunked: true}, nil)
+	if n, err := b.Read(make([]byte, 10)); n != 3 || err != io.EOF || !b.Done() || string(src.buf) != "next" {
+		t.Errorf("%d %v, left %q", n, err, src.buf)
+	}
+}
+
 // FuzzParseRequest holds the parser against net/http: what is taken here must be
 // taken there, and be read as the same request.
 func FuzzParseRequest(f *testing.F) {
@@ -196,6 +238,8 @@ func FuzzParseRequest(f *testing.F) {
 	} {
 		f.Add([]byte(s))
 	}
+	f.Add([]byte("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n00\r\nX-T: 1\r\n\r\nGET / HTTP/1.1\r\n"))
+	f.Add([]byte("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 05\r\n\r\nhelloGET / HTTP/1.1\r\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		end := HeadEnd(b, 0)
 		if end < 0 {
@@ -205,7 +249,7 @@ func FuzzParseRequest(f *testing.F) {
 		if e != nil {
 			return
 		}
-		std, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(b[:end])))
+		std, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(b)))
 		if err != nil {
 			if strings.Contains(err.Error(), "invalid URL") || strings.Contains(err.Error(), "parse") || strings.Contains(err.Error(), "invalid URI") {
 				return // net/http decodes the path, which is the router's business here
@@ -215,8 +259,20 @@ func FuzzParseRequest(f *testing.F) {
 		if std.Method != r.Method || std.Host != r.Host {
 			t.Fatalf("read as %s %q, by net/http as %s %q\n%q", r.Method, r.Host, std.Method, std.Host, b[:end])
 		}
+		if !r.Absolute && std.RequestURI != r.Target {
+			t.Fatalf("the target is read as %q, by net/http as %q\n%q", r.Target, std.RequestURI, b[:end])
+		}
 		if fr.Chunked != (len(std.TransferEncoding) == 1) || !fr.Chunked && std.ContentLength != r.Length {
 			t.Fatalf("framed as %+v, by net/http as %v %d\n%q", fr, std.TransferEncoding, std.ContentLength, b[:end])
+		}
+		var body Body
+		body.Reset(&reader{r: bytes.NewReader(b[end:]), n: 7}, fr, &r.Trailer)
+		got, err := io.ReadAll(&body)
+		if err != nil {
+			return
+		}
+		if want, err := io.ReadAll(std.Body); err != nil || !bytes.Equal(got, want) {
+			t.Fatalf("the body is read as %q, by net/http as %q, %v\n%q", got, want, err, b)
 		}
 	})
 }
