@@ -243,13 +243,15 @@ func (b *Body) trailers() error {
 		if e != nil {
 			return malformed(e.Reason)
 		}
-		if b.trailer != nil && !forbiddenTrailer(name) {
+		if b.trailer != nil && !ForbiddenTrailer(name) {
 			b.trailer.Add(name, value)
 		}
 	}
 }
 
-func forbiddenTrailer(name string) bool {
+// ForbiddenTrailer says whether a field that frames, routes or identifies a message
+// is called name: it may not stand in a trailer section.
+func ForbiddenTrailer(name string) bool {
 	for _, n := range [...]string{
 		"Content-Length", "Transfer-Encoding", "Host", "Connection", "Keep-Alive", "Proxy-Connection", "TE", "Trailer", "Upgrade", "Expect",
 		"Authorization", "Proxy-Authorization", "Cookie", "Set-Cookie", "Content-Type", "Content-Encoding", "Content-Range", "Location",

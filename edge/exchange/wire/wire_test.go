@@ -224,7 +224,7 @@ func TestTheEndComesWithTheLastBytes(t *testing.T) {
 	var b Body
 	src := &reader{r: strings.NewReader("3\r\nabc\r\n0\r\n\r\nnext"), n: 100}
 	b.Reset(src, &Framing{Length: -1, Chunked: true}, nil)
-	if n, err := b.Read(make([]byte, 10)); n != 3 || err != io.EOF || !b.Done() || string(src.buf) != "next" {
+	if n, err := b.Read(make([]byte, 10)); n != 3 || !errors.Is(err, io.EOF) || !b.Done() || string(src.buf) != "next" {
 		t.Errorf("%d %v, left %q", n, err, src.buf)
 	}
 }
