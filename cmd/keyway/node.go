@@ -173,8 +173,8 @@ func (n *node) listen(ctx context.Context) error {
 	s := n.settings
 	handler := edge.NewHandler(n.config, n.publisher, n.telemetry, n.log)
 	h2, err := http2.New(handler, http2.Settings{
-		MaxStreams: uint32(s.HTTP2Streams), HeaderList: s.HeaderLimit, Target: s.TargetLimit, Fields: s.FieldLimit,
-		Idle: s.IdleTimeout, BodyIdle: s.BodyIdle, WriteStall: s.WriteStall, MaxBody: s.BodyLimit,
+		MaxStreams: uint32(s.HTTP2Streams), HeaderList: s.HeaderLimit, Line: s.LineLimit, Target: s.TargetLimit, Fields: s.FieldLimit,
+		Idle: s.IdleTimeout, BodyIdle: s.BodyIdle, MinRate: s.MinBodyRate, WriteStall: s.WriteStall, MaxBody: s.BodyLimit,
 	}, n.log)
 	if err != nil {
 		return fmt.Errorf("making the HTTP/2 engine: %w", err)

@@ -1,17 +1,15 @@
 package http2
 
-//lint:file-ignore SA1019 net/http speaks HTTP/2 on listeners of its own only: it has no way to
-// serve a connection that this edge has accepted and handshaken.
-
 import (
 	"context"
+	"crypto/tls"
 	"errors"
-	"io"
 	"log"
 	"log/slog"
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -23,12 +21,15 @@ import (
 type Settings struct {
 	MaxStreams   uint32        // concurrent streams of a connection (100)
 	HeaderList   int           // bytes of a decoded header list (32 KiB)
+	Line         int           // bytes of one field line (8 KiB)
 	Target       int           // bytes of :path (8 KiB)
 	Fields       int           // field lines of a request (100)
+	Glitches     int           // streams given up for each one answered, and what else only floods do (200)
 	ConnWindow   int32         // bytes in flight towards us on a connection (1 MiB)
 	StreamWindow int32         // and on a stream (64 KiB)
 	Idle         time.Duration // a connection without streams is closed after this (75 s)
 	BodyIdle     time.Duration // longest silence inside a request body (30 s)
+	MinRate      int           // bytes a second a request body must average after 10 s (0: none)
 	WriteStall   time.Duration // longest time without progress of a write (30 s)
 	MaxBody      int64         // bytes of a request body; 0 for no limit
 }
@@ -43,19 +44,22 @@ func or[T comparable](v, def T) T {
 
 // Engine serves connections that negotiated h2. Make one with New.
 type Engine struct {
-	handler exchange.Handler
-	set     Settings
-	base    *http.Server
-	server  *http2.Server
-	buffers sync.Pool
+	handler  exchange.Handler
+	set      Settings
+	base     *http.Server
+	server   *http2.Server
+	draining atomic.Bool
+	buffers  sync.Pool
 }
 
 // New makes an Engine that answers with handler. Nothing is started.
 func New(handler exchange.Handler, set Settings, logger *slog.Logger) (*Engine, error) {
 	set.MaxStreams = or(set.MaxStreams, 100)
 	set.HeaderList = or(set.HeaderList, 32<<10)
+	set.Line = or(set.Line, 8<<10)
 	set.Target = or(set.Target, 8<<10)
 	set.Fields = or(set.Fields, 100)
+	set.Glitches = or(set.Glitches, 200)
 	set.BodyIdle = or(set.BodyIdle, 30*time.Second)
 	e := &Engine{handler: handler, set: set}
 	e.buffers.New = func() any { b := make([]byte, 16<<10); return &b }
@@ -70,7 +74,6 @@ func New(handler exchange.Handler, set Settings, logger *slog.Logger) (*Engine, 
 	e.base = &http.Server{
 		MaxHeaderBytes: set.HeaderList,
 		ErrorLog:       log.New(quiet{logger}, "", 0),
-		TLSConfig:      nil,
 	}
 	if err := http2.ConfigureServer(e.base, e.server); err != nil {
 		return nil, err
@@ -89,7 +92,13 @@ func (q quiet) Write(p []byte) (int, error) {
 // ServeConn serves c until it closes.
 func (e *Engine) ServeConn(ctx context.Context, c net.Conn, info *exchange.Conn) {
 	defer func() { _ = c.Close() }()
-	e.server.ServeConn(c, &http2.ServeConnOpts{
+	var guarded net.Conn
+	g := newGuard(c, e.set.Glitches)
+	guarded = g
+	if tc, ok := c.(*tls.Conn); ok {
+		guarded = secureGuard{g, tc}
+	}
+	e.server.ServeConn(guarded, &http2.ServeConnOpts{
 		Context:    ctx,
 		BaseConfig: e.base,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -101,88 +110,34 @@ func (e *Engine) ServeConn(ctx context.Context, c net.Conn, info *exchange.Conn)
 // Drain sends GOAWAY on every connection; each closes after its last stream.
 // ctx need not be alive.
 func (e *Engine) Drain(ctx context.Context) {
+	// A connection that was still shaking hands is told with its first response.
+	e.draining.Store(true)
 	// Shutdown runs the hooks that ConfigureServer registered and finds no
 	// listener of its own to wait for.
 	_ = e.base.Shutdown(ctx)
 }
 
+// errPanicked stands in the log for a handler's panic, which it has logged itself.
+var errPanicked = errors.New("the handler panicked")
+
 // serve answers one request.
 func (e *Engine) serve(w http.ResponseWriter, r *http.Request, info *exchange.Conn) {
 	x := &exchange.Exchange{Conn: info, Ctx: r.Context(), Start: time.Now()}
 	x.HeadDone = x.Start
+	x.Interim = func(status int, fields *exchange.Fields) error { return interim(w, status, fields) }
 	x.Refused = e.request(x, w, r)
 	var failed error
 	defer func() {
 		p := recover()
 		x.Elapsed = time.Since(x.Start)
 		if p != nil && failed == nil {
-			failed = errors.New("the handler panicked")
+			failed = errPanicked
 		}
 		e.handler.Done(x, failed)
-		if p != nil || failed != nil {
+		if failed != nil {
 			panic(http.ErrAbortHandler) // the stream ends with RST_STREAM, never as if complete
 		}
 	}()
 	e.handler.Handle(x)
 	failed = e.respond(x, w)
-}
-
-// respond sends the response.
-func (e *Engine) respond(x *exchange.Exchange, w http.ResponseWriter) error {
-	resp := &x.Response
-	if c, ok := resp.Body.(io.Closer); ok {
-		defer func() { _ = c.Close() }()
-	}
-	header := w.Header()
-	header["Date"] = nil // the response's own, or none
-	for f := range resp.Fields.All() {
-		header[http.CanonicalHeaderKey(f.Name)] = append(header[http.CanonicalHeaderKey(f.Name)], f.Value)
-	}
-	noBody := x.Request.Method == http.MethodHead || resp.Status == http.StatusNoContent || resp.Status == http.StatusNotModified
-	if resp.Length >= 0 && resp.Status != http.StatusNoContent && (resp.Length > 0 || resp.Status != http.StatusNotModified) {
-		header["Content-Length"] = []string{itoa(resp.Length)}
-	}
-	w.WriteHeader(resp.Status)
-	if resp.Body == nil || noBody {
-		return nil
-	}
-	n, err := e.copy(w, resp)
-	x.BytesOut += n
-	if err != nil {
-		return err
-	}
-	if resp.Length >= 0 && n != resp.Length {
-		return io.ErrUnexpectedEOF
-	}
-	for f := range resp.Trailer.All() {
-		header.Add(http.TrailerPrefix+f.Name, f.Value)
-	}
-	return nil
-}
-
-// copy drains the body. A body of unknown length may be endless, so what is
-// there is sent at once.
-func (e *Engine) copy(w http.ResponseWriter, resp *exchange.Response) (int64, error) {
-	buf := e.buffers.Get().(*[]byte)
-	defer e.buffers.Put(buf)
-	flusher, _ := w.(http.Flusher)
-	var total int64
-	for {
-		n, err := resp.Body.Read(*buf)
-		if n > 0 {
-			if _, werr := w.Write((*buf)[:n]); werr != nil {
-				return total, werr
-			}
-			total += int64(n)
-			if resp.Length < 0 {
-				flusher.Flush()
-			}
-		}
-		if err == io.EOF {
-			return total, nil
-		}
-		if err != nil {
-			return total, err
-		}
-	}
 }
