@@ -68,6 +68,15 @@ type trackedConn struct {
 	facts tlsFacts
 }
 
+// CloseWrite sends the end of our side and leaves the other open, so that a client
+// that still writes reads the answer before the connection goes.
+func (c *trackedConn) CloseWrite() error {
+	if h, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return h.CloseWrite()
+	}
+	return nil
+}
+
 // Listen opens every endpoint, or none: on an error the opened ones are closed.
 func (s *Server) Listen(ctx context.Context) error {
 	s.conns = make(map[*trackedConn]struct{})

@@ -90,16 +90,16 @@ func (l *lab) cases() []benchCase {
 	}
 	few := []*peer{nginx, bare}
 	return []benchCase{
-		{name: "h1-tls-1k", workers: 1, n: 12000, load: h2load("/1k", false, "--h1", "-c", "64"), peers: all},
-		{name: "h1-tls-1k-policy", workers: 1, n: 12000, load: h2load("/1k", false, "--h1", "-c", "64", "-H", "apikey: bench-key"), peers: []*peer{nginx, policy}},
-		{name: "h1-tls-100k", workers: 1, n: 2000, load: h2load("/100k", false, "--h1", "-c", "64"), peers: all},
-		{name: "h2-tls-1k", workers: 1, n: 12000, load: h2load("/1k", false, "-c", "10", "-m", "16"), peers: all},
-		{name: "h1-plain-1k", workers: 1, n: 12000, load: h2load("/1k", true, "--h1", "-c", "64"), peers: all},
-		{name: "tls-full", workers: 1, n: 400, load: own("full", false), peers: all},
-		{name: "tls-resumed", workers: 1, n: 400, load: own("resumed", false), peers: all},
-		{name: "tls-full-mlkem768", workers: 1, n: 400, load: own("full", true), peers: []*peer{nginx, defaults}, slow: true},
-		{name: "h1-tls-1k", workers: 2, n: 12000, load: h2load("/1k", false, "--h1", "-c", "64"), peers: few, slow: true},
-		{name: "h2-tls-1k", workers: 2, n: 12000, load: h2load("/1k", false, "-c", "10", "-m", "16"), peers: few, slow: true},
+		{name: "h1-tls-1k", workers: 1, n: 60000, load: h2load("/1k", false, "--h1", "-c", "64"), peers: all},
+		{name: "h1-tls-1k-policy", workers: 1, n: 60000, load: h2load("/1k", false, "--h1", "-c", "64", "-H", "apikey: bench-key"), peers: []*peer{nginx, policy}},
+		{name: "h1-tls-100k", workers: 1, n: 8000, load: h2load("/100k", false, "--h1", "-c", "64"), peers: all},
+		{name: "h2-tls-1k", workers: 1, n: 60000, load: h2load("/1k", false, "-c", "10", "-m", "16"), peers: all},
+		{name: "h1-plain-1k", workers: 1, n: 60000, load: h2load("/1k", true, "--h1", "-c", "64"), peers: all},
+		{name: "tls-full", workers: 1, n: 2000, load: own("full", false), peers: all},
+		{name: "tls-resumed", workers: 1, n: 2000, load: own("resumed", false), peers: all},
+		{name: "tls-full-mlkem768", workers: 1, n: 2000, load: own("full", true), peers: []*peer{nginx, defaults}, slow: true},
+		{name: "h1-tls-1k", workers: 2, n: 60000, load: h2load("/1k", false, "--h1", "-c", "64"), peers: few, slow: true},
+		{name: "h2-tls-1k", workers: 2, n: 60000, load: h2load("/1k", false, "-c", "10", "-m", "16"), peers: few, slow: true},
 	}
 }
 
