@@ -186,6 +186,9 @@ func (h *Handler) route(r *request) *policy.Reply {
 	r.bind = &r.snap.bindings[r.match.Route.Index]
 	r.chain = r.bind.chain
 	r.policy = r.match.Route.Policy(r.policy)
+	if reply := r.otherReading(); reply != nil {
+		return reply
+	}
 	c := &r.context
 	c.Route, c.Service, c.Captures = r.match.Route.Spec, r.bind.service, r.match.Captures
 	if reply := r.protocolCheck(); reply != nil {
