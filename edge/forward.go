@@ -2,6 +2,7 @@ package edge
 
 import (
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -41,17 +42,12 @@ func (c *Config) trusts(a netip.Addr) bool {
 
 // realIP reads the client's address from RealIPHeader: the last address of a
 // list, or with RealIPRecursive the last one that is not itself trusted. An
-// entry that is no address ends the search.
+// entry that is no address ends the search. Several lines are one list, since a
+// proxy may add its own line rather than lengthen the one that it was sent.
 func (c *Config) realIP(peer netip.Addr, f *exchange.Fields) netip.Addr {
 	name := c.RealIPHeader
 	if name == "" {
 		name = "X-Real-IP"
-	}
-	if !exchange.EqualFold(name, "X-Forwarded-For") {
-		if a, ok := parseAddr(f.Get(name)); ok {
-			return a
-		}
-		return peer
 	}
 	var list []string
 	for v := range f.Values(name) {
@@ -116,11 +112,11 @@ func (h *Handler) forward(r *request, dst *exchange.Fields, prefix string) {
 	r.before.Add("Via", h.viaRequest(f, x.Request.Version))
 
 	clientIP := peer
-	if r.origin.client != x.Conn.Peer.Addr() {
+	if r.origin.client != x.Conn.Peer.Addr().Unmap() {
 		clientIP = r.origin.client.String()
 	}
 	believe := r.origin.trusted
-	if v, ok := f.Lookup("X-Forwarded-For"); ok && (believe || r.policy == routing.Compatible) {
+	if v, ok := forwardedFor(f, r.policy); ok && (believe || r.policy == routing.Compatible) {
 		dst.Add("X-Forwarded-For", v+", "+peer)
 	} else {
 		dst.Add("X-Forwarded-For", clientIP)
@@ -150,6 +146,18 @@ func (h *Handler) forward(r *request, dst *exchange.Fields, prefix string) {
 			dst.Add(line.Name, line.Value)
 		}
 	}
+}
+
+// forwardedFor is the list of addresses that the request came with. Under the
+// compatible policy it is the first line, as recorded; under the strict one every
+// line counts: what a client wrote must not push out the line that a trusted
+// proxy added after it.
+func forwardedFor(f *exchange.Fields, p routing.Policy) (string, bool) {
+	all, ok := f.Lookup("X-Forwarded-For")
+	if p == routing.Compatible || !ok || f.Count("X-Forwarded-For") == 1 {
+		return all, ok
+	}
+	return strings.Join(slices.Collect(f.Values("X-Forwarded-For")), ", "), true
 }
 
 // visible percent-encodes the control characters that a decoded path may have: no

@@ -3,6 +3,7 @@ package edge
 import (
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"runtime/debug"
@@ -186,9 +187,6 @@ func (h *Handler) route(r *request) *policy.Reply {
 	r.bind = &r.snap.bindings[r.match.Route.Index]
 	r.chain = r.bind.chain
 	r.policy = r.match.Route.Policy(r.policy)
-	if reply := r.otherReading(); reply != nil {
-		return reply
-	}
 	c := &r.context
 	c.Route, c.Service, c.Captures = r.match.Route.Spec, r.bind.service, r.match.Captures
 	if reply := r.protocolCheck(); reply != nil {
@@ -287,12 +285,24 @@ func (h *Handler) recovered(r *request) {
 		return
 	}
 	h.log.Error("request panicked", slog.String("request_id", r.x.RequestID), slog.String("panic", fmt.Sprint(p)), slog.String("stack", string(debug.Stack())))
-	r.x.Response = exchange.Response{Close: true}
+	discard(&r.x.Response)
+	r.x.Response.Close = true
 	reply := policy.ErrorReply(http.StatusInternalServerError, "")
 	reply.Err = fmt.Errorf("panic: %v", p)
 	h.answer(r, reply)
 	h.localFields(r)
 	h.sharedFields(r)
+}
+
+// discard lets go of a response that will not be sent: its connection to the
+// upstream would stay open for nobody.
+func discard(r *exchange.Response) {
+	if c, ok := r.Body.(io.Closer); ok {
+		_ = c.Close()
+	}
+	if r.Switch != nil {
+		_ = r.Switch.Close()
+	}
 }
 
 // Done ends an exchange: log phase, observers, and the request's state goes back.
@@ -303,14 +313,25 @@ func (h *Handler) Done(x *exchange.Exchange, err error) {
 	}
 	x.State = nil
 	defer h.release(r)
-	if r.chain != nil {
-		r.chain.Log(&r.context)
-	}
+	h.logPhase(r)
 	source := "keyway"
 	if x.Response.FromUpstream {
 		source = "service"
 	}
 	h.observer.Finished(&Finished{X: x, Context: &r.context, Snapshot: r.snap, Err: err, Source: source, Reply: r.reply})
+}
+
+// logPhase runs the log phase. A plugin that panics in it has nothing left to
+// spoil: the response is out, and the exchange is counted and logged all the same.
+func (h *Handler) logPhase(r *request) {
+	defer func() {
+		if p := recover(); p != nil {
+			h.log.Error("log phase panicked", slog.String("request_id", r.x.RequestID), slog.String("panic", fmt.Sprint(p)), slog.String("stack", string(debug.Stack())))
+		}
+	}()
+	if r.chain != nil {
+		r.chain.Log(&r.context)
+	}
 }
 
 func (h *Handler) release(r *request) {
