@@ -1,6 +1,9 @@
 package edge
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 func TestLooseReading(t *testing.T) {
 	for path, want := range map[string]string{
@@ -24,6 +27,22 @@ func TestLooseReading(t *testing.T) {
 	} {
 		if got := looseReading(path); got != want {
 			t.Errorf("looseReading(%q) = %q, want %q", path, got, want)
+		}
+	}
+}
+
+func TestHostName(t *testing.T) {
+	for name, ok := range map[string]bool{
+		"edge.test": true, "EDGE-1.test": true, "a_b.test": true, "xn--bcher-kva.test": true, "": true,
+		"\xe4.test": false, "a b.test": false, "%61.test": false, "a.test\x00": false, "*.test": false,
+		strings.Repeat("a", 63) + ".test": true, strings.Repeat("a", 64) + ".test": false, strings.Repeat("a.", 130) + "test": false,
+	} {
+		want := name
+		if !ok {
+			want = ""
+		}
+		if got := hostName(name); got != want {
+			t.Errorf("hostName(%q) = %q, want %q", name, got, want)
 		}
 	}
 }

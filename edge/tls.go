@@ -66,12 +66,36 @@ func (t *Terminator) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) 
 		return nil, errNotReady
 	}
 	facts.snap = snap
-	m := snap.Certs.Find(hello.ServerName)
+	m := snap.Certs.Find(hostName(hello.ServerName))
 	facts.slot, facts.policy = m.Slot, m.Policy
 	if facts.policy == nil {
 		facts.policy = snap.policies[""]
 	}
 	return facts.policy.Config(t.base), nil
+}
+
+// hostName answers a server name, or "" for one that no host can have: whatever a
+// wildcard would make of it, it is an unknown name (RFC 6066, section 3).
+func hostName(name string) string {
+	if len(name) > 253 {
+		return ""
+	}
+	label := 0
+	for i := 0; i < len(name); i++ {
+		c := name[i]
+		switch {
+		case c == '.':
+			label = 0
+			continue
+		case 'a' <= c|0x20 && c|0x20 <= 'z', '0' <= c && c <= '9', c == '-', c == '_':
+		default:
+			return ""
+		}
+		if label++; label > 63 {
+			return ""
+		}
+	}
+	return name
 }
 
 // certificate answers the certificate of the slot that configFor found, by what
