@@ -20,8 +20,8 @@ build: ## make bin/keyway
 	@mkdir -p bin
 	go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/keyway ./cmd/keyway
 
-run: build ## run a gateway with the built-in starter document
-	@bin/keyway serve --log-format text --access-log off
+run: build ## run a gateway with the built-in starter document (data in .keyway)
+	@bin/keyway serve --data-dir .keyway --log-format text --access-log off
 
 test: unit race integration ## everything that must pass, real servers included; says what ran
 	@echo "make test: all parts passed"
