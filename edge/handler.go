@@ -70,6 +70,7 @@ type request struct {
 	lead    int             // how many of fields are this node's own
 	out     upstream.Outgoing
 	reply   *policy.Reply
+	end     Finished // what the observer is told, here so that it is not made anew
 }
 
 // Handle is the life of a request: judge it, match it, run its chain, ask the
@@ -187,6 +188,9 @@ func (h *Handler) route(r *request) *policy.Reply {
 	r.bind = &r.snap.bindings[r.match.Route.Index]
 	r.chain = r.bind.chain
 	r.policy = r.match.Route.Policy(r.policy)
+	if reply := r.otherReading(); reply != nil {
+		return reply
+	}
 	c := &r.context
 	c.Route, c.Service, c.Captures = r.match.Route.Spec, r.bind.service, r.match.Captures
 	if reply := r.protocolCheck(); reply != nil {
@@ -233,7 +237,7 @@ func (h *Handler) proxy(r *request) error {
 	uri := c.UpstreamURI
 	if x.Request.HasQuery && strings.IndexByte(x.Request.Path, '#') < 0 {
 		query, _, _ := strings.Cut(x.Request.Query, "#")
-		uri += "?" + query
+		uri = withQuery(x.Request.Target, uri, query)
 	}
 	o := &r.out
 	o.URI = uri
@@ -252,6 +256,17 @@ func (h *Handler) proxy(r *request) error {
 		return len(f.Name) > 8 && exchange.EqualFold(f.Name[:8], "X-Accel-")
 	})
 	return nil
+}
+
+// withQuery is uri, '?' and query. Mostly that is how the target ends, and then
+// it is cut from there instead of made anew.
+func withQuery(target, uri, query string) string {
+	if at := len(target) - len(uri) - 1 - len(query); at >= 0 {
+		if end := target[at:]; end[:len(uri)] == uri && end[len(uri)] == '?' && end[len(uri)+1:] == query {
+			return end
+		}
+	}
+	return uri + "?" + query
 }
 
 // upstreamReply turns a failed round trip into an answer. A body that the client
@@ -318,7 +333,8 @@ func (h *Handler) Done(x *exchange.Exchange, err error) {
 	if x.Response.FromUpstream {
 		source = "service"
 	}
-	h.observer.Finished(&Finished{X: x, Context: &r.context, Snapshot: r.snap, Err: err, Source: source, Reply: r.reply})
+	r.end = Finished{X: x, Context: &r.context, Snapshot: r.snap, Err: err, Source: source, Reply: r.reply}
+	h.observer.Finished(&r.end)
 }
 
 // logPhase runs the log phase. A plugin that panics in it has nothing left to

@@ -12,6 +12,23 @@ import (
 	"github.com/keyway-edge/keyway/routing"
 )
 
+func TestWithQuery(t *testing.T) {
+	f := func(target, uri, query, want string) {
+		t.Helper()
+		if got := withQuery(target, uri, query); got != want {
+			t.Errorf("withQuery(%q, %q, %q) = %q, want %q", target, uri, query, got, want)
+		}
+	}
+	f("/api/a?b=c", "/a", "b=c", "/a?b=c")
+	f("/a?b=c", "/a", "b=c", "/a?b=c")
+	f("/a?", "/a", "", "/a?")
+	f("/a?b=c", "/a", "b=d", "/a?b=d")
+	f("/a?b=c", "/service/a", "b=c", "/service/a?b=c")
+	f("/a?x?b", "/a", "x?b", "/a?x?b")
+	f("/aXb", "/a", "b", "/a?b")
+	f("", "/a", "b", "/a?b")
+}
+
 // site is a document with one service at the origin.
 func site(o *originServer, routes string) string {
 	return "services:\n- {name: s, url: \"" + o.URL + "\", routes: [" + routes + "]}\n"

@@ -1,0 +1,292 @@
+package edge
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/keyway-edge/keyway/certs"
+	"github.com/keyway-edge/keyway/edge/exchange"
+	"github.com/keyway-edge/keyway/routing"
+)
+
+// engine answers each line with "ok" until the connection ends; "panic" panics.
+// After a Drain it ends connections at their next line.
+type engine struct {
+	mu      sync.Mutex // guards the group below
+	infos   []*exchange.Conn
+	drained bool
+}
+
+func (e *engine) ServeConn(_ context.Context, c net.Conn, info *exchange.Conn) {
+	defer func() { _ = c.Close() }()
+	e.mu.Lock()
+	e.infos = append(e.infos, info)
+	e.mu.Unlock()
+	for lines := bufio.NewScanner(c); lines.Scan(); {
+		if lines.Text() == "panic" {
+			panic("the engine goes off")
+		}
+		if _, err := io.WriteString(c, "ok\n"); err != nil || e.draining() {
+			return
+		}
+	}
+}
+
+func (e *engine) Drain(context.Context) {
+	e.mu.Lock()
+	e.drained = true
+	e.mu.Unlock()
+}
+
+func (e *engine) draining() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.drained
+}
+
+func (e *engine) info(i int) *exchange.Conn {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.infos[i]
+}
+
+// counts is a ConnObserver.
+type counts struct {
+	mu           sync.Mutex // guards the group below
+	open, opened int
+	shakes       []error
+}
+
+func (c *counts) Opened(string) { c.mu.Lock(); c.open++; c.opened++; c.mu.Unlock() }
+func (c *counts) Closed(string) { c.mu.Lock(); c.open--; c.mu.Unlock() }
+func (c *counts) Handshake(_ string, state *tls.ConnectionState, _ time.Duration, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if (state == nil) == (err == nil) {
+		err = errors.New("a state exactly when there is no error")
+	}
+	c.shakes = append(c.shakes, err)
+}
+
+func (c *counts) see(f func(*counts) bool) func() bool {
+	return func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return f(c)
+	}
+}
+
+// house is a running Server with an endpoint in clear and one over TLS.
+type house struct {
+	*rig
+	server        *Server
+	h1, h2        *engine
+	seen          *counts
+	clear, secure string
+	stop          context.CancelFunc
+	force         chan struct{}
+	ended         chan error
+}
+
+func serve(t *testing.T, document string, change func(*Server)) *house {
+	t.Helper()
+	h := &house{rig: newRig(t, &Config{}, document), h1: &engine{}, h2: &engine{}, seen: &counts{}, force: make(chan struct{}), ended: make(chan error, 1)}
+	base := certs.Base{NextProtos: []string{"h2", "http/1.1"}, Tickets: certs.NewTickets()}
+	h.server = &Server{
+		Endpoints: []Endpoint{{Name: "proxy", Address: "127.0.0.1:0", Policy: routing.Compatible}, {Name: "proxy-tls", Address: "127.0.0.1:0", TLS: true}},
+		Config:    h.config, Terminator: NewTerminator(h.publisher, h.config, base, nil), HTTP1: h.h1, HTTP2: h.h2, Observer: h.seen, Log: silent(),
+	}
+	if change != nil {
+		change(h.server)
+	}
+	if err := h.server.Listen(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	h.clear, h.secure = h.server.Addresses()[0].String(), h.server.Addresses()[1].String()
+	ctx, stop := context.WithCancel(context.Background())
+	h.stop = stop
+	go func() { h.ended <- h.server.Run(ctx, h.force) }()
+	return h
+}
+
+// end stops the server and answers what Run did.
+func (h *house) end() error {
+	h.t.Helper()
+	h.stop()
+	select {
+	case err := <-h.ended:
+		return err
+	case <-time.After(10 * time.Second):
+		h.t.Fatal("the server does not end")
+		return nil
+	}
+}
+
+func dial(t *testing.T, address string) net.Conn {
+	t.Helper()
+	c, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	return c
+}
+
+// line says one line and answers what comes back, "" when the connection ends.
+func line(c net.Conn, text string) string {
+	_, _ = io.WriteString(c, text+"\n")
+	answer, _ := bufio.NewReader(c).ReadString('\n')
+	return strings.TrimSpace(answer)
+}
+
+func TestServerHandsConnectionsOver(t *testing.T) {
+	ca := newAuthority(t)
+	cert, key := ca.leaf("one.test")
+	h := serve(t, "certificates: [{cert: "+quoted(cert)+", key: "+quoted(key)+", snis: [one.test]}]", nil)
+	if c := dial(t, h.clear); line(c, "hello") != "ok" {
+		t.Fatal("no answer in clear")
+	}
+	info := h.h1.info(0)
+	if info.Listener != "proxy" || info.Secure() || !info.Peer.IsValid() || info.Local.String() != h.clear || info.Policy.(*connInfo).policy != routing.Compatible {
+		t.Errorf("in clear: %+v", info)
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(ca.cert)
+	for _, proto := range []string{"http/1.1", "h2"} {
+		c := tls.Client(dial(t, h.secure), &tls.Config{ServerName: "one.test", RootCAs: roots, NextProtos: []string{proto}})
+		if got := line(c, "hello"); got != "ok" {
+			t.Fatalf("no answer over TLS with %s: %v", proto, c.Handshake())
+		}
+	}
+	one, two := h.h1.info(1), h.h2.info(0)
+	if !one.Secure() || one.Protocol != "HTTP/1.1" || one.CertSerial != "one.test@1" || one.Policy.(*connInfo).policy != routing.Strict {
+		t.Errorf("over TLS: %+v", one)
+	}
+	if two.Protocol != "HTTP/2.0" || two.ID == one.ID {
+		t.Errorf("over TLS with h2: %+v", two)
+	}
+	h.seen.see(func(c *counts) bool {
+		if len(c.shakes) != 2 || c.shakes[0] != nil || c.opened != 3 {
+			t.Errorf("observed %d connections, handshakes %v", c.opened, c.shakes)
+		}
+		return true
+	})()
+	if line(dial(t, h.clear), "panic") != "" {
+		t.Error("a connection whose engine panicked must end")
+	}
+	if line(dial(t, h.clear), "hello") != "ok" {
+		t.Error("the panic of one connection must harm no other")
+	}
+}
+
+// quoted is a text as a YAML string in double quotes.
+func quoted(s string) string { return `"` + strings.ReplaceAll(s, "\n", `\n`) + `"` }
+
+func TestServerAnswersPlainHTTPOnTheTLSPort(t *testing.T) {
+	h := serve(t, "", nil)
+	c := dial(t, h.secure)
+	_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
+	got, _ := io.ReadAll(c)
+	if !strings.HasPrefix(string(got), "HTTP/1.0 400 Bad Request\r\n") || !strings.Contains(string(got), "plain HTTP request was sent to HTTPS port") {
+		t.Errorf("got %q", got)
+	}
+	c = dial(t, h.secure)
+	_, _ = io.WriteString(c, "\x00\x01\x02\x03\x04\x05\x06\x07")
+	if got, _ := io.ReadAll(c); strings.Contains(string(got), "HTTP/") {
+		t.Errorf("what is no HTTP gets no HTTP: %q", got)
+	}
+}
+
+func TestServerLimitsConnections(t *testing.T) {
+	h := serve(t, "", func(s *Server) { s.MaxConns = 1 })
+	first := dial(t, h.clear)
+	if line(first, "a") != "ok" {
+		t.Fatal("the first must be served")
+	}
+	if line(dial(t, h.clear), "b") != "" {
+		t.Error("the second is one too many")
+	}
+	_ = first.Close()
+	poll(t, "the place of a closed connection must be free again", func() bool { return line(dial(t, h.clear), "c") == "ok" })
+}
+
+func TestServerLimitsHandshakes(t *testing.T) {
+	h := serve(t, "", func(s *Server) { s.HandshakeTimeout = 20 * time.Millisecond })
+	c := dial(t, h.secure)
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("a client that says nothing must be cut off: %v", err)
+	}
+	poll(t, "the timeout must be observed", h.seen.see(func(c *counts) bool {
+		var ne net.Error
+		return len(c.shakes) == 1 && errors.As(c.shakes[0], &ne) && ne.Timeout()
+	}))
+}
+
+func TestServerDrains(t *testing.T) {
+	h := serve(t, "", nil)
+	busy := dial(t, h.clear)
+	if line(busy, "a") != "ok" {
+		t.Fatal("no answer")
+	}
+	h.stop()
+	poll(t, "the engines must be told", func() bool { return h.h1.draining() && h.h2.draining() })
+	if c, err := net.Dial("tcp", h.clear); err == nil {
+		_ = c.Close()
+		t.Error("a draining server must not accept")
+	}
+	if line(busy, "b") != "ok" {
+		t.Error("what is in flight must be finished")
+	}
+	if err := h.end(); err != nil {
+		t.Errorf("nothing was cut, and yet: %v", err)
+	}
+	if !h.seen.see(func(c *counts) bool { return c.open == 0 })() {
+		t.Error("every connection must be counted out")
+	}
+}
+
+func TestServerCutsAfterTheGrace(t *testing.T) {
+	for _, forced := range []bool{false, true} {
+		h := serve(t, "", func(s *Server) {
+			if s.Grace = 20 * time.Millisecond; forced {
+				s.Grace = time.Hour
+			}
+		})
+		if line(dial(t, h.clear), "a") != "ok" {
+			t.Fatal("no answer")
+		}
+		if forced {
+			close(h.force)
+		}
+		if err := h.end(); !errors.Is(err, ErrCut) || !strings.Contains(err.Error(), "(1 of them)") {
+			t.Errorf("forced %v: %v", forced, err)
+		}
+	}
+}
+
+func TestServerListensOnAllOrNone(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = taken.Close() }()
+	s := &Server{Endpoints: []Endpoint{{Name: "one", Address: "127.0.0.1:0"}, {Name: "two", Address: taken.Addr().String()}}}
+	err = s.Listen(t.Context())
+	if err == nil || !strings.Contains(err.Error(), taken.Addr().String()) || !strings.Contains(err.Error(), "two") {
+		t.Fatalf("the error must name address and endpoint: %v", err)
+	}
+	if c, err := net.Dial("tcp", s.listeners[0].Addr().String()); err == nil {
+		_ = c.Close()
+		t.Error("the first endpoint is still open")
+	}
+}
