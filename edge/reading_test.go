@@ -46,3 +46,21 @@ func TestHostName(t *testing.T) {
 		}
 	}
 }
+
+// TestHandleOtherReading: a spelling is refused where it would walk around a route, and only there.
+func TestHandleOtherReading(t *testing.T) {
+	o := newOrigin(t, nil)
+	r := newRig(t, &Config{}, site(o, `{name: open, paths: [/], strip_path: false}, {name: deny, paths: [/admin], plugins: [{name: stop, config: {say: no}}]},
+  {name: projects, paths: ["~/projects/[^/]+/issues"], strip_path: false}, {name: old, paths: [/old], x_keyway_path_policy: compatible, strip_path: false}`))
+	for path, want := range map[string]int{
+		"/admin/x": 418, "/%61dmin/x": 418, "/%2fadmin/x": 400, "/%252fadmin/x": 400, "/%2561dmin/x": 400, "/;/admin/x": 400, "/;a/admin": 400,
+		"/%5cadmin/x": 400, "/x/%252e%252e/admin": 400, "/x%2fadmin": 200, "/fetch/http%3A%2F%2Fa.test": 200, "/a;b=c/d": 200, "/a%252e": 200,
+		"/projects/group%2Fname/issues": 200, "/old/%252e%252e/admin": 200,
+	} {
+		x := ask(t, "GET", "a.test", path)
+		r.do(x)
+		if x.Response.Status != want {
+			t.Errorf("%s answered %d, want %d", path, x.Response.Status, want)
+		}
+	}
+}
