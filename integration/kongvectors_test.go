@@ -667,3 +667,18 @@ func TestKongVectorsPrometheus(t *testing.T) {
 		t.Error("no recorded configuration")
 	}
 }
+
+// TestDifferencesPage holds the list of differences against its page.
+func TestDifferencesPage(t *testing.T) {
+	text, err := os.ReadFile("../docs/differences.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	listed := map[string]string{}
+	for _, m := range regexp.MustCompile("(?m)^\\| `([^`]+)` \\| (.*) \\|$").FindAllStringSubmatch(string(text), -1) {
+		listed[m[1]] = m[2]
+	}
+	if !reflect.DeepEqual(listed, differences) {
+		t.Errorf("the page lists\n%v\nthe tests know\n%v", listed, differences)
+	}
+}

@@ -421,3 +421,40 @@ func TestLawDependencies(t *testing.T) {
 		t.Error("go.mod has no direct dependency: this test reads it wrongly")
 	}
 }
+
+// TestLawMetricNames reads what a node that has served exposes: names in snake
+// case with the product's prefix (or that of the format's users), a unit at the end of
+// what has one, _total at the end of what only grows.
+func TestLawMetricNames(t *testing.T) {
+	g := start(t, options{})
+	if _, err := do(g.proxy, g.tls, sent{Method: "GET", Target: "/echo", Headers: [][2]string{{"Host", "localhost"}}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := do(g.proxy, g.tls, sent{Method: "GET", Target: "/echo", TLS: true, SNI: "localhost", Headers: [][2]string{{"Host", "localhost"}}}); err != nil {
+		t.Fatal(err)
+	}
+	_, text := g.read("/metrics")
+	families := 0
+	for line := range strings.Lines(text) {
+		f := strings.Fields(line)
+		if len(f) != 4 || f[1] != "TYPE" {
+			continue
+		}
+		families++
+		name, kind := f[2], f[3]
+		own := strings.HasPrefix(name, "keyway_")
+		switch {
+		case !own && !strings.HasPrefix(name, "kong_"):
+			t.Errorf("%s has neither the product's prefix nor that of the format", name)
+		case strings.ToLower(name) != name || strings.ContainsAny(name, "-.:"):
+			t.Errorf("%s is not in snake case", name)
+		case own && (kind == "counter") != strings.HasSuffix(name, "_total"):
+			t.Errorf("%s is a %s: counters, and they alone, end with _total", name, kind)
+		case own && kind == "histogram" && !strings.HasSuffix(name, "_seconds"):
+			t.Errorf("%s is a histogram without a unit", name)
+		}
+	}
+	if families < 15 {
+		t.Errorf("%d families only", families)
+	}
+}
