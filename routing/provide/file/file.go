@@ -43,6 +43,7 @@ type Provider struct {
 	again   chan struct{} // capacity 1: look now
 	changed chan struct{} // capacity 1: Current may answer something new
 
+	loading  sync.Mutex // held for a whole Load: a slow one must not put back what a later one replaced
 	mu       sync.Mutex // guards the group below
 	document *spec.Document
 	problems spec.Problems
@@ -71,10 +72,14 @@ func (p *Provider) Changed() <-chan struct{} { return p.changed }
 
 // Refresh makes Run look again, whether or not anything seems to have changed.
 func (p *Provider) Refresh() {
+	p.forget()
+	hint(p.again)
+}
+
+func (p *Provider) forget() {
 	p.mu.Lock()
 	p.seen = [sha256.Size]byte{}
 	p.mu.Unlock()
-	hint(p.again)
 }
 
 func hint(c chan struct{}) {
@@ -86,8 +91,12 @@ func hint(c chan struct{}) {
 
 // Load reads and loads once. It answers the problems, if any.
 func (p *Provider) Load() spec.Problems {
+	p.loading.Lock()
+	defer p.loading.Unlock()
 	sources, err := Read(p.paths)
 	if err != nil {
+		// What was read last is known no more: the same files, back again, are news.
+		p.forget()
 		return p.settleProblems(spec.Problems{{Field: "documents", Reason: spec.ReasonSyntax, Message: err.Error()}})
 	}
 	sources = append(slices.Clone(p.extra), sources...)
@@ -239,7 +248,7 @@ func list(path string) ([]string, error) {
 }
 
 func isDocument(e fs.DirEntry) bool {
-	if strings.HasPrefix(e.Name(), ".") {
+	if strings.HasPrefix(e.Name(), ".") || e.IsDir() {
 		return false
 	}
 	switch filepath.Ext(e.Name()) {
