@@ -112,10 +112,11 @@ func (s *Server) Run(ctx context.Context, force <-chan struct{}) error {
 	defer cut()
 	var accepting sync.WaitGroup
 	for i, l := range s.listeners {
-		accepting.Go(func() { s.accept(serving, l, s.Endpoints[i]) })
+		accepting.Go(func() { s.accept(serving, ctx, l, s.Endpoints[i]) })
 	}
 	<-ctx.Done()
-	for _, l := range s.listeners {
+	for i, l := range s.listeners {
+		quiesce(l, func(c net.Conn) { s.admit(serving, c, s.Endpoints[i]) })
 		_ = l.Close()
 	}
 	accepting.Wait()
@@ -157,12 +158,12 @@ func (s *Server) drain(ctx context.Context, force <-chan struct{}) error {
 
 // accept is the loop of one listener. Errors such as too many open files are
 // waited out: a listener that is still open must never stop listening.
-func (s *Server) accept(ctx context.Context, l net.Listener, e Endpoint) {
+func (s *Server) accept(ctx, stopping context.Context, l net.Listener, e Endpoint) {
 	wait := 5 * time.Millisecond
 	for {
 		c, err := l.Accept()
 		if err != nil {
-			if errors.Is(err, net.ErrClosed) {
+			if errors.Is(err, net.ErrClosed) || stopping.Err() != nil {
 				return
 			}
 			s.Log.Warn("accepting failed, trying again", slog.String("endpoint", e.Name), slog.Any("error", err), slog.Duration("wait", wait))
@@ -171,13 +172,18 @@ func (s *Server) accept(ctx context.Context, l net.Listener, e Endpoint) {
 			continue
 		}
 		wait = 5 * time.Millisecond
-		tc := &trackedConn{Conn: c}
-		if !s.track(tc) {
-			_ = c.Close()
-			continue
-		}
-		go s.serve(ctx, tc, e)
+		s.admit(ctx, c, e)
 	}
+}
+
+// admit serves an accepted connection on a goroutine of its own, or refuses it.
+func (s *Server) admit(ctx context.Context, c net.Conn, e Endpoint) {
+	tc := &trackedConn{Conn: c}
+	if !s.track(tc) {
+		_ = c.Close()
+		return
+	}
+	go s.serve(ctx, tc, e)
 }
 
 // track counts a connection in; false when there are too many.
