@@ -33,6 +33,7 @@ func Handler(facts func() Facts, status http.Handler) http.Handler {
 		answer(w, http.StatusNotFound, map[string]string{"message": "Not found"})
 	})
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Allow", "GET, HEAD") // RFC 9110, section 15.5.6
 		answer(w, http.StatusMethodNotAllowed, map[string]any{
 			"code": 12, "name": "operation unsupported", "message": "documents are read from files on this node: change the file, it is picked up at once",
 		})

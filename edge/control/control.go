@@ -14,11 +14,15 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 )
 
 // SocketName is the socket's name inside the data folder.
 const SocketName = "control.sock"
+
+// maxPath is how long the path of a socket may be: the system's array for it ends in a zero.
+const maxPath = len(syscall.RawSockaddrUnix{}.Path) - 1
 
 // Node answers what the commands ask. Answers are rendered as JSON.
 type Node interface {
@@ -59,6 +63,9 @@ func New(dir string, node Node) *Server {
 // Run serves until ctx ends. A socket left by a dead node is replaced; one that
 // a living node answers on is an error: two nodes must not share a data folder.
 func (s *Server) Run(ctx context.Context) error {
+	if len(s.path) > maxPath {
+		return fmt.Errorf("the path of the control socket, %s, has %d bytes; expected at most %d: set a shorter data_dir", s.path, len(s.path), maxPath)
+	}
 	if c, err := net.DialTimeout("unix", s.path, time.Second); err == nil {
 		_ = c.Close()
 		return fmt.Errorf("another node answers on %s: two nodes cannot share a data folder, set data_dir", s.path)
