@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -16,7 +17,26 @@ func TestProbe(t *testing.T) {
 	if source == "" {
 		source = "edgeprobe"
 	}
-	out, err := exec.Command("go", "run", "./cmd/probe", "-probe", source, "-keyway", binary(t)).CombinedOutput()
+	cases := attack(t, "-probe", source)
+	if source == "edgeprobe" && cases != 154 {
+		t.Fatalf("%d cases ran, want all 154", cases)
+	}
+}
+
+// TestProbeClasses does the same with cases of this repository's own, which fill the
+// classes that the probe's cases are examples of.
+func TestProbeClasses(t *testing.T) {
+	t.Parallel()
+	if cases := attack(t, "-probe", "edgeprobe", "-cases", "cmd/probe/cases", "-idle", "500ms"); cases != 581 {
+		t.Fatalf("%d cases ran, want all 581", cases)
+	}
+}
+
+// attack runs the probe, expects every case to pass and answers how many there were.
+func attack(t *testing.T, args ...string) int {
+	t.Helper()
+	args = append([]string{"run", "./cmd/probe", "-keyway", binary(t)}, args...)
+	out, err := exec.Command("go", args...).CombinedOutput()
 	t.Logf("%s", out)
 	if err != nil {
 		t.Fatalf("the probe: %v", err)
@@ -25,7 +45,9 @@ func TestProbe(t *testing.T) {
 	if total == nil || total[1] != total[2] || total[3] != "0" {
 		t.Fatalf("the probe's summary is %q, want every case passed and nothing hidden", strings.Join(total, " "))
 	}
-	if source == "edgeprobe" && total[2] != "154" {
-		t.Fatalf("%s cases ran, want all 154", total[2])
+	cases, err := strconv.Atoi(total[2])
+	if err != nil {
+		t.Fatal(err)
 	}
+	return cases
 }
