@@ -105,12 +105,12 @@ func (b *body) Read(p []byte) (int, error) {
 	switch {
 	case b.set.MaxBody > 0 && b.read > b.set.MaxBody:
 		return 0, b.fail(errTooLarge)
-	case err == io.EOF:
+	case errors.Is(err, io.EOF):
 		return n, b.finish()
 	case err != nil:
 		return 0, b.fail(err)
 	case b.declared >= 0 && b.read >= b.declared:
-		if err := b.end(); err != nil && err != io.EOF {
+		if err := b.end(); err != nil && !errors.Is(err, io.EOF) {
 			return 0, err
 		}
 		return n, b.err
@@ -130,7 +130,7 @@ func (b *body) end() error {
 	switch {
 	case n > 0:
 		return b.fail(errLength)
-	case err == io.EOF:
+	case errors.Is(err, io.EOF):
 		return b.finish()
 	case err == nil:
 		err = io.ErrNoProgress

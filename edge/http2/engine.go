@@ -1,5 +1,7 @@
 package http2
 
+//lint:file-ignore SA1019 net/http cannot serve a connection that this edge has accepted and handshaken
+
 import (
 	"context"
 	"crypto/tls"

@@ -83,6 +83,7 @@ type client struct {
 	// of the connection
 	goAway *http2.GoAwayFrame
 	code   http2.ErrCode
+	pongs  int
 	closed bool
 }
 
@@ -224,6 +225,8 @@ func (k *client) frame() bool {
 	case *http2.RSTStreamFrame:
 		a := k.answer(f.StreamID)
 		a.reset, a.code = true, f.ErrCode
+	case *http2.PingFrame:
+		k.pongs++
 	case *http2.GoAwayFrame:
 		k.goAway, k.code = f, f.ErrCode
 	}
