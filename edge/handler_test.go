@@ -174,21 +174,33 @@ func TestForwardedFields(t *testing.T) {
 		lines     []string
 		want      map[string]string // "" for absent
 	}{
-		{"a stranger's word counts nothing", routing.Strict, nil, "", false,
+		{
+			"a stranger's word counts nothing", routing.Strict, nil, "", false,
 			[]string{xff + ": 10.1.1.1", "X-Forwarded-Proto: https", "X-Real-IP: 9.9.9.9", "Forwarded: for=9.9.9.9", "X-Forwarded-Client-Cert: x", "X_Forwarded_For: 9.9.9.9", "X-Forwarded-Host: evil"},
-			map[string]string{xff: "192.0.2.7", "X-Forwarded-Proto": "http", "X-Real-Ip": "192.0.2.7", "Forwarded": "", "X-Forwarded-Client-Cert": "", "X_forwarded_for": "", "X-Forwarded-Host": "h.test"}},
-		{"as recorded, a stranger's list is lengthened", routing.Compatible, nil, "", false,
+			map[string]string{xff: "192.0.2.7", "X-Forwarded-Proto": "http", "X-Real-Ip": "192.0.2.7", "Forwarded": "", "X-Forwarded-Client-Cert": "", "X_forwarded_for": "", "X-Forwarded-Host": "h.test"},
+		},
+		{
+			"as recorded, a stranger's list is lengthened", routing.Compatible, nil, "", false,
 			[]string{xff + ": 10.1.1.1", xff + ": 10.2.2.2", "X-Forwarded-Proto: https", "Forwarded: for=9.9.9.9", "X_Name: 1"},
-			map[string]string{xff: "10.1.1.1, 192.0.2.7", "X-Forwarded-Proto": "http", "Forwarded": "for=9.9.9.9", "X_name": "1"}},
+			map[string]string{xff: "10.1.1.1, 192.0.2.7", "X-Forwarded-Proto": "http", "Forwarded": "for=9.9.9.9", "X_name": "1"},
+		},
 		{"as recorded, an empty list too", routing.Compatible, nil, "", false, []string{xff + ": "}, map[string]string{xff: ", 192.0.2.7"}},
-		{"a trusted peer is believed", routing.Strict, near, "", false,
+		{
+			"a trusted peer is believed", routing.Strict, near, "", false,
 			[]string{xff + ": 1.2.3.4", "X-Forwarded-Proto: https", "X-Forwarded-Host: fh.test", "X-Forwarded-Port: 444", "X-Forwarded-Path: /p", "X-Forwarded-Prefix: /q", "X-Real-IP: 9.9.9.9"},
-			map[string]string{xff: "1.2.3.4, 192.0.2.7", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "fh.test", "X-Forwarded-Port": "444", "X-Forwarded-Path": "/p", "X-Forwarded-Prefix": "/q", "X-Real-Ip": "9.9.9.9"}},
+			map[string]string{xff: "1.2.3.4, 192.0.2.7", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "fh.test", "X-Forwarded-Port": "444", "X-Forwarded-Path": "/p", "X-Forwarded-Prefix": "/q", "X-Real-Ip": "9.9.9.9"},
+		},
 		{"a trusted peer's empty value is no value", routing.Strict, near, "", false, []string{"X-Forwarded-Proto: ", "X-Forwarded-Host: "}, map[string]string{"X-Forwarded-Proto": "", "X-Forwarded-Host": ""}},
-		{"a line that a trusted proxy added is not pushed out by the client's", routing.Strict, near, "", false,
-			[]string{xff + ": 6.6.6.6", xff + ": 1.2.3.4"}, map[string]string{xff: "6.6.6.6, 1.2.3.4, 192.0.2.7"}},
-		{"as recorded, only the first line is sent on", routing.Compatible, near, "", false,
-			[]string{xff + ": 6.6.6.6", xff + ": 1.2.3.4"}, map[string]string{xff: "6.6.6.6, 192.0.2.7"}},
+		{
+			"a line that a trusted proxy added is not pushed out by the client's", routing.Strict, near, "", false,
+			[]string{xff + ": 6.6.6.6", xff + ": 1.2.3.4"},
+			map[string]string{xff: "6.6.6.6, 1.2.3.4, 192.0.2.7"},
+		},
+		{
+			"as recorded, only the first line is sent on", routing.Compatible, near, "", false,
+			[]string{xff + ": 6.6.6.6", xff + ": 1.2.3.4"},
+			map[string]string{xff: "6.6.6.6, 192.0.2.7"},
+		},
 		{"without a list the real client stands in it", routing.Strict, near, "", false, []string{"X-Real-IP: 9.9.9.9"}, map[string]string{xff: "9.9.9.9", "X-Real-Ip": "9.9.9.9"}},
 		{"the last of the list", routing.Strict, near, xff, false, []string{xff + ": 1.2.3.4, 10.0.0.1"}, map[string]string{"X-Real-Ip": "10.0.0.1"}},
 		{"recursively, the last that is not trusted", routing.Strict, near, xff, true, []string{xff + ": 5.5.5.5, 1.2.3.4, 10.0.0.1"}, map[string]string{"X-Real-Ip": "1.2.3.4"}},

@@ -17,7 +17,7 @@ var errOtherReading = errors.New("the path leads to another route for a reader t
 // match on another route, that route's plugins would be walked around. The routes
 // decide, not the spelling: a gateway with no such route refuses nothing.
 func (r *request) otherReading() *policy.Reply {
-	if r.policy != routing.Strict || strings.IndexByte(r.query.Path, '%') < 0 && strings.IndexAny(r.query.Path, ";\\") < 0 {
+	if r.policy != routing.Strict || strings.IndexByte(r.query.Path, '%') < 0 && !strings.ContainsAny(r.query.Path, ";\\") {
 		return nil
 	}
 	loose := looseReading(r.query.Path)

@@ -272,12 +272,6 @@ func (a *authority) leaf(names ...string) (cert, key string) {
 	return a.sign(&x509.Certificate{Subject: pkix.Name{CommonName: names[0]}, DNSNames: names, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}})
 }
 
-// block is a PEM text as a YAML block of n spaces.
-func block(n int, text string) string {
-	by := strings.Repeat(" ", n)
-	return "|\n" + by + strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n"+by)
-}
-
 // credential is an active one of a reference.
 func credential(t testing.TB, ref, value string, version int) *secrets.Credential {
 	t.Helper()

@@ -188,7 +188,8 @@ func TestClientCertificatesHoldByName(t *testing.T) {
 // oneKey offers any session for any name, as a hostile client would.
 type oneKey struct{ tls.ClientSessionCache }
 
-func (o oneKey) Get(string) (*tls.ClientSessionState, bool)  { return o.ClientSessionCache.Get("all") }
+func (o oneKey) Get(string) (*tls.ClientSessionState, bool) { return o.ClientSessionCache.Get("all") }
+
 func (o oneKey) Put(_ string, state *tls.ClientSessionState) { o.ClientSessionCache.Put("all", state) }
 
 func TestHandleMisdirected(t *testing.T) {

@@ -17,7 +17,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -282,9 +281,4 @@ func file(t testing.TB, dir, name, text string) string {
 		t.Fatal(err)
 	}
 	return path
-}
-
-// indent puts a PEM text into a YAML block.
-func indent(text, by string) string {
-	return by + strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n"+by)
 }

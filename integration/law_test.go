@@ -99,7 +99,8 @@ func TestLawImportDirections(t *testing.T) {
 			tree  string
 			may   []string
 			which string
-		}) bool {
+		},
+		) bool {
 			return within(own, d.tree)
 		})
 		if rule < 0 {
@@ -274,6 +275,7 @@ func TestLawNoInitAndNoGlobals(t *testing.T) {
 	})
 }
 
+//lint:ignore SA1019 what one file says of its own identifiers is all that is asked here
 func isTopLevel(f *ast.File, o *ast.Object) bool { return f.Scope.Lookup(o.Name) == o }
 
 func TestLawContexts(t *testing.T) {
