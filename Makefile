@@ -1,6 +1,7 @@
 # Keyway: `make help` lists the targets.
 CACHE   ?= $(or $(KEYWAY_CACHE),$(HOME)/.cache/keyway)
 BIN     := $(CACHE)/bin
+DATA    ?= .keyway
 VERSION := $(shell cat VERSION)
 GOFLAGS := -buildvcs=false
 PROBE   ?= integration/edgeprobe
@@ -21,7 +22,7 @@ build: ## make bin/keyway
 	go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/keyway ./cmd/keyway
 
 run: build ## run a gateway with the built-in starter document (data in .keyway)
-	@bin/keyway serve --data-dir .keyway --log-format text --access-log off
+	@bin/keyway serve --data-dir $(DATA) --log-format text --access-log off
 
 test: unit race integration ## everything that must pass, real servers included; says what ran
 	@echo "make test: all parts passed"

@@ -7,7 +7,9 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 )
 
 // step is one command of the README with the output that it shows.
@@ -123,4 +125,32 @@ func TestREADME(t *testing.T) {
 		}
 	}
 	t.Logf("%d commands ran", len(steps))
+}
+
+// TestMakeRun runs `make run` and then each curl line that it prints.
+func TestMakeRun(t *testing.T) {
+	data := filepath.Join(t.TempDir(), "data")
+	said := &lockedBuffer{}
+	cmd := exec.Command("make", "-C", "..", "run", "DATA="+data)
+	cmd.Env = append(os.Environ(),
+		fmt.Sprintf("KEYWAY_PROXY_LISTEN=127.0.0.1:%d", freePort(t)), fmt.Sprintf("KEYWAY_PROXY_TLS_LISTEN=127.0.0.1:%d", freePort(t)),
+		fmt.Sprintf("KEYWAY_STATUS_LISTEN=127.0.0.1:%d", freePort(t)), "KEYWAY_ADMIN_LISTEN=off", "KEYWAY_MANAGER_LISTEN=off",
+		fmt.Sprintf("KEYWAY_ECHO_LISTEN=127.0.0.1:%d", freePort(t)))
+	cmd.Stdout, cmd.Stderr = said, said
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM)
+		_ = cmd.Wait()
+	}()
+	lines := regexp.MustCompile(`(?m)^  (curl .*)$`)
+	poll(t, "the banner is printed", 3*time.Minute, func() bool { return len(lines.FindAllString(said.String(), -1)) >= 3 })
+	for _, m := range lines.FindAllStringSubmatch(said.String(), -1) {
+		out, err := exec.Command("bash", "-c", m[1]+" -sS -o /dev/null -w '%{http_code} %{ssl_verify_result}'").CombinedOutput()
+		if err != nil || string(out) != "200 0" {
+			t.Errorf("%s answers %s (%v)", m[1], out, err)
+		}
+	}
 }
