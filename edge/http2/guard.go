@@ -27,10 +27,11 @@ type guard struct {
 
 	writing sync.Mutex // one Write at a time
 
-	mu     sync.Mutex // guards level, since, last
+	mu     sync.Mutex // guards level, since, last, closed
 	level  int
 	since  time.Time
 	last   uint32 // highest stream id that the peer opened
+	closed uint32 // highest stream id that was reset because it was closed
 	broken bool   // only read by Read
 }
 
@@ -114,8 +115,15 @@ func (g *guard) sent(f frame) {
 	switch f.kind {
 	case http2.FrameRSTStream:
 		switch f.code {
-		case http2.ErrCodeProtocol, http2.ErrCodeFlowControl, http2.ErrCodeStreamClosed, http2.ErrCodeFrameSize:
+		case http2.ErrCodeProtocol, http2.ErrCodeFlowControl, http2.ErrCodeFrameSize:
 			g.add()
+		case http2.ErrCodeStreamClosed:
+			// Each frame of an upload that was answered early meets a closed stream;
+			// a client that has not read the answer yet sends them in good faith.
+			if f.stream > g.closed {
+				g.closed = f.stream
+				g.add()
+			}
 		}
 	case http2.FrameHeaders, http2.FrameData:
 		if f.flags.Has(http2.FlagHeadersEndStream) && g.level > 0 {
