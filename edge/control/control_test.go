@@ -93,7 +93,9 @@ func TestSocketIsItsOwnersAlone(t *testing.T) {
 func TestSecondNodeIsRefused(t *testing.T) {
 	dir := folder(t)
 	run(t, dir, &fake{facts: Facts{Status: "first"}})
-	err := New(dir, &fake{facts: Facts{Status: "second"}}).Run(t.Context())
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	err := New(dir, &fake{facts: Facts{Status: "second"}}).Run(ctx)
 	if err == nil || !strings.Contains(err.Error(), "another node answers") || !strings.Contains(err.Error(), "data_dir") {
 		t.Errorf("a second node must be told so and what to set: %v", err)
 	}
