@@ -23,13 +23,14 @@ type AccessLog struct {
 
 	mu   sync.Mutex // guards the group below
 	path string     // "" for a stream
+	out  io.Writer
 	file io.WriteCloser
 	buf  *bufio.Writer
 }
 
 // NewAccessLog writes to w.
 func NewAccessLog(w io.Writer, sample float64) *AccessLog {
-	a := &AccessLog{sample: sample, buf: bufio.NewWriterSize(w, 64<<10)}
+	a := &AccessLog{sample: sample, out: w, buf: bufio.NewWriterSize(w, 64<<10)}
 	a.log = slog.New(slog.NewJSONHandler(lockedWriter{a}, nil))
 	return a
 }
@@ -56,7 +57,7 @@ func (a *AccessLog) Reopen() error {
 		_ = a.buf.Flush()
 		_ = a.file.Close()
 	}
-	a.file = f
+	a.file, a.out = f, f
 	a.buf.Reset(f)
 	return nil
 }
@@ -79,7 +80,14 @@ func (a *AccessLog) Run(ctx context.Context) error {
 func (a *AccessLog) Flush() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.buf.Flush()
+	err := a.buf.Flush()
+	if err != nil {
+		// A bufio.Writer that failed once refuses everything. A disk that was full
+		// may have room again: lines that could not be written are lost, no later ones.
+		a.buf.Reset(a.out)
+		return fmt.Errorf("writing the access log: %w", err)
+	}
+	return nil
 }
 
 type lockedWriter struct{ a *AccessLog }

@@ -1,0 +1,158 @@
+package telemetry
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestAccessLogLine(t *testing.T) {
+	var out bytes.Buffer
+	a := NewAccessLog(&out, 1)
+	s := snapshot(t)
+	f := finished(s, 200)
+	a.write(f)
+	if out.Len() != 0 {
+		t.Error("lines are buffered")
+	}
+	if err := a.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	var v map[string]any
+	if err := json.Unmarshal(out.Bytes(), &v); err != nil {
+		t.Fatalf("%q: %v", out.String(), err)
+	}
+	for key, want := range map[string]any{
+		"msg": "request", "request_id": "0123", "client": "192.0.2.7", "method": "GET", "host": "a.test", "path": "/p", "protocol": "HTTP/1.1", "status": 200.0,
+		"made_by": "service", "bytes_in": 100.0, "bytes_out": 200.0, "total_ms": 30.0, "upstream_ms": 20.0, "route": "r", "service": "s", "consumer": "c",
+		"credential": "key-auth:k1@4", "tls": "TLS 1.3", "sni": "a.test", "certificate": "a.test@3", "upstream": "127.0.0.1:9", "tries": 2.0, "generation": 1.0,
+	} {
+		if v[key] != want {
+			t.Errorf("%s is %v, want %v", key, v[key], want)
+		}
+	}
+	if strings.Contains(out.String(), "topsecret") || strings.Contains(out.String(), "apikey") {
+		t.Errorf("keys travel in queries and fields, which must not be logged: %s", out.String())
+	}
+	out.Reset()
+	f.Err = errors.New("client gone")
+	f.Context.Route, f.Context.Service, f.Context.Consumer, f.Context.Credential, f.Snapshot, f.X.Conn.TLS, f.X.Attempts = nil, nil, nil, nil, nil, nil, nil
+	a.write(f)
+	if err := a.Flush(); err != nil || !strings.Contains(out.String(), `"broken_off":"client gone"`) || strings.Contains(out.String(), `"route"`) {
+		t.Errorf("%s, %v", out.String(), err)
+	}
+}
+
+func TestAccessLogSample(t *testing.T) {
+	s := snapshot(t)
+	count := func(sample float64, status int) int {
+		var out bytes.Buffer
+		a := NewAccessLog(&out, sample)
+		for range 1000 {
+			a.write(finished(s, status))
+		}
+		if err := a.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		return bytes.Count(out.Bytes(), []byte("\n"))
+	}
+	if n := count(0, 200); n != 0 {
+		t.Errorf("sample 0 logged %d of 1000", n)
+	}
+	if n := count(0, 500); n != 1000 {
+		t.Errorf("failures are always logged: %d of 1000", n)
+	}
+	// Nine standard deviations around the mean: fails once in 10^18 runs.
+	if n := count(0.5, 200); n < 358 || n > 642 {
+		t.Errorf("sample 0.5 logged %d of 1000", n)
+	}
+}
+
+func TestAccessLogReopens(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "access.log")
+	a, err := OpenAccessLog(path, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := snapshot(t)
+	a.write(finished(s, 200))
+	if err := os.Rename(path, path+".1"); err != nil {
+		t.Fatal(err)
+	}
+	a.write(finished(s, 201))
+	if err := a.Reopen(); err != nil {
+		t.Fatal(err)
+	}
+	a.write(finished(s, 202))
+	if err := a.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]int{path + ".1": 2, path: 1} {
+		data, err := os.ReadFile(name)
+		if err != nil || bytes.Count(data, []byte("\n")) != want {
+			t.Errorf("%s has %q, want %d lines: %v", name, data, want, err)
+		}
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm()&0o037 != 0 {
+		t.Errorf("mode %v: others must not read it", info.Mode())
+	}
+	if _, err := OpenAccessLog(filepath.Join(path, "below"), 1); err == nil || !strings.Contains(err.Error(), "opening the access log") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// disk is a writer that is full for a while.
+type disk struct {
+	full bool
+	bytes.Buffer
+}
+
+func (d *disk) Write(p []byte) (int, error) {
+	if d.full {
+		return 0, errors.New("no space left on device")
+	}
+	return d.Buffer.Write(p)
+}
+
+func TestAccessLogOutlivesAFullDisk(t *testing.T) {
+	s, d := snapshot(t), &disk{full: true}
+	a := NewAccessLog(d, 1)
+	a.write(finished(s, 200))
+	if err := a.Flush(); err == nil {
+		t.Error("a failure must be told")
+	}
+	d.full = false
+	a.write(finished(s, 201))
+	if err := a.Flush(); err != nil || !strings.Contains(d.String(), `"status":201`) {
+		t.Errorf("with room again it must write again: %q, %v", d.String(), err)
+	}
+}
+
+func TestAccessLogFlushesEachSecondAndAtTheEnd(t *testing.T) {
+	s := snapshot(t)
+	synctest.Test(t, func(t *testing.T) {
+		var d disk
+		a := NewAccessLog(&d, 1)
+		ctx, end := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- a.Run(ctx) }()
+		a.write(finished(s, 200))
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if n := strings.Count(d.String(), "\n"); n != 1 {
+			t.Errorf("%d lines after a second", n)
+		}
+		a.write(finished(s, 200))
+		end()
+		if err := <-done; err != nil || strings.Count(d.String(), "\n") != 2 {
+			t.Errorf("%d lines at the end, %v", strings.Count(d.String(), "\n"), err)
+		}
+	})
+}
