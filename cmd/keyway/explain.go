@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -71,7 +72,7 @@ func explain(s *edge.Snapshot, config *edge.Config, q control.Question) (*explan
 	if _, err := netip.ParseAddr(u.Hostname()); sni == "" && err != nil {
 		sni = u.Hostname()
 	}
-	query := routing.Query{Method: q.Method, Scheme: u.Scheme, Host: u.Host, SNI: sni, Secure: u.Scheme == "https", Fields: &fields, Policy: config.Policy}
+	query := routing.Query{Method: cmp.Or(q.Method, "GET"), Scheme: u.Scheme, Host: u.Host, SNI: sni, Secure: u.Scheme == "https", Fields: &fields, Policy: config.Policy}
 	raw := u.EscapedPath()
 	if raw == "" {
 		raw = "/"
@@ -116,7 +117,7 @@ func (e *explanation) routed(s *edge.Snapshot, m *routing.Match, config *edge.Co
 		e.Service = nameOr(to.Service.Name, to.Service.ID)
 		path = to.Service.Path
 		for _, h := range s.Upstreams.Health() {
-			if h.Upstream == to.Service.Host {
+			if strings.EqualFold(h.Upstream, to.Service.Host) {
 				e.Targets = append(e.Targets, fmt.Sprintf("%s weight %d %s", h.Target, h.Weight, h.State))
 			}
 		}

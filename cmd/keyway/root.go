@@ -37,7 +37,34 @@ func newRoot(out, errw io.Writer) *cobra.Command {
 		c.serveCommand(), c.configCommand(), c.validateCommand(), c.explainCommand(),
 		c.certsCommand(), c.secretsCommand(), c.auditCommand(), c.reloadCommand(), c.versionCommand(),
 	)
+	wrongUsage(root)
 	return root
+}
+
+// wrongUsage gives the mistakes that cobra finds on a command line their exit status.
+func wrongUsage(cmd *cobra.Command) {
+	wrap := func(err error) error {
+		if err == nil {
+			return nil
+		}
+		return &exitError{exitSettings, err}
+	}
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return wrap(err) })
+	if check := cmd.Args; check != nil {
+		cmd.Args = func(c *cobra.Command, args []string) error { return wrap(check(c, args)) }
+	} else if !cmd.Runnable() {
+		// A command of commands: alone it shows its help, and any other word is a mistake.
+		cmd.Args = cobra.ArbitraryArgs
+		cmd.RunE = func(c *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return wrap(fmt.Errorf("unknown command %q; `%s --help` lists what there is", args[0], c.CommandPath()))
+			}
+			return c.Help()
+		}
+	}
+	for _, c := range cmd.Commands() {
+		wrongUsage(c)
+	}
 }
 
 // settingFlags gives a command a flag for each setting named, all of them for none.

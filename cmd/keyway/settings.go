@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -84,7 +85,15 @@ type settings struct {
 	EchoListen string // address of the built-in echo upstream
 }
 
-// list is the comma list of addresses, nil for off.
+// hostPort checks one address.
+func hostPort(a string) error {
+	if _, port, err := net.SplitHostPort(a); err != nil || !isPort(port) {
+		return fmt.Errorf("%q is not host:port", a)
+	}
+	return nil
+}
+
+// addresses reads a comma list of addresses, nil for off.
 func addresses(into func(*settings) *[]string) func(*settings, string) error {
 	return func(s *settings, text string) error {
 		*into(s) = nil
@@ -93,8 +102,8 @@ func addresses(into func(*settings) *[]string) func(*settings, string) error {
 		}
 		for a := range strings.SplitSeq(text, ",") {
 			a = strings.TrimSpace(a)
-			if _, port, err := net.SplitHostPort(a); err != nil || !isPort(port) {
-				return fmt.Errorf("%q is not host:port", a)
+			if err := hostPort(a); err != nil {
+				return err
 			}
 			*into(s) = append(*into(s), a)
 		}
@@ -160,10 +169,28 @@ func text(into func(*settings) *string) func(*settings, string) error {
 	}
 }
 
+// headerName reads the name of a field (RFC 9110, section 5.1).
+func headerName(into func(*settings) *string) func(*settings, string) error {
+	return func(s *settings, v string) error {
+		if !isToken(v) {
+			return fmt.Errorf("%q is not a header name", v)
+		}
+		*into(s) = v
+		return nil
+	}
+}
+
+func isToken(v string) bool {
+	const others = "!#$%&'*+-.^_`|~"
+	return v != "" && !strings.ContainsFunc(v, func(r rune) bool {
+		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune(others, r))
+	})
+}
+
 func fraction(into func(*settings) *float64) func(*settings, string) error {
 	return func(s *settings, v string) error {
 		f, err := strconv.ParseFloat(v, 64)
-		if err != nil || f < 0 || f > 1 {
+		if err != nil || !(f >= 0 && f <= 1) { // written so that NaN is none
 			return fmt.Errorf("%q is not a number between 0 and 1", v)
 		}
 		*into(s) = f
@@ -248,7 +275,25 @@ func readSettings(file string, env []string, flags map[string]string) (*settings
 			errs = append(errs, fmt.Errorf("setting %s (from %s): %w; expected %s", x.key, v.from, err, x.form))
 		}
 	}
+	if len(errs) == 0 {
+		errs = s.agree(values)
+	}
 	return s, joinSorted(errs)
+}
+
+// agree checks what no setting can tell alone. A policy for a listener that does
+// not exist is a mistyped address, and the listener meant has the wrong policy.
+func (s *settings) agree(values map[string]origined) []error {
+	var errs []error
+	for a := range s.ListenerPolicies {
+		if !slices.Contains(s.ProxyListen, a) && !slices.Contains(s.ProxyTLSListen, a) {
+			errs = append(errs, fmt.Errorf("setting request_policy (from %s): nothing listens on %q; expected an address as proxy_listen or proxy_tls_listen has it", values["request_policy"].from, a))
+		}
+	}
+	if (s.TLSCert == "") != (s.TLSKey == "") {
+		errs = append(errs, errors.New("settings tls_cert and tls_key go together: set both or neither"))
+	}
+	return errs
 }
 
 type origined struct{ text, from string }

@@ -40,7 +40,13 @@ func sourceSettings() []setting {
 			return nil
 		}},
 		{key: "development", def: "auto", form: "auto, on or off", meaning: "issue certificates from a development CA for localhost and configured names that have none; auto means on when there are no documents", apply: oneOf(func(s *settings) *string { return &s.Development }, "auto", "on", "off")},
-		{key: "echo_listen", def: "127.0.0.1:8090", form: "host:port, or off", meaning: "the built-in echo upstream of development mode", apply: text(func(s *settings) *string { return &s.EchoListen })},
+		{key: "echo_listen", def: "127.0.0.1:8090", form: "host:port, or off", meaning: "the built-in echo upstream of development mode", apply: func(s *settings, v string) error {
+			s.EchoListen = v
+			if v == "off" {
+				return nil
+			}
+			return hostPort(v)
+		}},
 		{key: "node_id", def: "", form: "a UUID", meaning: "this node's id; made once and kept in the data folder when empty", apply: text(func(s *settings) *string { return &s.NodeID })},
 		{key: "tls_cert", def: "", form: "a file, PEM, or a {vault://...} reference", meaning: "certificate chain of the default slot: of unknown names, and of admin and status over TLS", apply: text(func(s *settings) *string { return &s.TLSCert })},
 		{key: "tls_key", def: "", form: "a file, PEM, or a {vault://...} reference", meaning: "private key of the default slot", apply: text(func(s *settings) *string { return &s.TLSKey })},
@@ -56,7 +62,7 @@ func requestSettings() []setting {
 	return []setting{
 		{key: "request_policy", def: "strict", form: "strict or compatible, and address=policy for listeners that differ", meaning: "how doubtful paths and headers are treated", apply: requestPolicy},
 		{key: "trusted_ips", def: "", form: "a comma list of addresses and CIDRs", meaning: "peers whose X-Forwarded-* and real_ip_header are believed", apply: trustedIPs},
-		{key: "real_ip_header", def: "X-Real-IP", form: "a header name", meaning: "where a trusted peer says who the client is", apply: text(func(s *settings) *string { return &s.RealIPHeader })},
+		{key: "real_ip_header", def: "X-Real-IP", form: "a header name", meaning: "where a trusted peer says who the client is", apply: headerName(func(s *settings) *string { return &s.RealIPHeader })},
 		{key: "real_ip_recursive", def: "off", form: "on or off", meaning: "take the last address of the list that is not itself trusted", apply: boolean(func(s *settings) *bool { return &s.RealIPRecursive })},
 		{key: "headers", def: "server_tokens, latency_tokens, X-Kong-Request-Id", form: "off, or a comma list of header names and groups", meaning: "headers that are added to responses", apply: headerSet(func(s *settings) *edgeHeaderSet { return &s.Headers })},
 		{key: "headers_upstream", def: "X-Kong-Request-Id", form: "off, or X-Kong-Request-Id", meaning: "headers that are added to upstream requests", apply: headerSet(func(s *settings) *edgeHeaderSet { return &s.HeadersUpstream })},

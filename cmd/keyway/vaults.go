@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -129,7 +130,12 @@ func (v *vaults) secret(name, text, dir string) (spec.Secret, error) {
 			return spec.Secret{}, fmt.Errorf("finding %s: %w", name, err)
 		}
 		if _, err := os.Stat(abs); err != nil {
-			return spec.Secret{}, fmt.Errorf("setting %s: %w", name, err)
+			// Not the path: what is no file may be a key that was pasted without its first line.
+			var path *fs.PathError
+			if errors.As(err, &path) {
+				err = path.Err
+			}
+			return spec.Secret{}, fmt.Errorf("setting %s: finding its file: %w; expected a file, PEM, or a {vault://...} reference", name, err)
 		}
 		rel, err := filepath.Rel(dir, abs)
 		if err != nil {

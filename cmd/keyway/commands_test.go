@@ -1,0 +1,231 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keyway-edge/keyway/edge"
+	"github.com/keyway-edge/keyway/edge/control"
+	"github.com/keyway-edge/keyway/policy"
+	"github.com/keyway-edge/keyway/routing"
+	"github.com/keyway-edge/keyway/routing/spec"
+	"github.com/keyway-edge/keyway/routing/upstream"
+)
+
+// keyway runs a command line and answers what it printed and its exit status.
+func keyway(t *testing.T, args ...string) (string, int, error) {
+	t.Helper()
+	var out bytes.Buffer
+	root := newRoot(&out, &out)
+	root.SetArgs(args)
+	err := root.ExecuteContext(t.Context())
+	return out.String(), status(err), err
+}
+
+// status is the exit status that main ends with.
+func status(err error) int {
+	var e *exitError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &e):
+		return e.status
+	}
+	return exitFailed
+}
+
+func document(t *testing.T, text string) *spec.Document {
+	t.Helper()
+	doc, problems := spec.Load([]spec.Source{{Name: "t.yaml", Data: []byte("_format_version: \"3.0\"\n" + text)}}, schemas())
+	if len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	return doc
+}
+
+func emptyDocument(t *testing.T) *spec.Document { return document(t, "consumers: []\n") }
+
+func TestHelpListsEverySetting(t *testing.T) {
+	help, code, _ := keyway(t, "serve", "--help")
+	list, code2, _ := keyway(t, "config", "settings")
+	asJSON, _, _ := keyway(t, "config", "settings", "--json")
+	if code != exitOK || code2 != exitOK {
+		t.Fatalf("exit statuses %d and %d", code, code2)
+	}
+	var rows []map[string]string
+	if err := json.Unmarshal([]byte(asJSON), &rows); err != nil || len(rows) != len(settingTable()) {
+		t.Errorf("%d rows: %v", len(rows), err)
+	}
+	for _, x := range settingTable() {
+		for where, text := range map[string]string{"serve --help": help, "config settings": list} {
+			if !strings.Contains(text, x.env()) || !strings.Contains(text, x.meaning) || x.def != "" && !strings.Contains(text, x.def) {
+				t.Errorf("%s does not say all about %s", where, x.key)
+			}
+		}
+		if !strings.Contains(help, "--"+x.flag()+" ") {
+			t.Errorf("serve has no flag --%s", x.flag())
+		}
+	}
+	for _, s := range []string{"0 stopped as asked", "1 failed", "2 wrong settings", "3 requests were cut", "4 a second signal"} {
+		if !strings.Contains(help, s) {
+			t.Errorf("serve --help does not say %q", s)
+		}
+	}
+}
+
+func TestExitStatusOfWrongCommandLines(t *testing.T) {
+	f := func(want int, text string, args ...string) {
+		t.Helper()
+		out, code, err := keyway(t, args...)
+		if code != want || err == nil || !strings.Contains(err.Error(), text) {
+			t.Errorf("%v: status %d, %v, printed %q; want %d and %q", args, code, err, out, want, text)
+		}
+	}
+	f(exitSettings, "unknown flag", "serve", "--nonsense")
+	f(exitSettings, "unknown command", "nonsense")
+	f(exitSettings, "unknown command", "certs", "nonsense")
+	f(exitSettings, "arg", "validate")
+	f(exitSettings, "unknown command", "serve", "extra")
+	f(exitSettings, "setting grace (from --grace)", "serve", "--grace", "30")
+	f(exitFailed, "is it running", "certs", "list", "--data-dir", t.TempDir())
+}
+
+func TestValidate(t *testing.T) {
+	dir := t.TempDir()
+	file := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte("_format_version: \"3.0\"\n"+text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	good := file("good.yaml", "services: [{name: s, host: a.test, plugins: [{name: key-auth}]}]\n")
+	bad := file("bad.yaml", "services: [{name: s, hos: a.test, host: a.test}]\nroutes: [{name: r, path: [/]}]\n")
+	if out, code, err := keyway(t, "validate", good); code != exitOK || !strings.Contains(out, "valid") {
+		t.Errorf("status %d, %q, %v", code, out, err)
+	}
+	out, code, err := keyway(t, "validate", bad)
+	if code != exitFailed || !strings.Contains(out, bad+":2: services \"s\": hos: unknown field") || !strings.Contains(out, "path: unknown field") || !strings.Contains(out, "problems") {
+		t.Errorf("status %d, %q", code, out)
+	}
+	if err == nil || err.Error() != "" {
+		t.Errorf("what was printed is not said again: %v", err)
+	}
+	out, code, _ = keyway(t, "validate", "--json", bad)
+	var v struct {
+		Valid    bool
+		Problems []map[string]string
+	}
+	if err := json.Unmarshal([]byte(out), &v); err != nil || v.Valid || len(v.Problems) < 2 || code != exitFailed {
+		t.Errorf("status %d, %q, %v", code, out, err)
+	}
+	if _, code, err := keyway(t, "validate", filepath.Join(dir, "none.yaml")); code != exitFailed || err == nil || !strings.Contains(err.Error(), "none.yaml") {
+		t.Errorf("status %d, %v", code, err)
+	}
+}
+
+func TestExplain(t *testing.T) {
+	doc := document(t, `
+services:
+- name: s
+  host: up
+  path: /base
+  plugins: [{name: key-auth}]
+  routes:
+  - {name: wide, paths: [/api]}
+  - {name: narrow, hosts: [a.test], paths: [/api], methods: [POST], plugins: [{name: cors}]}
+upstreams: [{name: up, targets: [{target: "127.0.0.1:9", weight: 7}]}]
+`)
+	config := &edge.Config{Policy: routing.Strict}
+	pools := upstream.NewPools(upstream.Settings{})
+	t.Cleanup(pools.Close)
+	b := &edge.Builder{Config: config, Kinds: plugins(), Pools: pools, Env: policy.Env{Shared: sharedState()}}
+	s, _ := b.Build(nil, edge.Inputs{Document: doc, Now: time.Now()})
+	f := func(q control.Question, want explanation) *explanation {
+		t.Helper()
+		e, err := explain(s, config, q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Route != want.Route || e.Refused != want.Refused || e.UpstreamURI != want.UpstreamURI || e.Generation != 1 {
+			t.Errorf("%+v: %+v", q, e)
+		}
+		return e
+	}
+	e := f(control.Question{Method: "POST", URL: "http://a.test/api/x"}, explanation{Route: "narrow", UpstreamURI: "/base/x"})
+	if e.Service != "s" || len(e.Targets) != 1 || !strings.HasPrefix(e.Targets[0], "127.0.0.1:9 weight 7") || len(e.Plugins) != 2 {
+		t.Errorf("leads to %+v", e)
+	}
+	if len(e.Candidates) != 2 || e.Candidates[0].Route != "narrow" || !e.Candidates[0].Matches || e.Candidates[1].Reason == "" {
+		t.Errorf("candidates %+v", e.Candidates)
+	}
+	f(control.Question{URL: "http://a.test/api"}, explanation{Route: "wide", UpstreamURI: "/base"})
+	f(control.Question{Method: "GET", URL: "http://a.test/none"}, explanation{Refused: "404: no route matched"})
+	if e := f(control.Question{URL: "https://a.test/api"}, explanation{Route: "wide", UpstreamURI: "/base"}); !strings.Contains(e.Certificate.Why, "unrecognized_name") {
+		t.Errorf("certificate %+v", e.Certificate)
+	}
+	if e, err := explain(s, config, control.Question{URL: "http://a.test/api%00"}); err != nil || !strings.HasPrefix(e.Refused, "400: ") {
+		t.Errorf("%+v %v", e, err)
+	}
+	for _, q := range []control.Question{{URL: "a.test/api"}, {URL: "ftp://a.test/"}, {URL: "http://a.test/", Headers: []string{"nonsense"}}} {
+		if _, err := explain(s, config, q); err == nil {
+			t.Errorf("%+v must be refused", q)
+		}
+	}
+	if _, err := explain(nil, config, control.Question{URL: "http://a.test/"}); err == nil {
+		t.Error("without a configuration there is nothing to explain")
+	}
+	var out bytes.Buffer
+	if err := (&cli{out: &out}).printExplanation(e); err != nil || !strings.Contains(out.String(), "plugin 1") || !strings.Contains(out.String(), "CANDIDATE") {
+		t.Errorf("%q, %v", out.String(), err)
+	}
+}
+
+func TestRunTasks(t *testing.T) {
+	boom := errors.New("boom")
+	ended := false
+	err := runTasks(t.Context(), []task{
+		{"good", func(ctx context.Context) error { <-ctx.Done(); ended = true; return context.Cause(ctx) }},
+		{"bad", func(context.Context) error { return boom }},
+	})
+	if !errors.Is(err, boom) || !strings.Contains(err.Error(), "bad: boom") || !ended {
+		t.Errorf("the first failure ends the others, and all are waited for: %v, ended %v", err, ended)
+	}
+	err = runTasks(t.Context(), []task{{"wild", func(context.Context) error { panic("goes off") }}})
+	if err == nil || !strings.Contains(err.Error(), "wild: panic: goes off") {
+		t.Errorf("a panic of a task is its error: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := runTasks(ctx, []task{{"asked", func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }}}); err != nil {
+		t.Errorf("to be asked to end is no failure: %v", err)
+	}
+}
+
+func TestPrepareDataDir(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "a", "data")
+	if err := prepareDataDir(dir); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+	if err := os.Chmod(dir, 0o750); err != nil {
+		t.Fatal(err)
+	}
+	if err := prepareDataDir(dir); err == nil || !strings.Contains(err.Error(), "chmod 700 "+dir) {
+		t.Errorf("a folder that others can read must be refused, with what to do: %v", err)
+	}
+	if id, err := nodeID(dir); err != nil || len(id) != 36 {
+		t.Errorf("%q %v", id, err)
+	} else if again, _ := nodeID(dir); again != id {
+		t.Error("a node's id is made once")
+	}
+}
