@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // tick is a clock tick of /proc in microseconds.
@@ -70,11 +71,17 @@ func own(kind string, mlkem bool) load {
 		if mlkem {
 			args = append(args, "-mlkem")
 		}
-		out, err := loader(ctx, p, self, append(args, fmt.Sprintf("127.0.0.1:%d", p.tls()))...).CombinedOutput()
+		cmd := loader(ctx, p, self, append(args, fmt.Sprintf("127.0.0.1:%d", p.tls()))...)
+		cmd.Stderr = os.Stderr
+		out, err := cmd.Output()
 		if err != nil {
-			return 0, fmt.Errorf("%s handshakes with %s: %w: %s", kind, p.name, err, out)
+			return 0, fmt.Errorf("%s handshakes with %s: %w", kind, p.name, err)
 		}
-		return 0, nil
+		failed, err := strconv.Atoi(strings.TrimSpace(string(out)))
+		if err != nil {
+			return 0, fmt.Errorf("reading the client's answer: %w", err)
+		}
+		return failed, nil
 	}
 }
 
@@ -103,13 +110,9 @@ func (l *lab) cases() []benchCase {
 	}
 }
 
-// measure runs the rounds of a case: every proxy in turn, round after round. A
-// run with a failed request is void and counted.
+// measure runs the rounds of a case: every proxy in turn, round after round.
 func measure(ctx context.Context, c benchCase, rounds int, scale float64) ([]result, error) {
 	n := max(int(float64(c.n)*scale), 100)
-	cpu := make([][]float64, len(c.peers))
-	ratios := make([][]float64, len(c.peers))
-	failures := make([]int, len(c.peers))
 	defer func() {
 		for _, p := range c.peers {
 			p.down()
@@ -123,44 +126,66 @@ func measure(ctx context.Context, c benchCase, rounds int, scale float64) ([]res
 			return nil, err
 		}
 	}
-	for range rounds {
-		now := make([]float64, len(c.peers))
-		for i, p := range c.peers {
-			before, err := ticks(p.cmd.Process.Pid)
+	runs := make([][]run, rounds)
+	for i := range runs {
+		for _, p := range c.peers {
+			r, err := once(ctx, c, p, n)
 			if err != nil {
-				return nil, fmt.Errorf("%s: %w", p.name, err)
+				return nil, fmt.Errorf("%s: %w", c.name, err)
 			}
-			failed, err := c.load(ctx, p, n)
-			if err != nil {
-				return nil, err
-			}
-			after, err := ticks(p.cmd.Process.Pid)
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", p.name, err)
-			}
-			if failed > 0 {
-				failures[i] += failed
-				continue
-			}
-			now[i] = float64(after-before) * tick / float64(n)
-			cpu[i] = append(cpu[i], now[i])
-		}
-		for i := range c.peers {
-			if now[i] > 0 && now[0] > 0 {
-				ratios[i] = append(ratios[i], now[i]/now[0])
-			}
+			runs[i] = append(runs[i], r)
 		}
 	}
+	return summarise(c, runs), nil
+}
+
+// run is one proxy in one round.
+type run struct {
+	cpu    float64 // microseconds for a request
+	failed int     // requests; one makes the run void
+}
+
+func once(ctx context.Context, c benchCase, p *peer, n int) (run, error) {
+	before, err := ticks(p.cmd.Process.Pid)
+	if err != nil {
+		return run{}, fmt.Errorf("%s: %w", p.name, err)
+	}
+	failed, err := c.load(ctx, p, n)
+	if err != nil {
+		return run{}, err
+	}
+	after, err := ticks(p.cmd.Process.Pid)
+	if err != nil {
+		return run{}, fmt.Errorf("%s: %w", p.name, err)
+	}
+	return run{cpu: float64(after-before) * tick / float64(n), failed: failed}, nil
+}
+
+// summarise makes a line for each proxy of a case. Runs is by round, then by
+// proxy, nginx first. A void run takes part in no median, and neither does what
+// would be compared with it.
+func summarise(c benchCase, runs [][]run) []result {
 	var out []result
 	for i, p := range c.peers {
-		r := result{Case: c.name, Proxy: p.name, Workers: c.workers, Rounds: len(ratios[i]), Errors: failures[i]}
-		if len(ratios[i]) > 0 {
-			r.CPU, r.Ratio = median(cpu[i]), median(ratios[i])
-			r.Spread = fmt.Sprintf("%.2f..%.2f", slices.Min(ratios[i]), slices.Max(ratios[i]))
+		r := result{Case: c.name, Proxy: p.name, Workers: c.workers}
+		var cpu, ratios []float64
+		for _, round := range runs {
+			r.Errors += round[i].failed
+			if round[i].failed > 0 {
+				continue
+			}
+			cpu = append(cpu, round[i].cpu)
+			if round[0].failed == 0 && round[0].cpu > 0 {
+				ratios = append(ratios, round[i].cpu/round[0].cpu)
+			}
+		}
+		if r.Rounds = len(ratios); r.Rounds > 0 {
+			r.CPU, r.Ratio = median(cpu), median(ratios)
+			r.Spread = fmt.Sprintf("%.2f..%.2f", slices.Min(ratios), slices.Max(ratios))
 		}
 		out = append(out, r)
 	}
-	return out, nil
+	return out
 }
 
 func median(list []float64) float64 {
