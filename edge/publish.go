@@ -3,6 +3,7 @@ package edge
 import (
 	"context"
 	"log/slog"
+	"runtime/debug"
 	"sync/atomic"
 	"time"
 
@@ -59,8 +60,9 @@ func (p *Publisher) Current() *Snapshot { return p.current.Load() }
 func (p *Publisher) Ready() <-chan struct{} { return p.ready }
 
 const (
-	resolveWait = 5 * time.Second // how long a new document waits for its secrets
-	lookAgain   = time.Minute     // how often time itself is allowed to change a snapshot
+	resolveWait  = 5 * time.Second // how long a new document waits for its secrets
+	manyEntities = 2000
+	lookAgain    = time.Minute // how often time itself is allowed to change a snapshot
 )
 
 // Run is the one loop that builds and publishes. It reacts to four things, one at a time:
@@ -84,6 +86,11 @@ func (p *Publisher) Run(ctx context.Context) error {
 		cancel()
 		doc = next
 		p.publish(doc, set)
+		if len(doc.Certificates)+len(doc.Routes) > manyEntities {
+			// Reading a large document takes several times its size for a moment;
+			// the next one may be days away, and other processes want the memory.
+			debug.FreeOSMemory()
+		}
 	}
 	load()
 	for {

@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	quiet    = 50 * time.Millisecond  // a burst of events is one hint, after this long without another
+	quiet    = 15 * time.Millisecond  // a burst of events is one hint, after this long without another
 	quietMax = 250 * time.Millisecond // a burst that does not end is hinted this often
 	rewatch  = 2 * time.Second        // how often folders that could not be watched are tried again
 )

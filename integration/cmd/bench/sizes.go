@@ -153,6 +153,7 @@ func swapOne(ctx context.Context, dir string, port int) (s swapped, err error) {
 		if err != nil {
 			break
 		}
+		time.Sleep(300 * time.Millisecond) // swaps follow one another by days: what is measured is one
 		if err := writePair(dir, cert, key); err != nil {
 			break
 		}
