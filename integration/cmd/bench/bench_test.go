@@ -79,10 +79,12 @@ func TestMedian(t *testing.T) {
 // works in children, and taskset stands before everything pinned.
 func TestTicksCountChildren(t *testing.T) {
 	if os.Getenv("BENCH_BURN") != "" {
-		for x := []byte("x"); ; { // until killed
+		x := []byte("x")
+		for end := time.Now().Add(30 * time.Second); time.Now().Before(end); { // killed long before
 			s := sha256.Sum256(x)
 			x = s[:]
 		}
+		return
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -99,6 +101,7 @@ func TestTicksCountChildren(t *testing.T) {
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(p.down)
 	pid := p.cmd.Process.Pid
 	deadline := time.Now().Add(20 * time.Second)
 	for {
