@@ -183,6 +183,19 @@ func TestRemovedSecretStaysUntilResurrectTTL(t *testing.T) {
 	})
 }
 
+func TestRemovalOnPurposeEndsAtOnce(t *testing.T) {
+	inBubble(t, func(t *testing.T, b bench) {
+		b.source.Put("key", "good")
+		b.Resolve(t.Context(), plan("{vault://fake/key}"))
+		b.source.Fail(fmt.Errorf("reading key: %w", secrets.ErrRemoved))
+		time.Sleep(2 * time.Minute)
+		b.expect("{vault://fake/key}", secrets.Missing, 1, "")
+		b.source.Fail(nil)
+		time.Sleep(time.Minute)
+		b.expect("{vault://fake/key}", secrets.Active, 1, "good")
+	})
+}
+
 func TestMissingSecretIsAskedForAgainAfterNegTTL(t *testing.T) {
 	inBubble(t, func(t *testing.T, b bench) {
 		b.Resolve(t.Context(), plan("{vault://fake/key}", "{vault://fake/slow?neg_ttl=100}"))

@@ -187,6 +187,8 @@ func (e *entry) judge(w *wanted, now time.Time) (State, string) {
 		return Expired, joined("its hard end was "+e.lease.NotAfter.UTC().Format(time.RFC3339), why)
 	case !e.failing():
 		return Active, ""
+	case errors.Is(e.err, ErrRemoved):
+		return Missing, why
 	case !now.Before(e.good.Add(e.life.ResurrectTTL)):
 		state := Expired
 		if errors.Is(e.err, ErrNotFound) {

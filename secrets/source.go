@@ -3,6 +3,7 @@ package secrets
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -11,6 +12,10 @@ var (
 	// ErrNotFound: the source answered, and there is no such resource. It is
 	// cached for the negative ttl.
 	ErrNotFound = errors.New("no such secret")
+	// ErrRemoved is an ErrNotFound of a source that cannot be mistaken: the secret
+	// was taken away on purpose. The last good value is not used any longer, where
+	// it otherwise would be for as long as resurrect_ttl.
+	ErrRemoved = fmt.Errorf("%w any more", ErrNotFound)
 	// ErrDenied: the source answered, and this node may not read it.
 	ErrDenied = errors.New("access to the secret was refused")
 )

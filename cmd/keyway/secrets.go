@@ -89,6 +89,8 @@ func (c *cli) secretsPut() *cobra.Command {
 func (c *cli) secretsRemove() *cobra.Command {
 	return &cobra.Command{
 		Use: "rm NAME", Short: "Remove a secret and all of its versions from the sealed store", Args: cobra.ExactArgs(1),
+		Long: "Remove a secret and all of its versions from the sealed store. A running node closes what needs it at once: an\n" +
+			"API key opens nothing any more. Certificates that were read from it serve on until another is in its place.",
 		RunE: func(_ *cobra.Command, args []string) error {
 			s, err := c.sealedStore()
 			if err != nil {

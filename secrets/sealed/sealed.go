@@ -161,7 +161,11 @@ func (s *Store) Fetch(ctx context.Context, r secrets.Request) (secrets.Lease, er
 		if len(kept) > 0 {
 			return secrets.Lease{}, fmt.Errorf("reading sealed secret %s: %w in version #%d; %d are kept", r.Resource, secrets.ErrNotFound, r.Version, len(kept))
 		}
-		return secrets.Lease{}, fmt.Errorf("reading sealed secret %s: %w; put it with \"keyway secrets put\"", r.Resource, secrets.ErrNotFound)
+		gone := secrets.ErrNotFound
+		if all != nil { // a store that is whole and does not have it: somebody removed it to end it
+			gone = secrets.ErrRemoved
+		}
+		return secrets.Lease{}, fmt.Errorf("reading sealed secret %s: %w; put it with \"keyway secrets put\"", r.Resource, gone)
 	}
 	v := kept[i]
 	return secrets.Lease{Value: secrets.NewValue(slices.Clone(v.Value)), Version: fmt.Sprint(v.N), Modified: v.Made}, nil
