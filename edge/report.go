@@ -69,8 +69,11 @@ func (w *build) compare() {
 			continue
 		}
 		rot := Rotation{Kind: "secret", Name: c.Name, Source: c.Source, Result: string(c.State), Reason: c.Reason, New: c.Version, Modified: c.Modified}
-		if c.State == secrets.Active {
+		switch c.State {
+		case secrets.Active:
 			rot.Result = "activated"
+		case secrets.Refused:
+			rot.Check = "value" // refusals are counted by check, those of the broker too
 		}
 		if was != nil {
 			rot.Old = was.Version
