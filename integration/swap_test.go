@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -335,60 +334,4 @@ func TestDrainLosesNothing(t *testing.T) {
 	if load.lost.Load() > 0 {
 		t.Errorf("%d requests lost, the first: %v", load.lost.Load(), load.first.Load())
 	}
-}
-
-// TestEndurance is load with everything at once: reloads, certificate swaps,
-// secret swaps, an upstream that dies and returns, and a drain at the end. It runs
-// for KEYWAY_ENDURANCE, 15 s without.
-func TestEndurance(t *testing.T) {
-	long := 15 * time.Second
-	if v := os.Getenv("KEYWAY_ENDURANCE"); v != "" {
-		d, err := time.ParseDuration(v)
-		if err != nil {
-			t.Fatal(err)
-		}
-		long = d
-	}
-	s := newShop(t, nil)
-	good, err := os.ReadFile(s.doc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	load := s.crowd(8)
-	var swaps, kills int
-	for end, i := time.Now().Add(long), 0; time.Now().Before(end); i++ {
-		cert, key := pair(t, "shop.test", "shop.test")
-		s.replace(t, cert, key)
-		poll(t, "the new certificate is served", 5*time.Second, func() bool { return s.serial(t) == serialOf(t, cert) })
-		swaps++
-		put := exec.Command(binary(t), "secrets", "put", "shop-key", "--data-dir", s.dir)
-		put.Stdin = bytes.NewReader(fmt.Appendf(nil, "key-%d", i))
-		if out, err := put.CombinedOutput(); err != nil {
-			t.Fatalf("%v: %s", err, out)
-		}
-		s.write(strings.Replace(string(good), "retries: 5", fmt.Sprintf("retries: %d", 6+i%10), 1))
-		if i%5 == 0 {
-			addr := s.a.Addr
-			_ = s.a.Close() // GETs in flight there are tried again at the other target
-			port := 0
-			if _, err := fmt.Sscanf(addr, "127.0.0.1:%d", &port); err != nil {
-				t.Fatal(err)
-			}
-			s.a = originAt(t, port)
-			kills++
-		}
-	}
-	sent := load.sent.Load()
-	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	<-s.done
-	load.end()
-	if lost := load.lost.Load(); lost > 0 {
-		t.Errorf("%d of %d requests lost, the first: %v", lost, sent, load.first.Load())
-	}
-	if code := s.cmd.ProcessState.ExitCode(); code != 0 {
-		t.Errorf("exit status %d", code)
-	}
-	t.Logf("%s: %d requests, %d certificate swaps and secret swaps, %d upstream kills, none lost", long, sent, swaps, kills)
 }
