@@ -24,7 +24,7 @@ type Index struct {
 	names   *names
 	matches []Match // by position of the binding
 	def     Match
-	any     int // position of "*", -1 for none
+	star    int // position of "*" plus one, 0 for none
 }
 
 // names is the part of an index that a swap of certificates does not change.
@@ -39,11 +39,11 @@ type names struct {
 // match nothing. prev's look-up tables are shared when the names are the same, so
 // that a swap of one among many thousand certificates costs little.
 func NewIndex(prev *Index, bindings []Binding, def *Slot) *Index {
-	x := &Index{matches: make([]Match, len(bindings)), def: Match{Slot: def}, any: -1}
+	x := &Index{matches: make([]Match, len(bindings)), def: Match{Slot: def}}
 	for i, b := range bindings {
 		x.matches[i] = Match{b.Slot, b.Policy, b.Name}
 		if b.Name == "*" {
-			x.any = i
+			x.star = i + 1
 		}
 	}
 	if prev != nil && prev.names.same(bindings) {
@@ -70,7 +70,7 @@ func newNames(bindings []Binding) *names {
 	n := &names{list: make([]string, len(bindings)), exact: make(map[string]int32, len(bindings)), suffix: map[string]int32{}, prefix: map[string]int32{}}
 	for i, b := range bindings {
 		n.list[i] = b.Name
-		name := strings.TrimSuffix(strings.ToLower(b.Name), ".")
+		name := strings.TrimSuffix(string(lower([]byte(b.Name))), ".")
 		switch {
 		case name == "*":
 		case strings.HasPrefix(name, "*."):
@@ -86,35 +86,70 @@ func newNames(bindings []Binding) *names {
 
 // Find answers what is bound to a server name: exact before "*.suffix" before
 // "prefix.*" before "*" before the default. Names are compared without regard to
-// ASCII case; one that no host can have matches nothing but the last two.
+// ASCII case and to one dot at the end; one that no host can have (empty labels,
+// more than 253 bytes, bytes outside of ASCII's graphic ones, a star) matches
+// nothing but the last two.
 func (x *Index) Find(serverName string) Match {
-	name := serverName
-	for i := 0; i < len(name); i++ {
-		if c := name[i]; 'A' <= c && c <= 'Z' {
-			name = strings.ToLower(name)
-			break
-		}
+	if x == nil {
+		return Match{}
 	}
-	name = strings.TrimSuffix(name, ".")
-	if name != "" && name[0] != '.' && strings.IndexByte(name, '*') < 0 {
-		if i, ok := x.names.exact[name]; ok {
+	// On the stack, and looked up as it is: no case of letters makes garbage.
+	var buf [maxName]byte
+	name := strings.TrimSuffix(serverName, ".")
+	if x.names != nil && len(name) <= len(buf) {
+		if i, ok := x.names.find(lower(buf[:copy(buf[:], name)])); ok {
 			return x.matches[i]
 		}
-		if dot := strings.IndexByte(name, '.'); dot > 0 && len(x.names.suffix) > 0 {
-			if i, ok := x.names.suffix[name[dot+1:]]; ok {
-				return x.matches[i]
-			}
-		}
-		if dot := strings.LastIndexByte(name, '.'); dot > 0 && len(x.names.prefix) > 0 {
-			if i, ok := x.names.prefix[name[:dot]]; ok {
-				return x.matches[i]
-			}
-		}
 	}
-	if x.any >= 0 {
-		return x.matches[x.any]
+	if x.star > 0 {
+		return x.matches[x.star-1]
 	}
 	return x.def
+}
+
+// maxName is the longest name that a host can have: RFC 1035, section 2.3.4, less
+// the length bytes at both ends.
+const maxName = 253
+
+// find looks a lower-case name up.
+func (n *names) find(name []byte) (int32, bool) {
+	first, last := -1, -1 // dots
+	for i, c := range name {
+		switch {
+		case c == '.':
+			if i == last+1 || i == len(name)-1 {
+				return 0, false
+			}
+			if first < 0 {
+				first = i
+			}
+			last = i
+		case c <= ' ' || c >= 0x7f || c == '*':
+			return 0, false
+		}
+	}
+	if i, ok := n.exact[string(name)]; ok {
+		return i, true
+	}
+	if first < 0 {
+		return 0, false
+	}
+	if i, ok := n.suffix[string(name[first+1:])]; ok {
+		return i, true
+	}
+	i, ok := n.prefix[string(name[:last])]
+	return i, ok
+}
+
+// lower writes ASCII capitals as small letters, in place. Unicode's rules would
+// make names of hosts out of names that no host has.
+func lower(b []byte) []byte {
+	for i, c := range b {
+		if 'A' <= c && c <= 'Z' {
+			b[i] = c + 'a' - 'A'
+		}
+	}
+	return b
 }
 
 // Len is the number of bound names.
