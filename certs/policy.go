@@ -18,7 +18,7 @@ type PolicySpec struct {
 	MinVersion  string   // "1.2" or "1.3"; "" for 1.2
 	ClientAuth  string   // "off", "optional" or "required"; "" for off
 	Roots       [][]byte // DER of the CAs that client certificates are judged by
-	VerifyDepth int      // most CA certificates between client certificate and root; 0 for any number
+	VerifyDepth int      // most intermediate certificates between a client's and its root; 0 for none
 }
 
 // Policy is a checked PolicySpec with the one server configuration that all its
@@ -67,8 +67,8 @@ func NewPolicy(s PolicySpec) (*Policy, error) {
 		prints = append(prints, hex.EncodeToString(sum[:]))
 	}
 	slices.Sort(prints)
-	sum := sha256.Sum256([]byte(fmt.Sprintf("%d %d %d %s", p.min, p.auth, p.depth, strings.Join(prints, " "))))
-	p.Fingerprint = hex.EncodeToString(sum[:8])
+	sum := sha256.Sum256([]byte(fmt.Sprintf("%d %d %d %s", p.min, p.auth, p.depth, strings.Join(slices.Compact(prints), " "))))
+	p.Fingerprint = hex.EncodeToString(sum[:16])
 	return p, nil
 }
 
@@ -88,17 +88,19 @@ type Base struct {
 	GetCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	NextProtos     []string
 	Curves         []tls.CurveID // nil for the library's safe default
-	Tickets        *Tickets
+	Tickets        *Tickets      // nil for no resumption
 }
 
-var errDepth = errors.New("the client certificate's chain is longer than the policy's depth")
+var (
+	errNoCertificate = errors.New("the policy needs a client certificate")
+	errDepth         = errors.New("the client certificate's chain is longer than the policy's depth")
+)
 
 // Config is the server configuration of the policy, made at first use with base
-// (the same one each time) and shared by all handshakes: nothing in it changes
-// but the ticket keys, which crypto/tls guards.
+// (the same one each time) and shared by all handshakes: nothing in it changes.
 //
-// Each policy has ticket keys of its own: a session of one cannot be resumed
-// under another. TLS 1.3 suites are not choosable in crypto/tls; for TLS 1.2 the
+// Policies that differ have ticket keys that differ: a session of one cannot be
+// resumed under another. TLS 1.3 suites are not choosable in crypto/tls; for TLS 1.2 the
 // six ECDHE suites with AEAD are offered.
 func (p *Policy) Config(base Base) *tls.Config {
 	p.once.Do(func() {
@@ -115,8 +117,13 @@ func (p *Policy) Config(base Base) *tls.Config {
 			// Runs at resumption too, unlike VerifyPeerCertificate.
 			c.VerifyConnection = p.verify
 		}
-		if base.Tickets != nil {
-			base.Tickets.adopt(p.Fingerprint, c)
+		if base.Tickets == nil {
+			// Else crypto/tls would use the keys of the listener's own
+			// configuration, the same for all policies.
+			c.SessionTicketsDisabled = true
+		} else {
+			s := &sealer{tickets: base.Tickets, domain: p.Fingerprint}
+			c.WrapSession, c.UnwrapSession = s.wrap, s.unwrap
 		}
 		p.config = c
 	})
@@ -126,11 +133,8 @@ func (p *Policy) Config(base Base) *tls.Config {
 func (p *Policy) verify(state tls.ConnectionState) error {
 	if len(state.PeerCertificates) == 0 {
 		if p.auth == tls.RequireAndVerifyClientCert {
-			return errors.New("the policy needs a client certificate")
+			return errNoCertificate
 		}
-		return nil
-	}
-	if p.depth == 0 {
 		return nil
 	}
 	for _, chain := range state.VerifiedChains {

@@ -2,47 +2,38 @@ package certs
 
 import (
 	"context"
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 const ticketLife = 24 * time.Hour // a key encrypts for a day and decrypts for one more
 
-// Tickets keeps the session ticket keys: one series for each policy, turned daily.
+// Tickets keeps the secrets that session tickets are sealed with, turned daily.
+// Each policy's keys are derived from them, so that policies that come and go need
+// no list here, and two with the same rules share their sessions.
 type Tickets struct {
-	mu      sync.Mutex // guards domains
-	domains map[string]*ticketDomain
+	mu      sync.Mutex // held by who turns
+	current atomic.Pointer[masters]
 }
 
-type ticketDomain struct {
-	config *tls.Config
-	keys   [][32]byte // newest first, two at most
+// masters is one generation. Immutable.
+type masters struct {
+	keys [][32]byte // newest first, two at most
 }
 
-// NewTickets makes Tickets without keys; Run turns them.
-func NewTickets() *Tickets { return &Tickets{domains: map[string]*ticketDomain{}} }
-
-// adopt gives a configuration that no handshake has used yet the keys of its domain.
-func (t *Tickets) adopt(domain string, c *tls.Config) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	d := t.domains[domain]
-	if d == nil {
-		d = &ticketDomain{keys: [][32]byte{newTicketKey()}}
-		t.domains[domain] = d
-	}
-	d.config = c
-	c.SetSessionTicketKeys(d.keys)
+// NewTickets makes Tickets with a first secret; Run turns it.
+func NewTickets() *Tickets {
+	t := &Tickets{}
+	t.turn(0)
+	return t
 }
 
-func newTicketKey() (k [32]byte) {
-	_, _ = rand.Read(k[:]) // never fails: crypto/rand ends the program instead
-	return k
-}
-
-// Run turns every key once a day until ctx ends.
+// Run turns the secret once a day until ctx ends.
 func (t *Tickets) Run(ctx context.Context) error {
 	tick := time.NewTicker(ticketLife)
 	defer tick.Stop()
@@ -56,17 +47,61 @@ func (t *Tickets) Run(ctx context.Context) error {
 	}
 }
 
-// RotateNow replaces every key and forgets the old ones: no session made before
+// RotateNow replaces the secrets and forgets the old ones: no session made before
 // can be resumed. It is for a compromise.
 func (t *Tickets) RotateNow() { t.turn(0) }
 
-// turn makes new keys and keeps the newest of the old ones. Setting keys on a
-// configuration in use is safe: crypto/tls takes its own lock for them.
+// turn makes a new secret and keeps the newest of the old ones.
 func (t *Tickets) turn(keep int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, d := range t.domains {
-		d.keys = append([][32]byte{newTicketKey()}, d.keys[:min(keep, len(d.keys))]...)
-		d.config.SetSessionTicketKeys(d.keys)
+	keys := make([][32]byte, 1, 2)
+	_, _ = rand.Read(keys[0][:]) // never fails: crypto/rand ends the program instead
+	if old := t.current.Load(); old != nil {
+		keys = append(keys, old.keys[:min(keep, len(old.keys))]...)
 	}
+	t.current.Store(&masters{keys})
+}
+
+// sealer seals the sessions of one domain: of all policies with the same rules.
+type sealer struct {
+	tickets *Tickets
+	domain  string
+	derived atomic.Pointer[derived]
+}
+
+// derived is one generation's keys of a domain, in the form that seals tickets.
+// Its configuration makes no handshakes.
+type derived struct {
+	from   *masters
+	config *tls.Config
+}
+
+// config answers the keys of this moment. After a turn the first few handshakes
+// may derive them side by side, and find the same.
+func (s *sealer) config() *tls.Config {
+	from := s.tickets.current.Load()
+	if d := s.derived.Load(); d != nil && d.from == from {
+		return d.config
+	}
+	keys := make([][32]byte, len(from.keys))
+	for i := range from.keys {
+		// One block of HKDF-Expand (RFC 5869) with the domain as its info.
+		m := hmac.New(sha256.New, from.keys[i][:])
+		m.Write([]byte("session tickets " + s.domain + "\x01"))
+		m.Sum(keys[i][:0])
+	}
+	c := &tls.Config{}
+	c.SetSessionTicketKeys(keys)
+	s.derived.Store(&derived{from, c})
+	return c
+}
+
+func (s *sealer) wrap(cs tls.ConnectionState, session *tls.SessionState) ([]byte, error) {
+	return s.config().EncryptTicket(cs, session)
+}
+
+// unwrap answers nil for what it cannot open, which means a full handshake.
+func (s *sealer) unwrap(ticket []byte, cs tls.ConnectionState) (*tls.SessionState, error) {
+	return s.config().DecryptTicket(ticket, cs)
 }
