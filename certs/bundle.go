@@ -14,6 +14,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,41 +26,6 @@ import (
 // until they are parsed.
 type Pair struct {
 	Cert, Key secrets.Value
-}
-
-func (p Pair) fingerprint() string { return p.Cert.Fingerprint() + p.Key.Fingerprint() }
-
-// Check names what a version of a certificate was refused for; the set is closed,
-// so that it can be a metric label.
-type Check string
-
-// The checks, in the order in which they are made.
-const (
-	CheckParse       Check = "parse" // not PEM, no certificate, no key
-	CheckEncrypted   Check = "key_encrypted"
-	CheckMismatch    Check = "key_mismatch" // the key is not the leaf's
-	CheckStrength    Check = "key_strength"
-	CheckChain       Check = "chain" // the chain does not build
-	CheckExpired     Check = "expired"
-	CheckNotYetValid Check = "not_yet_valid"
-	CheckNames       Check = "names"    // the names bound to it are not covered
-	CheckOlder       Check = "older"    // another source offers an older version than the active one
-	CheckStandIn     Check = "stand_in" // self-signed, where the active one is issued by a CA
-	CheckHandshake   Check = "handshake"
-)
-
-// Refusal says why a version was not taken.
-type Refusal struct {
-	Check   Check
-	Message string // what was found, what was expected, what to do; no key material
-	At      time.Time
-	print   string // of the candidate, so that it is not judged again
-}
-
-func (r *Refusal) Error() string { return string(r.Check) + ": " + r.Message }
-
-func refuse(c Check, format string, args ...any) *Refusal {
-	return &Refusal{Check: c, Message: fmt.Sprintf(format, args...)}
 }
 
 // Bundle is one checked pair. Immutable; an idle one keeps DER only, the private
@@ -74,19 +40,21 @@ type Bundle struct {
 	Fingerprint string // SHA-256 of the leaf's DER, hexadecimal
 	SelfSigned  bool
 
-	chain [][]byte // DER, leaf first
-	key   []byte   // DER, as it stood in the PEM block
-	kind  string   // of that block
+	standIn bool   // signed by itself or by an authority made for the moment
+	usage   string // why the leaf should not serve names, "" for nothing
+	chain   [][]byte
+	key     secrets.Value // DER, as it stood in the PEM block
+	kind    string        // of that block
 
 	once sync.Once
 	cert *tls.Certificate
 	err  error
 }
 
-// TLS is the pair in the form of crypto/tls, parsed once.
+// TLS is the pair in the form of crypto/tls, parsed once; the caller must not change it.
 func (b *Bundle) TLS() (*tls.Certificate, error) {
 	b.once.Do(func() {
-		key, err := parseKey(b.kind, b.key)
+		key, err := parseKey(b.kind, b.key.Reveal())
 		if err != nil {
 			b.err = fmt.Errorf("parsing the private key of certificate %s: %w", b.Serial, err)
 			return
@@ -105,49 +73,85 @@ func (b *Bundle) TLS() (*tls.Certificate, error) {
 // key is the leaf's, strong enough, and that the chain builds. It judges neither
 // time nor names.
 func ParseBundle(p Pair) (*Bundle, *Refusal) {
+	b, _, refusal := parse(p)
+	return b, refusal
+}
+
+// parse answers the bundle, and once more its parsed form: whoever checks
+// thousands of pairs needs it for a moment only.
+func parse(p Pair) (*Bundle, *tls.Certificate, *Refusal) {
 	chain, refusal := decodeChain(p.Cert.Reveal())
 	if refusal != nil {
-		return nil, refusal
+		return nil, nil, refusal
 	}
 	certs := make([]*x509.Certificate, len(chain))
 	for i, der := range chain {
 		c, err := x509.ParseCertificate(der)
 		if err != nil {
-			return nil, refuse(CheckParse, "certificate %d of the chain cannot be parsed: %v", i+1, err)
+			return nil, nil, refuse(CheckParse, "certificate %d of the chain cannot be parsed: %v", i+1, err)
 		}
 		certs[i] = c
 	}
+	leaf := certs[0]
+	// Before the key is touched: to load one of 16,384 bits is work already.
+	keyType, refusal := strength(leaf)
+	if refusal != nil {
+		return nil, nil, refusal
+	}
 	kind, der, refusal := decodeKey(p.Key.Reveal())
 	if refusal != nil {
-		return nil, refusal
+		return nil, nil, refusal
 	}
 	key, err := parseKey(kind, der)
 	if err != nil {
-		return nil, refuse(CheckParse, "the private key cannot be parsed; expected PKCS#8, PKCS#1 or SEC 1 in PEM")
+		return nil, nil, refuse(CheckParse, "the private key cannot be parsed; expected PKCS#8, PKCS#1 or SEC 1 in PEM")
 	}
-	leaf := certs[0]
 	public, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool })
 	if !ok || !public.Equal(leaf.PublicKey) {
-		return nil, refuse(CheckMismatch, "the private key is not the key of certificate %s; replace both together", serial(leaf))
-	}
-	keyType, refusal := strength(leaf)
-	if refusal != nil {
-		return nil, refusal
+		return nil, nil, refuse(CheckMismatch, "the private key is not the key of certificate %s; replace both together", serial(leaf))
 	}
 	for i := 0; i+1 < len(certs); i++ {
 		if err := certs[i].CheckSignatureFrom(certs[i+1]); err != nil {
-			return nil, refuse(CheckChain, "certificate %d of the chain is not signed by the one behind it; expected leaf first, each followed by its issuer", i+1)
+			return nil, nil, refuse(CheckChain, "certificate %d of the chain is not signed by the one behind it; expected leaf first, each followed by its issuer", i+1)
 		}
 	}
 	sum := sha256.Sum256(leaf.Raw)
-	return &Bundle{
+	b := &Bundle{
 		Serial: serial(leaf), Issuer: leaf.Issuer.String(), DNSNames: leaf.DNSNames, NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter,
-		KeyType: keyType, Fingerprint: hex.EncodeToString(sum[:]), SelfSigned: bytes.Equal(leaf.RawIssuer, leaf.RawSubject),
-		chain: chain, key: der, kind: kind,
-	}, nil
+		KeyType: keyType, Fingerprint: hex.EncodeToString(sum[:]), SelfSigned: selfSigned(leaf),
+		chain: chain, key: secrets.NewValue(der), kind: kind,
+	}
+	b.standIn = b.SelfSigned || temporary(leaf)
+	b.usage = usage(leaf, b.SelfSigned)
+	return b, &tls.Certificate{Certificate: chain, PrivateKey: key, Leaf: leaf}, nil
 }
 
 func serial(c *x509.Certificate) string { return c.SerialNumber.Text(16) }
+
+func selfSigned(leaf *x509.Certificate) bool {
+	return bytes.Equal(leaf.RawIssuer, leaf.RawSubject) && leaf.CheckSignature(leaf.SignatureAlgorithm, leaf.RawTBSCertificate, leaf.Signature) == nil
+}
+
+// temporary recognises what cert-manager puts in a Secret until the true issuer
+// has answered: a leaf of an authority that is thrown away at once, with a fixed
+// serial number in its subject.
+func temporary(leaf *x509.Certificate) bool {
+	return leaf.Issuer.CommonName == "cert-manager.local" && leaf.Subject.SerialNumber == "1234567890"
+}
+
+// usage says why clients may refuse the leaf as a server's: RFC 5280, sections
+// 4.2.1.3, 4.2.1.9 and 4.2.1.12. What signs itself is an authority by custom.
+func usage(leaf *x509.Certificate, self bool) string {
+	switch {
+	case len(leaf.ExtKeyUsage)+len(leaf.UnknownExtKeyUsage) > 0 && !slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageServerAuth) && !slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageAny):
+		return "its extended key usage lacks serverAuth"
+	case leaf.KeyUsage != 0 && leaf.KeyUsage&x509.KeyUsageDigitalSignature == 0 && !self:
+		return "its key usage lacks digitalSignature"
+	case leaf.IsCA && !self:
+		return "it is the certificate of an authority (basicConstraints CA=true)"
+	}
+	return ""
+}
 
 // maxPEM bounds what is looked at: a chain is never that long.
 const maxPEM = 1 << 20
@@ -170,6 +174,10 @@ func decodeChain(text []byte) ([][]byte, *Refusal) {
 	}
 	if len(chain) == 0 {
 		return nil, refuse(CheckParse, "there is no CERTIFICATE block; expected a PEM chain, leaf first (is the file cut off?)")
+	}
+	// What is left begins a block that never ends: the file was read while it was written.
+	if bytes.Contains(text, []byte("-----BEGIN CERTIFICATE-----")) {
+		return nil, refuse(CheckParse, "certificate %d of the chain is cut off; write files aside and rename them", len(chain)+1)
 	}
 	return chain, nil
 }
@@ -244,7 +252,7 @@ func strength(leaf *x509.Certificate) (string, *Refusal) {
 func ParseCAs(text []byte) ([][]byte, error) {
 	chain, refusal := decodeChain(text)
 	if refusal != nil {
-		return nil, refusal
+		return nil, fmt.Errorf("reading CA certificates: %w", refusal)
 	}
 	for i, der := range chain {
 		c, err := x509.ParseCertificate(der)
