@@ -1,0 +1,3 @@
+// Package certtest is what tests of certificates share: a certificate authority in
+// memory, and the suite that every certs.SharedState has to pass.
+package certtest
