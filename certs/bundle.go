@@ -69,6 +69,26 @@ func (b *Bundle) TLS() (*tls.Certificate, error) {
 	return b.cert, b.err
 }
 
+// idle is the bundle with nothing parsed.
+func (b *Bundle) idle() *Bundle {
+	return &Bundle{
+		Serial: b.Serial, Issuer: b.Issuer, DNSNames: b.DNSNames, NotBefore: b.NotBefore, NotAfter: b.NotAfter, KeyType: b.KeyType,
+		Fingerprint: b.Fingerprint, SelfSigned: b.SelfSigned, standIn: b.standIn, usage: b.usage, chain: b.chain, key: b.key, kind: b.kind,
+	}
+}
+
+// share makes the chain share memory with those of other bundles where they are
+// the same: most renewals come with the intermediates of the version before.
+func (b *Bundle) share(others []*Bundle) {
+	for i, der := range b.chain {
+		for _, o := range others {
+			if j := slices.IndexFunc(o.chain, func(d []byte) bool { return bytes.Equal(d, der) }); j >= 0 {
+				b.chain[i] = o.chain[j]
+			}
+		}
+	}
+}
+
 // ParseBundle reads a pair and checks what can be checked of it alone: that the
 // key is the leaf's, strong enough, and that the chain builds. It judges neither
 // time nor names.

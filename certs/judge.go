@@ -19,9 +19,11 @@ type verdict struct {
 type finding struct {
 	refusal *Refusal // nil for nothing
 	no      bool     // no worse than what serves now, so that it is taken with a warning
+	never   bool     // nothing is better than that
 }
 
-// judge makes every check. What is merely unwise (expired, other names) is taken
+// judge makes every check. Its verdict names the pairs that could be read, also
+// beside a refusal. What is merely unwise (expired, other names) is taken
 // with a warning where nothing serves, because a name without any certificate
 // serves nobody, and where what serves is no better, because a renewal that
 // repeats an old fault must not be kept out until the old version ends.
@@ -45,14 +47,14 @@ func judge(prev *Slot, c *Candidate, now time.Time) (verdict, *Refusal) {
 	}
 	slices.SortFunc(v.bundles, func(a, b *Bundle) int { return rank(a) - rank(b) })
 	v.same = samePairs(prev.Active, v.bundles)
+	against := prev.standing(c, now)
 	for _, b := range v.bundles {
-		active := prev.peer(b)
-		for _, f := range []finding{
-			checkTime(active, b, now), checkNames(prev, c, b), checkUsage(active, c, b), checkOlder(prev, c, active, b), checkStandIn(active, b), checkAlone(prev, v.bundles),
-		} {
+		b.share(prev.Active)
+		active := against.peer(b)
+		for _, f := range findings(against, c, active, v.bundles, b, now) {
 			switch {
 			case f.refusal == nil:
-			case active == nil || v.same || f.no:
+			case f.taken(active, v.same):
 				v.warnings = append(v.warnings, f.refusal.Error())
 			default:
 				return v, f.refusal
@@ -68,6 +70,19 @@ func judge(prev *Slot, c *Candidate, now time.Time) (verdict, *Refusal) {
 		}
 	}
 	return v, nil
+}
+
+// findings makes the checks that compare b with what serves.
+func findings(prev *Slot, c *Candidate, active *Bundle, all []*Bundle, b *Bundle, now time.Time) []finding {
+	return []finding{
+		checkTime(active, b, now), checkNames(prev, c, b), checkUsage(active, c, b), checkOlder(prev, c, active, b), checkStandIn(active, b),
+		checkAlone(prev, all), checkRuling(prev, c, active, b),
+	}
+}
+
+// taken says that the version is taken in spite of the finding.
+func (f finding) taken(active *Bundle, same bool) bool {
+	return !f.never && (active == nil || same || f.no)
 }
 
 func rank(b *Bundle) int { return strings.Index("ECDSA Ed25519 RSA", b.KeyType) }
@@ -104,7 +119,7 @@ func checkTime(active, b *Bundle, now time.Time) finding {
 		}
 		// Once both have ended, the later end wins.
 		r.retry = active.NotAfter.Add(1)
-		return finding{r, now.After(active.NotAfter)}
+		return finding{refusal: r, no: now.After(active.NotAfter)}
 	}
 	return finding{}
 }
@@ -132,8 +147,8 @@ func checkNames(prev *Slot, c *Candidate, b *Bundle) finding {
 		named = lost
 	}
 	return finding{
-		refuse(CheckNames, "certificate %s does not cover %s (it covers %s); issue it for these names or unbind them", b.Serial, some(named), some(b.DNSNames)),
-		len(lost) == 0,
+		refusal: refuse(CheckNames, "certificate %s does not cover %s (it covers %s); issue it for these names or unbind them", b.Serial, some(named), some(b.DNSNames)),
+		no:      len(lost) == 0,
 	}
 }
 
@@ -172,8 +187,8 @@ func checkUsage(active *Bundle, c *Candidate, b *Bundle) finding {
 		return finding{}
 	}
 	return finding{
-		refuse(CheckUsage, "certificate %s is not one for a server: %s; have it issued for TLS servers", b.Serial, b.usage),
-		active != nil && active.usage != "",
+		refusal: refuse(CheckUsage, "certificate %s is not one for a server: %s; have it issued for TLS servers", b.Serial, b.usage),
+		no:      active != nil && active.usage != "",
 	}
 }
 
@@ -184,8 +199,8 @@ func checkOlder(prev *Slot, c *Candidate, active, b *Bundle) finding {
 		return finding{}
 	}
 	return finding{
-		refuse(CheckOlder, "certificate %s is older than %s, which is active; offer a newer one, or the older one from source %s", b.Serial, active.Serial, prev.Source),
-		prev.Source == c.Source,
+		refusal: refuse(CheckOlder, "certificate %s is older than %s, which is active; offer a newer one, or the older one from source %s", b.Serial, active.Serial, prev.Source),
+		no:      prev.Source == c.Source,
 	}
 }
 
@@ -196,6 +211,18 @@ func checkStandIn(active, b *Bundle) finding {
 	return finding{refusal: refuse(CheckStandIn, "certificate %s is self-signed or temporary, and the active one is issued by %s; wait for the issued one, or bind the names to a new certificate", b.Serial, active.Issuer)}
 }
 
+// checkRuling keeps what was revoked or rolled back from coming again. Where nothing
+// else serves, Advance says what it thinks of that.
+func checkRuling(prev *Slot, c *Candidate, active, b *Bundle) finding {
+	r, ruled := prev.ruling(c, []*Bundle{b})
+	if ruled == nil || active == nil && !r.Stop || active != nil && active.Fingerprint == b.Fingerprint {
+		return finding{}
+	}
+	refusal := r.refusal(b)
+	refusal.bundles = []*Bundle{b}
+	return finding{refusal: refusal, never: r.Stop}
+}
+
 // checkAlone: many clients cannot use Ed25519 at all.
 func checkAlone(prev *Slot, bundles []*Bundle) finding {
 	alone := func(list []*Bundle) bool { return len(list) == 1 && list[0].KeyType == "Ed25519" }
@@ -203,8 +230,8 @@ func checkAlone(prev *Slot, bundles []*Bundle) finding {
 		return finding{}
 	}
 	return finding{
-		refuse(CheckStrength, "few clients take an Ed25519 certificate; expected an ECDSA or RSA one beside it"),
-		alone(prev.Active),
+		refusal: refuse(CheckStrength, "few clients take an Ed25519 certificate; expected an ECDSA or RSA one beside it"),
+		no:      alone(prev.Active),
 	}
 }
 

@@ -23,6 +23,8 @@ const (
 	CheckOlder       Check = "older"    // another source offers an older version than the active one
 	CheckStandIn     Check = "stand_in" // a temporary or self-signed one, where the active one is issued by a CA
 	CheckHandshake   Check = "handshake"
+	CheckRevoked     Check = "revoked"     // its issuer or an operator took it back
+	CheckRolledBack  Check = "rolled_back" // it was active, and an earlier version was brought back
 )
 
 // Refusal says why a version was not taken.
@@ -33,6 +35,8 @@ type Refusal struct {
 
 	mark  [32]byte  // of the candidate, so that it is not judged again
 	retry time.Time // when time alone may have cured it, zero for never
+
+	bundles []*Bundle // that a ruling is on
 }
 
 // Error is the check's name and the message.

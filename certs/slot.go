@@ -15,6 +15,8 @@ type Candidate struct {
 	Pairs    []Pair   // one, or two of different key types
 	Names    []string // server names bound to it, wildcards among them
 	Modified time.Time
+	// Rulings, nil for none, answers what was decided about a version.
+	Rulings Rulings
 }
 
 // mark tells two candidates apart.
@@ -41,25 +43,35 @@ type Outcome string
 
 // The outcomes.
 const (
-	Unchanged Outcome = "unchanged"
-	Activated Outcome = "activated"
-	Refused   Outcome = "refused"
-	Warned    Outcome = "warning"  // activated, or serving on, with a new warning
-	Restored  Outcome = "restored" // what serves is offered again after a refusal
+	Unchanged  Outcome = "unchanged"
+	Activated  Outcome = "activated"
+	Refused    Outcome = "refused"
+	Warned     Outcome = "warning"     // activated, or serving on, with a new warning
+	Restored   Outcome = "restored"    // what serves is offered again after a refusal
+	RolledBack Outcome = "rolled_back" // an earlier version serves again
+	Revoked    Outcome = "revoked"     // the active version was revoked and serves no longer
+	Expired    Outcome = "expired"     // the active version ended, and serves on for want of another
 )
 
-// Slot is one configured certificate in time: what serves, and what was refused
-// since. Immutable.
+// Slot is one configured certificate in time: what serves, what served before, and
+// what was refused since. Immutable.
 type Slot struct {
 	Name     string
 	Source   string
-	Version  int       // counts activations: n of name@n
-	Active   []*Bundle // ECDSA before Ed25519 before RSA; empty when nothing was ever good
+	Version  int       // n of name@n, which names one pair for good: a rollback brings the old number back
+	Active   []*Bundle // ECDSA before Ed25519 before RSA; empty when nothing was ever good, or what was is revoked
 	Since    time.Time // of the activation
 	Refused  *Refusal  // of the newest candidate, nil when that one is active
 	Warnings []string  // about the active version, as it was judged last
 
-	mark [32]byte // of the candidate that is active, zero for none
+	mark  [32]byte // of the candidate that is active, zero for none
+	names []string // bound to the slot when it was judged last
+	last  int      // the highest Version so far
+	past  []Version
+	kept  []kept // earlier pairs that can serve again, newest first
+	holds []Hold
+	noted string // the last of Warnings, when it is about a ruling
+	ended bool   // Expired was told
 }
 
 // Fingerprint is the SHA-256 of the active leaf, "" for none.
@@ -101,46 +113,84 @@ func (s *Slot) Certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, *Bundl
 // never was. A function of its arguments.
 //
 // A candidate that was refused is not judged again, unless time alone may have
-// cured what it was refused for. When only the names bound to the active pairs
-// are new, or who offers them, the slot is a new one and the outcome Unchanged.
+// cured what it was refused for, or a ruling was lifted. When only the names bound
+// to the active pairs are new, or who offers them, the slot is a new one and the
+// outcome Unchanged.
+//
+// An active version that a ruling condemns is left: for the candidate when that is
+// another and passes, else for the newest earlier one that is still good.
 func Advance(prev *Slot, c Candidate, now time.Time) (*Slot, Outcome) {
-	mark := c.mark()
 	if prev == nil {
 		prev = &Slot{Name: c.Name, Source: c.Source}
 	}
+	mark := c.mark()
+	next, outcome := offer(prev, &c, mark, now)
+	if r, ok := next.condemned(&c); ok {
+		next, outcome = next.leave(&c, mark, r, now, outcome)
+	} else if next.noted != "" {
+		next = next.copy()
+		next.note("")
+	}
+	if outcome == Unchanged && !next.ended && next.over(now) {
+		next = next.copy()
+		next.ended = true
+		return next, Expired
+	}
+	return next, outcome
+}
+
+// offer is Advance without rulings on what is active.
+func offer(prev *Slot, c *Candidate, mark [32]byte, now time.Time) (*Slot, Outcome) {
 	switch {
 	case prev.Refused == nil && prev.mark == mark:
 		return prev, Unchanged
-	case prev.Refused != nil && prev.Refused.mark == mark && !prev.Refused.due(now):
+	case prev.Refused != nil && prev.Refused.mark == mark && !prev.Refused.due(now) && !prev.lifted(c):
 		return prev, Unchanged
 	case prev.Refused != nil && prev.mark == mark:
-		next := *prev
+		next := prev.copy()
 		next.Refused = nil
-		return &next, Restored
+		return next, Restored
 	}
-	v, refusal := judge(prev, &c, now)
+	v, refusal := judge(prev, c, now)
 	if refusal != nil {
 		refusal.At, refusal.mark = now, mark
 		if r := prev.Refused; r != nil && r.mark == mark && r.Check == refusal.Check && r.retry.Equal(refusal.retry) {
 			return prev, Unchanged
 		}
-		next := *prev
+		next := prev.copy()
 		next.Refused = refusal
-		return &next, Refused
+		next.past = prev.remember(refusedVersion(c, v.bundles, refusal))
+		return next, Refused
 	}
-	next := &Slot{Name: c.Name, Source: c.Source, Version: prev.Version + 1, Active: v.bundles, Since: now, Warnings: v.warnings, mark: mark}
-	if !v.same {
-		if len(v.warnings) > 0 {
-			return next, Warned
-		}
-		return next, Activated
+	if v.same {
+		return prev.same(c, mark, v)
 	}
-	next.Version, next.Active, next.Since = prev.Version, prev.Active, prev.Since
+	next := prev.activate(c, mark, v, now)
+	if len(v.warnings) > 0 {
+		return next, Warned
+	}
+	return next, Activated
+}
+
+// same takes new facts about the pairs that are active already.
+func (s *Slot) same(c *Candidate, mark [32]byte, v verdict) (*Slot, Outcome) {
+	next := s.copy()
+	next.Name, next.Source, next.mark, next.names, next.Refused, next.Warnings, next.noted = c.Name, c.Source, mark, c.Names, nil, v.warnings, ""
 	switch {
-	case prev.Refused != nil:
+	case s.Refused != nil:
 		return next, Restored
-	case len(v.warnings) > 0 && !slices.Equal(v.warnings, prev.Warnings):
+	case len(v.warnings) > 0 && !slices.Equal(v.warnings, s.Warnings):
 		return next, Warned
 	}
 	return next, Unchanged
+}
+
+func (s *Slot) copy() *Slot {
+	next := *s
+	return &next
+}
+
+// over says that no active pair is in its time any longer.
+func (s *Slot) over(now time.Time) bool {
+	return len(s.Active) > 0 && !slices.ContainsFunc(s.Active, func(b *Bundle) bool { return !now.After(b.NotAfter) })
 }
