@@ -86,9 +86,11 @@ func (w *build) certificates() {
 		names[s.Certificate] = append(names[s.Certificate], s.Name)
 	}
 	w.next.slots = make(map[string]*certs.Slot, len(doc.Certificates))
+	pairs := doc.Pairs()
 	for _, c := range doc.Certificates {
+		cert, key := pairs(c)
 		cand := certs.Candidate{Name: slotName(c, names[c.ID]), Source: "document", Names: names[c.ID]}
-		if !w.pair(&cand, c, "cert", "key", c.Cert, c.Key) || !w.pair(&cand, c, "cert_alt", "key_alt", c.CertAlt, c.KeyAlt) {
+		if !w.pair(&cand, c, "cert", "key", cert, key) || !w.pair(&cand, c, "cert_alt", "key_alt", c.CertAlt, c.KeyAlt) {
 			w.keepSlot(c)
 			continue
 		}

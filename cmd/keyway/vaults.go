@@ -64,6 +64,9 @@ func (v *vaults) plan(doc *spec.Document) secrets.Plan {
 	for _, x := range doc.Vaults {
 		p.Vaults = append(p.Vaults, secrets.Vault{Name: x.Prefix, Kind: x.Name, Config: x.Config})
 	}
+	for _, x := range doc.Issuers {
+		p.Vaults = append(p.Vaults, secrets.Vault{Name: x.IssuerVault(), Kind: x.Type, Config: x.Config})
+	}
 	for ref := range doc.Refs() {
 		p.Refs = append(p.Refs, ref)
 	}

@@ -63,7 +63,7 @@ func (o *object) pluginConfig(p *Plugin) {
 	}
 	schema, known := o.l.schemas[p.Name]
 	if !known {
-		o.bad(o.at("name"), "name", ReasonUnknown, "plugin '"+p.Name+"' is not in this build; expected one of: "+strings.Join(sortedKeys(o.l.schemas), ", "))
+		o.bad(o.at("name"), "name", ReasonUnknown, "plugin '"+p.Name+"' is not in this build; expected one of: "+strings.Join(o.l.schemas.Plugins(), ", "))
 		return
 	}
 	if !o.given("protocols") {

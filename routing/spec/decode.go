@@ -193,8 +193,14 @@ func (o *object) value(v *node, f field) {
 		o.headers(v, f, at)
 	case *Secret:
 		o.secret(v, f, at)
+	case *[]Secret:
+		o.secrets(v, f, at)
+	case *[]VaultRule:
+		o.vaultRules(v, f.name, at)
 	case *map[string]any:
 		o.config(v, f.name, at)
+	case optional:
+		o.value(v, field{f.name, at.begin(), f.rule})
 	case group:
 		if v.shape != shapeObject {
 			o.bad(v, f.name, ReasonType, "expected a record")

@@ -2,11 +2,7 @@ package spec
 
 import (
 	"hash/maphash"
-	"iter"
 	"math"
-	"strings"
-
-	"github.com/keyway-edge/keyway/secrets"
 )
 
 // seed makes hashes comparable in this process, and only in it: what is hashed
@@ -106,6 +102,21 @@ func (h *hasher) field(f field) {
 		h.text(at.Ref.String())
 		h.bool(at.Value.IsZero())
 		h.text(string(at.Value.Reveal()))
+	case *[]Secret:
+		h.number(uint64(len(*at)))
+		for i := range *at {
+			h.field(field{at: &(*at)[i]})
+		}
+	case *[]VaultRule:
+		h.number(uint64(len(*at)))
+		for i := range *at {
+			(*at)[i].fields(h.field)
+		}
+	case optional:
+		h.bool(at.given)
+		if at.given {
+			at.group(h.field)
+		}
 	case group:
 		at(h.field)
 	}
@@ -198,56 +209,4 @@ func Diff(old, new *Document) Changes {
 		}
 	}
 	return changes
-}
-
-// Refs is every reference in the document, also in the configs of plugins and
-// vaults, in a fixed order; one that is used twice comes twice.
-func (d *Document) Refs() iter.Seq[secrets.Ref] {
-	return func(yield func(secrets.Ref) bool) {
-		for e := range d.all() {
-			for _, r := range Refs(e) {
-				if !yield(r) {
-					return
-				}
-			}
-		}
-	}
-}
-
-// Refs are the references in one entity.
-func Refs(e Entity) []secrets.Ref {
-	var refs []secrets.Ref
-	e.fields(func(f field) {
-		switch at := f.at.(type) {
-		case *Secret:
-			if !at.Ref.IsZero() {
-				refs = append(refs, at.Ref)
-			}
-		case *map[string]any:
-			refs = configRefs(*at, refs)
-		}
-	})
-	return refs
-}
-
-// configRefs finds references by their form: decoding lets them stand in
-// referenceable fields only.
-func configRefs(v any, refs []secrets.Ref) []secrets.Ref {
-	switch v := v.(type) {
-	case string:
-		if strings.HasPrefix(v, "{vault://") {
-			if r, err := secrets.ParseRef(v); err == nil {
-				refs = append(refs, r)
-			}
-		}
-	case []any:
-		for _, item := range v {
-			refs = configRefs(item, refs)
-		}
-	case map[string]any:
-		for _, k := range sortedKeys(v) {
-			refs = configRefs(v[k], refs)
-		}
-	}
-	return refs
 }

@@ -86,6 +86,12 @@ func disturb(t *testing.T, v reflect.Value) {
 		*at = map[string][]string{"a": {"b"}}
 	case *map[string]any:
 		*at = map[string]any{"a": nil}
+	case **UpstreamAuth:
+		*at = &UpstreamAuth{}
+	case *[]VaultRule:
+		*at = []VaultRule{{Paths: []string{"x"}}}
+	case *[]Secret:
+		*at = []Secret{{Value: secrets.NewValue([]byte("x"))}}
 	case *Secret:
 		*at = Secret{Value: secrets.NewValue([]byte("x"))}
 	default:

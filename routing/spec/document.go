@@ -39,6 +39,8 @@ func (d *Document) add(e Entity) {
 		d.Vaults = append(d.Vaults, e)
 	case *TLSPolicy:
 		d.TLSPolicies = append(d.TLSPolicies, e)
+	case *Issuer:
+		d.Issuers = append(d.Issuers, e)
 	}
 }
 
@@ -72,6 +74,8 @@ func (d *Document) Entities(kind string) iter.Seq[Entity] {
 		return each(d.Vaults)
 	case "x_keyway_tls_policies":
 		return each(d.TLSPolicies)
+	case "x_keyway_issuers":
+		return each(d.Issuers)
 	}
 	return func(func(Entity) bool) {}
 }

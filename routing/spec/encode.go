@@ -144,6 +144,14 @@ func (w *encoder) member(depth int, name string, at any) {
 		}
 	case *Secret:
 		w.secret(depth, name, at)
+	case *[]Secret:
+		w.secrets(depth, name, *at)
+	case *[]VaultRule:
+		w.vaultRules(depth, name, *at)
+	case optional:
+		if at.given {
+			w.member(depth, name, at.group)
+		}
 	case group:
 		w.key(depth, name)
 		w.WriteByte('\n')
@@ -175,6 +183,10 @@ func (w *encoder) secret(depth int, name string, s *Secret) {
 		return
 	}
 	w.key(depth, name)
+	w.secretText(depth, s)
+}
+
+func (w *encoder) secretText(depth int, s *Secret) {
 	switch {
 	case !s.Ref.IsZero():
 		w.text(depth, s.Ref.String())

@@ -18,6 +18,7 @@ services:
   tls_verify_depth: 0
   client_certificate: 11111111-1111-4111-8111-111111111111
   created_at: 1700000000
+  x_keyway_upstream_auth: {type: aws_sigv4, access_key_id: hush-up, secret_access_key: "{vault://env/aws}", region: r, service: s3, refresh_on: [401]}
   routes:
   - name: r
     paths: [/a, '~/x/(?<id>\d+)$', "/w x"]
@@ -42,11 +43,13 @@ certificates:
   cert: "{vault://env/cert}"
   key: "{vault://env/key#2}"
   snis: [a.test, {name: "*.test", x_keyway_tls_policy: p}]
+- {x_keyway_issuer: le, x_keyway_key_type: rsa-2048, snis: [z.test, b.test]}
 ca_certificates: [{id: 33333333-3333-4333-8333-333333333333, cert: "{vault://env/ca}"}]
-vaults: [{name: hcv, prefix: mine, config: {token: hush-token, host: v.test, nested: {client_secret: hush-nested}, list: [1, {}, []], big: 1e300}}]
+vaults: [{name: hcv, prefix: mine, config: {token: hush-token, host: v.test, nested: {client_secret: hush-nested}, list: [1, {}, []], big: 1e300}, x_keyway_allow: [{paths: ["apps/*/key", "**"], entities: [services], tags: [t]}, {}]}]
 plugins:
 - {name: rich, config: {ratio: 1.0e-7, mode: redis, redis: {host: h, password: hush0pw}, keys: [hush-key, "{vault://env/x}"], secret: hush-secret, headers: null}}
-x_keyway_tls_policies: [{name: p, client_auth: required, ca_certificates: [33333333-3333-4333-8333-333333333333], verify_depth: 3}]
+x_keyway_tls_policies: [{name: p, client_auth: required, ca_certificates: [33333333-3333-4333-8333-333333333333], verify_depth: 3, crl_required: true, crls: ["{vault://env/crl}", hush-crl]}]
+x_keyway_issuers: [{name: le, type: acme, config: {directories: [https://ca.test/dir], eab_hmac_key: hush-eab}}]
 `
 
 // unplaced is a document without positions, for comparing.
@@ -113,7 +116,7 @@ func TestRedacted(t *testing.T) {
 		t.Fatal(err)
 	}
 	full, _ := d.Encode()
-	for _, secret := range []string{"literal-hush", "hush-token", "hush-nested", "hush0pw", "hush-key", "hush-secret"} {
+	for _, secret := range []string{"literal-hush", "hush-token", "hush-nested", "hush0pw", "hush-key", "hush-secret", "hush-crl", "hush-eab", "hush-up"} {
 		if bytes.Contains(shown, []byte(secret)) {
 			t.Errorf("%s is shown", secret)
 		}

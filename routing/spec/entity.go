@@ -36,6 +36,7 @@ type Document struct {
 	CACertificates []*CACertificate
 	Vaults         []*Vault
 	TLSPolicies    []*TLSPolicy // x_keyway_tls_policies
+	Issuers        []*Issuer    // x_keyway_issuers
 }
 
 // Service is one origin that routes lead to. Timeouts are in milliseconds.
@@ -55,6 +56,7 @@ type Service struct {
 	TLSVerifyDepth    *int
 	CACertificates    []string // ids
 	Enabled           bool
+	UpstreamAuth      *UpstreamAuth // x_keyway_upstream_auth, nil for null
 }
 
 // Route is one rule that leads requests to a service.
@@ -204,8 +206,10 @@ type Plugin struct {
 // Certificate is a pair, and optionally a second pair of the other key type.
 type Certificate struct {
 	Meta
-	Cert, Key       Secret
+	Cert, Key       Secret // null when an issuer makes them; see Document.Pair
 	CertAlt, KeyAlt Secret
+	Issuer          string // x_keyway_issuer: id of an Issuer, "" for null
+	KeyType         string // x_keyway_key_type of what the issuer signs: ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072, rsa-4096
 }
 
 // SNI binds a server name to a certificate.
@@ -230,6 +234,7 @@ type Vault struct {
 	Prefix      string
 	Description string
 	Config      map[string]any
+	Allow       []VaultRule // x_keyway_allow: who may refer to what; none allows everybody everything
 }
 
 // TLSPolicy (x_keyway_tls_policies) is how one server name does TLS, so that two
@@ -241,6 +246,8 @@ type TLSPolicy struct {
 	ClientAuth     string   // off, optional, required
 	CACertificates []string // ids of CACertificates that client certificates are judged by
 	VerifyDepth    int
+	CRLs           []Secret // PEM revocation lists that client certificates are judged by
+	CRLRequired    bool     // refuse clients while there is no valid list of their CA
 }
 
 // Secret is a field that may hold a reference: exactly one of Ref and Value is

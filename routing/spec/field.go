@@ -17,12 +17,19 @@ func (m *Meta) Base() *Meta { return m }
 // references all walk the same list, so that none of them can forget one.
 type field struct {
 	name string
-	at   any // pointer to the Go field, or a group of fields beneath
+	at   any // pointer to the Go field, a group of fields beneath, or one that may be null
 	rule *rule
 }
 
 // group is a record inside an entity.
 type group func(visit func(field))
+
+// optional is a record inside an entity that may be null.
+type optional struct {
+	given bool
+	begin func() group // makes the record, empty
+	group group        // of the record that is there, nil for null
+}
 
 // rule is what a field's value must be, beyond its type. Rules are never changed.
 type rule struct {
@@ -98,6 +105,11 @@ var (
 	pluginProtos = &rule{notNull: true, set: true, oneOf: allProtocols}
 
 	neededPEM   = &rule{required: true, check: checkNotEmpty}
+	certIssuer  = &rule{refers: "x_keyway_issuers"}
+	certKeyType = &rule{oneOf: []string{"ecdsa-p256", "ecdsa-p384", "rsa-2048", "rsa-3072", "rsa-4096"}}
+	issuerType  = &rule{required: true, oneOf: []string{"acme", "vault_pki"}}
+	authType    = &rule{required: true, oneOf: []string{"header", "bearer", "basic", "query", "aws_sigv4", "client_certificate"}}
+	globs       = &rule{set: true, check: checkGlob}
 	optionalPEM = &rule{check: checkNotEmpty}
 	sniName     = &rule{required: true, check: checkSNI}
 	sniCert     = &rule{required: true, refers: "certificates"}

@@ -30,6 +30,10 @@ func (o *object) judge() {
 		o.judgeAuthority(e)
 	case *TLSPolicy:
 		o.judgePolicy(e)
+	case *Vault:
+		o.judgeSource("vaults", "name", e.Name, e.Config)
+	case *Issuer:
+		o.judgeSource("x_keyway_issuers", "type", e.Type, e.Config)
 	}
 }
 
@@ -55,6 +59,7 @@ func (o *object) judgeService(s *Service) {
 	if s.Path != "" && slices.Contains([]string{"tcp", "tls", "udp", "grpc", "grpcs"}, s.Protocol) {
 		o.unmet("protocol", "path", ReasonConflict, "value must be null")
 	}
+	o.judgeAuth(s)
 	if s.Protocol == "https" || s.Protocol == "tls" {
 		return
 	}
@@ -214,5 +219,8 @@ func (o *object) judgePolicy(p *TLSPolicy) {
 	}
 	if p.ClientAuth == "off" && len(p.CACertificates) > 0 {
 		o.conflict("ca_certificates", "expected nothing, since 'client_auth' is 'off'; set it to optional or required")
+	}
+	if p.ClientAuth == "off" && (len(p.CRLs) > 0 || p.CRLRequired) {
+		o.conflict("crls", "expected nothing, since 'client_auth' is 'off'; set it to optional or required")
 	}
 }

@@ -49,6 +49,7 @@ func Load(sources []Source, schemas Schemas) (*Document, Problems) {
 		l.identify()
 		l.resolve()
 		l.unique()
+		l.judgeUses()
 	}
 	if len(l.problems) == 0 {
 		return l.doc, nil

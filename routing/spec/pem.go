@@ -40,6 +40,28 @@ func pemCertificates(text []byte) ([]*x509.Certificate, error) {
 // judgeCertificate checks what can be checked of pairs written as literals. A
 // pair with a reference is checked when its value is known.
 func (o *object) judgeCertificate(c *Certificate) {
+	if c.Issuer != "" {
+		for _, name := range []string{"cert", "key", "cert_alt", "key_alt"} {
+			if o.given(name) {
+				o.conflict(name, "expected nothing, since 'x_keyway_issuer' makes the pair; remove one of the two")
+			}
+		}
+		if c.KeyType == "" {
+			c.KeyType = "ecdsa-p256"
+		}
+		return
+	}
+	if c.KeyType != "" {
+		o.conflict("x_keyway_key_type", "expected nothing, since there is no 'x_keyway_issuer'")
+	}
+	for _, name := range []string{"cert", "key"} {
+		if !o.given(name) {
+			o.bad(o.at(name), name, ReasonRequired, "required field missing")
+		}
+	}
+	if !o.given("cert") || !o.given("key") {
+		return
+	}
 	if c.CertAlt.IsZero() != c.KeyAlt.IsZero() {
 		o.conflict(onEntity, "all or none of these fields must be set: 'cert_alt', 'key_alt'")
 		return

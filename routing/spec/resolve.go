@@ -50,6 +50,8 @@ func (l *loader) remember(e Entity, n *node, parent Entity) {
 		// Never the key: an id goes into logs.
 		if v := n.get("cert"); v != nil {
 			u.content = "content:" + v.text
+		} else {
+			u.content = "issued:" + e.Issuer + ":" + firstName(n.get("snis"))
 		}
 	case *CACertificate:
 		if u.content = e.CertDigest; u.content == "" {
@@ -68,6 +70,18 @@ func (l *loader) remember(e Entity, n *node, parent Entity) {
 		u.content = b.String()
 	}
 	l.unnamed = append(l.unnamed, u)
+}
+
+// firstName is the first name in a nested list of SNIs. It tells certificates of one
+// issuer apart, whose names may change and whose id should not.
+func firstName(snis *node) string {
+	if snis == nil || snis.shape != shapeList || len(snis.items) == 0 {
+		return ""
+	}
+	if v := snis.items[0].get("name"); v != nil {
+		return v.text
+	}
+	return snis.items[0].text
 }
 
 // identify gives an id to every entity whose id does not follow from another's.
@@ -124,7 +138,7 @@ func (l *loader) ordinal(content string) string {
 // resolve makes every foreign key an id.
 func (l *loader) resolve() {
 	index := map[string]map[string]string{} // by kind: id or name to id
-	for _, kind := range []string{"services", "routes", "upstreams", "consumers", "certificates", "ca_certificates", "x_keyway_tls_policies"} {
+	for _, kind := range []string{"services", "routes", "upstreams", "consumers", "certificates", "ca_certificates", "x_keyway_tls_policies", "x_keyway_issuers"} {
 		byKey := map[string]string{}
 		for e := range l.doc.Entities(kind) {
 			if name := label(e); name != "" {
@@ -163,7 +177,7 @@ type claim struct{ kind, field, value string }
 func claims(e Entity) []claim {
 	kind := e.Kind()
 	switch e := e.(type) {
-	case *Service, *Route, *Upstream, *TLSPolicy:
+	case *Service, *Route, *Upstream, *TLSPolicy, *Issuer:
 		return []claim{{kind, "name", label(e)}}
 	case *Target:
 		return []claim{{kind, "target", e.Upstream + " " + e.Target}}

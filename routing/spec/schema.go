@@ -1,5 +1,10 @@
 package spec
 
+import (
+	"slices"
+	"strings"
+)
+
 // Type is a schema type, by the names that the format's users know.
 type Type string
 
@@ -78,5 +83,12 @@ type FieldError struct {
 	Message string // what was expected
 }
 
-// Schemas are the plugins known to a node, by name.
+// Schemas are the plugins known to a node, by name. Kinds of vaults and types of
+// issuers stand among them as "vaults/<kind>" and "x_keyway_issuers/<type>", of
+// which only Verify is looked at.
 type Schemas map[string]PluginSchema
+
+// Plugins are the names of the plugins, in order.
+func (s Schemas) Plugins() []string {
+	return slices.DeleteFunc(sortedKeys(s), func(name string) bool { return strings.Contains(name, "/") })
+}

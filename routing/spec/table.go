@@ -4,7 +4,7 @@ package spec
 func Kinds() []string {
 	return []string{
 		"services", "routes", "upstreams", "targets", "consumers", "keyauth_credentials", "acls",
-		"plugins", "certificates", "snis", "ca_certificates", "vaults", "x_keyway_tls_policies",
+		"plugins", "certificates", "snis", "ca_certificates", "vaults", "x_keyway_tls_policies", "x_keyway_issuers",
 	}
 }
 
@@ -47,6 +47,9 @@ func (*Vault) Kind() string { return "vaults" }
 // Kind is "x_keyway_tls_policies".
 func (*TLSPolicy) Kind() string { return "x_keyway_tls_policies" }
 
+// Kind is "x_keyway_issuers".
+func (*Issuer) Kind() string { return "x_keyway_issuers" }
+
 func (s *Service) fields(visit func(field)) {
 	visit(field{"name", &s.Name, nameText})
 	visit(field{"protocol", &s.Protocol, serviceProtocol})
@@ -62,6 +65,7 @@ func (s *Service) fields(visit func(field)) {
 	visit(field{"tls_verify_depth", &s.TLSVerifyDepth, isDepth})
 	visit(field{"ca_certificates", &s.CACertificates, isCAs})
 	visit(field{"enabled", &s.Enabled, kept})
+	visit(field{"x_keyway_upstream_auth", s.auth(), noRule})
 }
 
 func (r *Route) fields(visit func(field)) {
@@ -181,10 +185,12 @@ func (p *Plugin) fields(visit func(field)) {
 }
 
 func (c *Certificate) fields(visit func(field)) {
-	visit(field{"cert", &c.Cert, neededPEM})
-	visit(field{"key", &c.Key, neededPEM})
+	visit(field{"cert", &c.Cert, optionalPEM})
+	visit(field{"key", &c.Key, optionalPEM})
 	visit(field{"cert_alt", &c.CertAlt, optionalPEM})
 	visit(field{"key_alt", &c.KeyAlt, optionalPEM})
+	visit(field{"x_keyway_issuer", &c.Issuer, certIssuer})
+	visit(field{"x_keyway_key_type", &c.KeyType, certKeyType})
 }
 
 func (s *SNI) fields(visit func(field)) {
@@ -203,6 +209,7 @@ func (v *Vault) fields(visit func(field)) {
 	visit(field{"prefix", &v.Prefix, vaultPrefix})
 	visit(field{"description", &v.Description, noRule})
 	visit(field{"config", &v.Config, noRule})
+	visit(field{"x_keyway_allow", &v.Allow, noRule})
 }
 
 func (p *TLSPolicy) fields(visit func(field)) {
@@ -211,6 +218,14 @@ func (p *TLSPolicy) fields(visit func(field)) {
 	visit(field{"client_auth", &p.ClientAuth, clientAuth})
 	visit(field{"ca_certificates", &p.CACertificates, isCAs})
 	visit(field{"verify_depth", &p.VerifyDepth, isDepth})
+	visit(field{"crls", &p.CRLs, optionalPEM})
+	visit(field{"crl_required", &p.CRLRequired, kept})
+}
+
+func (i *Issuer) fields(visit func(field)) {
+	visit(field{"name", &i.Name, policyName})
+	visit(field{"type", &i.Type, issuerType})
+	visit(field{"config", &i.Config, noRule})
 }
 
 // newEntity makes an entity of a kind as it is when only what is required was
@@ -249,6 +264,8 @@ func newEntity(kind string) Entity {
 		return &Vault{}
 	case "x_keyway_tls_policies":
 		return &TLSPolicy{MinVersion: "1.2", ClientAuth: "off", VerifyDepth: 1}
+	case "x_keyway_issuers":
+		return &Issuer{}
 	}
 	return nil
 }
@@ -294,6 +311,8 @@ func label(e Entity) string {
 	case *Vault:
 		return e.Prefix
 	case *TLSPolicy:
+		return e.Name
+	case *Issuer:
 		return e.Name
 	}
 	return ""
