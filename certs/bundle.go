@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/keyway-edge/keyway/secrets"
@@ -28,8 +29,8 @@ type Pair struct {
 	Cert, Key secrets.Value
 }
 
-// Bundle is one checked pair. Immutable; an idle one keeps DER only, the private
-// key is parsed when a handshake first needs it.
+// Bundle is one checked pair. Immutable but for its staple; an idle one keeps DER
+// only, the private key is parsed when a handshake first needs it.
 type Bundle struct {
 	Serial      string // hexadecimal
 	Issuer      string
@@ -46,12 +47,17 @@ type Bundle struct {
 	key     secrets.Value // DER, as it stood in the PEM block
 	kind    string        // of that block
 
+	responder  string // URL for OCSP
+	mustStaple bool
+	staple     atomic.Pointer[stapled]
+
 	once sync.Once
 	cert *tls.Certificate
 	err  error
 }
 
-// TLS is the pair in the form of crypto/tls, parsed once; the caller must not change it.
+// TLS is the pair in the form of crypto/tls, parsed once, with its staple; the
+// caller must not change it.
 func (b *Bundle) TLS() (*tls.Certificate, error) {
 	b.once.Do(func() {
 		key, err := parseKey(b.kind, b.key.Reveal())
@@ -66,6 +72,9 @@ func (b *Bundle) TLS() (*tls.Certificate, error) {
 		}
 		b.cert = &tls.Certificate{Certificate: b.chain, PrivateKey: key, Leaf: leaf}
 	})
+	if s := b.staple.Load(); s != nil && b.err == nil {
+		return s.with(b.cert), nil
+	}
 	return b.cert, b.err
 }
 
@@ -74,6 +83,7 @@ func (b *Bundle) idle() *Bundle {
 	return &Bundle{
 		Serial: b.Serial, Issuer: b.Issuer, DNSNames: b.DNSNames, NotBefore: b.NotBefore, NotAfter: b.NotAfter, KeyType: b.KeyType,
 		Fingerprint: b.Fingerprint, SelfSigned: b.SelfSigned, standIn: b.standIn, usage: b.usage, chain: b.chain, key: b.key, kind: b.kind,
+		responder: b.responder, mustStaple: b.mustStaple,
 	}
 }
 
@@ -143,6 +153,7 @@ func parse(p Pair) (*Bundle, *tls.Certificate, *Refusal) {
 	}
 	b.standIn = b.SelfSigned || temporary(leaf)
 	b.usage = usage(leaf, b.SelfSigned)
+	b.stapling(leaf)
 	return b, &tls.Certificate{Certificate: chain, PrivateKey: key, Leaf: leaf}, nil
 }
 

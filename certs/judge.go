@@ -76,7 +76,7 @@ func judge(prev *Slot, c *Candidate, now time.Time) (verdict, *Refusal) {
 func findings(prev *Slot, c *Candidate, active *Bundle, all []*Bundle, b *Bundle, now time.Time) []finding {
 	return []finding{
 		checkTime(active, b, now), checkNames(prev, c, b), checkUsage(active, c, b), checkOlder(prev, c, active, b), checkStandIn(active, b),
-		checkAlone(prev, all), checkRuling(prev, c, active, b),
+		checkAlone(prev, all), checkRuling(prev, c, active, b), checkStaple(c, active, b, now),
 	}
 }
 

@@ -22,6 +22,7 @@ const (
 	CheckUsage       Check = "usage"    // the leaf is not for servers, or is an authority itself
 	CheckOlder       Check = "older"    // another source offers an older version than the active one
 	CheckStandIn     Check = "stand_in" // a temporary or self-signed one, where the active one is issued by a CA
+	CheckStaple      Check = "must_staple" // it must be stapled, and cannot be, or not yet
 	CheckHandshake   Check = "handshake"
 	CheckRevoked     Check = "revoked"     // its issuer or an operator took it back
 	CheckRolledBack  Check = "rolled_back" // it was active, and an earlier version was brought back
@@ -36,7 +37,7 @@ type Refusal struct {
 	mark  [32]byte  // of the candidate, so that it is not judged again
 	retry time.Time // when time alone may have cured it, zero for never
 
-	bundles []*Bundle // that a ruling is on
+	bundles []*Bundle // that a ruling is on, or that wait for a staple
 }
 
 // Error is the check's name and the message.

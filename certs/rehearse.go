@@ -44,7 +44,7 @@ func Rehearse(prev *Slot, c Candidate, now time.Time) Rehearsal {
 	alone := []Check{CheckParse, CheckStrength, CheckEncrypted, CheckMismatch, CheckChain}
 	if len(v.bundles) < len(c.Pairs) || len(c.Pairs) == 0 || refusal != nil && refusal.Check == CheckParse {
 		r.fail(refusal, alone, Passed)
-		r.add(Skipped, "", CheckExpired, CheckNotYetValid, CheckNames, CheckUsage, CheckOlder, CheckStandIn, CheckRevoked, CheckRolledBack, CheckHandshake)
+		r.add(Skipped, "", CheckExpired, CheckNotYetValid, CheckNames, CheckUsage, CheckOlder, CheckStandIn, CheckRevoked, CheckRolledBack, CheckStaple, CheckHandshake)
 		return r
 	}
 	r.add(Passed, "", alone...)
@@ -99,7 +99,7 @@ func (r *Rehearsal) compare(prev *Slot, c *Candidate, v verdict, now time.Time) 
 			}
 		}
 	}
-	for _, check := range []Check{CheckExpired, CheckNotYetValid, CheckNames, CheckUsage, CheckOlder, CheckStandIn, CheckRevoked, CheckRolledBack} {
+	for _, check := range []Check{CheckExpired, CheckNotYetValid, CheckNames, CheckUsage, CheckOlder, CheckStandIn, CheckRevoked, CheckRolledBack, CheckStaple} {
 		res, found := worst[check]
 		if !found {
 			res = CheckResult{check, Passed, ""}

@@ -79,9 +79,13 @@ func (s *Slot) condemned(c *Candidate) (Ruling, bool) {
 	return r, b != nil
 }
 
-// lifted says that what was refused by a ruling is under none any more.
+// lifted says that what was refused by a ruling is under none any more, or that
+// the staple that it was refused for has come.
 func (s *Slot) lifted(c *Candidate) bool {
 	r := s.Refused
+	if r.Check == CheckStaple {
+		return len(r.bundles) > 0 && (c.Stapled == nil || !slices.ContainsFunc(r.bundles, func(b *Bundle) bool { return !c.Stapled(b.Fingerprint) }))
+	}
 	_, b := s.ruling(c, r.bundles)
 	return len(r.bundles) > 0 && b == nil
 }

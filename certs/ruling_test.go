@@ -1,6 +1,7 @@
 package certs_test
 
 import (
+	"crypto/tls"
 	"slices"
 	"strings"
 	"testing"
@@ -286,7 +287,7 @@ func TestRehearsalTellsEveryCheckAndActivatesNothing(t *testing.T) {
 				t.Errorf("%s: %s told %d times", what, check, n)
 			}
 		}
-		if len(seen) != 14 {
+		if len(seen) != 15 {
 			t.Errorf("%s: %d checks told: %v", what, len(seen), seen)
 		}
 		if got := strings.Join(bad, " "); got != failed || r.Outcome != want {
@@ -314,5 +315,84 @@ func TestRehearsalTellsEveryCheckAndActivatesNothing(t *testing.T) {
 	f("with nothing before", certs.Warned, "expired=warning", s.ca.Issue(certtest.Leaf{Names: s.names, NotBefore: s.now.Add(-2 * time.Hour), NotAfter: s.now.Add(-time.Hour)}))
 	if !slices.Equal(s.names, []string{"a.test"}) {
 		t.Error(s.names)
+	}
+}
+
+func TestMustStapleWaitsForItsStaple(t *testing.T) {
+	s := newStory(t)
+	stapled := map[string]bool{}
+	offer := func(want certs.Outcome, version int, p certs.Pair) {
+		t.Helper()
+		c := s.candidate(p)
+		c.Stapled = func(f string) bool { return stapled[f] }
+		s.slot, s.outcome = certs.Advance(s.slot, c, s.now)
+		s.is(want, version)
+	}
+	must := func() certs.Pair {
+		return s.ca.Issue(certtest.Leaf{Names: s.names, OCSP: "http://ocsp.test", MustStaple: true, NotAfter: s.now.Add(900 * time.Hour)})
+	}
+	never := s.ca.Issue(certtest.Leaf{Names: s.names, MustStaple: true})
+	s.now = s.now.Add(time.Minute)
+	offer(certs.Activated, 1, s.pair(100))
+	offer(certs.Refused, 1, never)
+	if r := s.slot.Refused; r.Check != certs.CheckStaple || len(s.slot.Wanted()) != 1 {
+		t.Errorf("%v, %d wanted", r, len(s.slot.Wanted()))
+	}
+	next := must()
+	offer(certs.Refused, 1, next)
+	if w := s.slot.Wanted(); len(w) != 2 || w[1].Fingerprint != fingerprint(t, next) {
+		t.Errorf("the pair that waits is not wanted: %d", len(w))
+	}
+	offer(certs.Unchanged, 1, next)
+	stapled[fingerprint(t, next)] = true
+	offer(certs.Activated, 2, next)
+	if len(s.slot.Warnings) > 0 || len(s.slot.Wanted()) != 2 {
+		t.Errorf("%q, %d wanted", s.slot.Warnings, len(s.slot.Wanted()))
+	}
+	// The end of what serves is worse than no staple.
+	s.slot = nil
+	offer(certs.Activated, 1, s.pair(10))
+	next = must()
+	offer(certs.Refused, 1, next)
+	s.now = s.now.Add(9*time.Hour + time.Second)
+	offer(certs.Warned, 2, next)
+	// As is nothing at all.
+	s.slot = nil
+	offer(certs.Warned, 1, never)
+}
+
+func TestHandshakesShowTheStaple(t *testing.T) {
+	s := newStory(t)
+	s.offer(certs.Activated, 1, s.pair(10))
+	b := s.slot.Active[0]
+	show := func() string {
+		t.Helper()
+		base := certs.Base{GetCertificate: func(h *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			c, _, err := s.slot.Certificate(h)
+			return c, err
+		}}
+		state, err := handshakeWith(t, mustPolicy(t, certs.PolicySpec{}), base, &tls.Config{RootCAs: s.ca.Pool(), ServerName: "a.test"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(state.OCSPResponse)
+	}
+	if got := show(); got != "" {
+		t.Errorf("%q is shown", got)
+	}
+	b.SetStaple([]byte("staple one"))
+	if got := show(); got != "staple one" {
+		t.Errorf("%q is shown", got)
+	}
+	if n := testing.AllocsPerRun(100, func() { _, _, _ = s.slot.Certificate(nil); b.SetStaple([]byte("staple one")) }); n > 1 {
+		t.Errorf("the certificate of a handshake costs %v allocations", n)
+	}
+	b.SetStaple([]byte("staple two"))
+	if got := show(); got != "staple two" {
+		t.Errorf("%q is shown", got)
+	}
+	b.SetStaple(nil)
+	if got := show(); got != "" {
+		t.Errorf("%q is shown", got)
 	}
 }

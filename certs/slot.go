@@ -17,6 +17,8 @@ type Candidate struct {
 	Modified time.Time
 	// Rulings, nil for none, answers what was decided about a version.
 	Rulings Rulings
+	// Stapled, nil for "don't ask", answers whether the staple of a leaf is at hand.
+	Stapled func(fingerprint string) bool
 }
 
 // mark tells two candidates apart.
@@ -113,7 +115,7 @@ func (s *Slot) Certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, *Bundl
 // never was. A function of its arguments.
 //
 // A candidate that was refused is not judged again, unless time alone may have
-// cured what it was refused for, or a ruling was lifted. When only the names bound
+// cured what it was refused for, a ruling was lifted or a staple came. When only the names bound
 // to the active pairs are new, or who offers them, the slot is a new one and the
 // outcome Unchanged.
 //

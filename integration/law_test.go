@@ -77,6 +77,8 @@ var directions = []struct {
 	{"edge/exchange/wire", []string{"edge/exchange"}, "the codec lies below engines and upstream"},
 	{"edge/exchange", nil, "a leaf"},
 	{"routing/spec", []string{"secrets", "lib:go.yaml.in/yaml/v3"}, "desired state is data"},
+	{"certs/ocsp", []string{"secrets", "certs", "lib:golang.org/x/crypto"}, "staples"},
+	{"certs/certtest", []string{"secrets", "certs", "lib:golang.org/x/crypto"}, "an authority with a responder, for tests"},
 	{"certs", []string{"secrets", "certs"}, "certificates know the broker and nothing of routing"},
 	{"policy", []string{"secrets", "edge/exchange", "routing/spec", "policy"}, "plugins see requests and documents"},
 	{"routing/provide/file", []string{"routing/spec", "routing/store", "lib:github.com/fsnotify/fsnotify"}, "providers write documents"},
