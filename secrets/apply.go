@@ -64,7 +64,8 @@ func (l *loop) wantRefs(e *entry, byText map[string]Ref, now time.Time) {
 	}
 	for text, r := range byText {
 		if e.wanted[text] == nil {
-			e.adopt(r, now, l.history)
+			e.adopt(r, l.moment(now))
+			l.prime(e, e.wanted[text])
 		}
 	}
 }
@@ -83,7 +84,7 @@ func (l *loop) remount(e *entry, m *mount, byText map[string]Ref, now time.Time)
 		l.giveBack(e.mount, e.lease, now)
 		e.lease.ID, e.lease.Renewable = "", false // it cannot be renewed where it was not made
 	}
-	e.mount, e.inFlight, e.queued, e.again = m, false, false, false
+	e.mount, e.inFlight, e.queued, e.again, e.parked = m, false, false, false, false
 	e.failures, e.err, e.refusal, e.after = 0, nil, "", 0
 	e.life, e.broken = m.life.withDefaults(), m.err
 	for _, r := range byText { // all have the same query
@@ -94,12 +95,8 @@ func (l *loop) remount(e *entry, m *mount, byText map[string]Ref, now time.Time)
 		e.life = life.withDefaults()
 		e.request = Request{Resource: r.Resource, Version: r.Version, Options: options}
 	}
+	l.await(e, e.broken == nil)
 	if !e.looked {
-		l.pending--
-	}
-	e.looked = e.broken != nil
-	if !e.looked {
-		l.pending++
 		e.nextLook = now
 	}
 }
@@ -130,7 +127,7 @@ func (l *loop) mount(name string, vaults map[string]Vault) *mount {
 
 // unmount closes a vault: its hints end.
 func (l *loop) unmount(m *mount) {
-	m.stop()
+	m.close()
 	delete(l.mounts, m.name)
 	l.mu.Lock()
 	delete(l.sources, m.name)
@@ -141,9 +138,7 @@ func (l *loop) unmount(m *mount) {
 // drop forgets an entry.
 func (l *loop) drop(e *entry, now time.Time) {
 	e.dropped = true
-	if !e.looked {
-		l.pending--
-	}
+	l.await(e, false)
 	if e.index >= 0 {
 		heap.Remove(&l.agenda, e.index)
 	}
@@ -165,7 +160,7 @@ type revoke struct {
 func (l *loop) giveBack(m *mount, lease Lease, now time.Time) {
 	planned := func(r revoke) bool { return r.mount == m && r.lease.ID == lease.ID }
 	if lease.ID != "" && m.revoker != nil && !slices.ContainsFunc(l.revokes, planned) {
-		l.revokes = append(l.revokes, revoke{now.Add(l.cfg.Overlap), m, lease})
+		l.revokes = append(l.revokes, revoke{now.Add(m.life.withDefaults().Overlap), m, lease})
 	}
 }
 
@@ -182,11 +177,13 @@ func (l *loop) revokeDue(now time.Time) {
 
 // revoke gives one lease back. It is not tried again: what is not revoked ends by itself.
 func (l *loop) revoke(ctx context.Context, r revoke) {
-	ctx, cancel := context.WithTimeout(ctx, l.cfg.FetchTimeout)
+	ctx, cancel := context.WithTimeout(ctx, r.mount.timeout)
 	defer cancel()
 	if err := r.mount.revoker.Revoke(ctx, r.lease); err != nil {
 		l.cfg.Log.Warn("revoking a lease failed; it ends by itself", slog.String("source", r.mount.name), slog.String("reason", plain(err)))
+		return
 	}
+	l.count(r.mount, func(s *SourceStats) { s.Revoked++ })
 }
 
 // revokeAll gives back, when that is asked for, every lease at the end of Run.

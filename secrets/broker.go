@@ -19,7 +19,10 @@ type Config struct {
 
 	FetchTimeout time.Duration // of one fetch or renewal; 0 means 5 s
 	Parallel     int           // fetches in flight per vault; 0 means 4
-	Overlap      time.Duration // how long a replaced lease lives on for requests in flight before it is revoked; 0 means 1 minute
+
+	Trial  TrialRule   // of new versions; zero Failures for none
+	Events func(Event) // told of what happens to sources and versions beside activations; nil for nobody; must not block
+	Kept   []Kept      // last known good values, in use until their sources answer
 
 	// RevokeAtStop gives leases back when Run ends. Off, they are left to the
 	// replicas that may share them and to their own end.
@@ -47,6 +50,7 @@ type Broker struct {
 	mu      sync.Mutex // guards the group below
 	plan    *Plan      // mail: the latest plan not yet taken up
 	refresh bool       // mail: look at everything now
+	asked   []func(*loop)
 	waiters []chan *Set
 	sources map[string]SourceStats
 }
@@ -55,8 +59,7 @@ type Broker struct {
 type result struct {
 	entry *entry
 	mount *mount
-	lease Lease
-	err   error
+	outcome
 }
 
 // NewBroker makes a Broker; Run works.
@@ -66,7 +69,9 @@ func NewBroker(cfg Config) *Broker {
 	}
 	cfg.FetchTimeout = cmp.Or(cfg.FetchTimeout, 5*time.Second)
 	cfg.Parallel = cmp.Or(cfg.Parallel, 4)
-	cfg.Overlap = cmp.Or(cfg.Overlap, time.Minute)
+	if cfg.Events == nil {
+		cfg.Events = func(Event) {}
+	}
 	return &Broker{
 		cfg:     cfg,
 		changed: make(chan struct{}, 1),

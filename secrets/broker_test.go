@@ -261,14 +261,17 @@ func TestHungSourceTimesOutAndIsNotCrowded(t *testing.T) {
 		}
 		begin := time.Now()
 		b.Resolve(t.Context(), plan(refs...))
-		if took := time.Since(begin); took != 25*time.Second {
-			t.Errorf("20 hung fetches, 4 at a time, 5 s each, took %v", took)
+		// The first four show that the source is away: the others need not hang too.
+		if took := time.Since(begin); took != 5*time.Second {
+			t.Errorf("20 fetches from a source that hangs, 5 s each, took %v", took)
 		}
 		if n := b.source.MostInFlight(); n != 4 {
 			t.Errorf("%d in flight; expected 4", n)
 		}
-		if c := b.get(refs[0]); c.State != secrets.Missing || !strings.Contains(c.Reason, "deadline") {
-			t.Errorf("%s: %s", c.State, c.Reason)
+		for _, ref := range refs {
+			if c := b.get(ref); c.State != secrets.Missing || !strings.Contains(c.Reason, "deadline") {
+				t.Errorf("%s: %s", c.State, c.Reason)
+			}
 		}
 	})
 }

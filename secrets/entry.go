@@ -26,38 +26,37 @@ type entry struct {
 	broken  error // why it can never be looked at as it is configured
 	wanted  map[string]*wanted
 
-	lease    Lease // the one in use; its Value is zero before the first good fetch
+	lease    Lease // the one in use; its Value is zero before the first good one
+	prior    Lease // the one before, for as long as a trial may go back to it
+	trial    *Trial
+	refused  Value         // whole secret that was rolled back: not taken again; zero for none
+	full     time.Duration // what the lease's time was when it was new
 	good     time.Time
 	err      error  // of the last look, nil when it was good
 	refusal  string // why the last answered value is not in use
 	failures int
 	alarmed  bool // said so in the log
+	kept     bool // the value is from last-known-good and its source was not heard yet
 	after    time.Duration
 
 	looked   bool // a look ended since it was wanted or its vault changed
 	inFlight bool
 	queued   bool
+	parked   bool // waits until its source answers again
 	again    bool // a hint came while in flight
+	force    bool // the next look goes past what the source remembers
 	dropped  bool
 	began    time.Time // of the last look
+	forced   time.Time // when the last forced look began
 	nextLook time.Time
-	wake     time.Time // nextLook, or sooner when a state changes by time alone
-	index    int       // in the agenda, -1 when not there
-}
-
-// wanted is one reference to an entry.
-type wanted struct {
-	ref      Ref
-	value    Value // last good one
-	version  int
-	modified time.Time
-	bad      string // why the lease in use has nothing for it
-	shown    *Credential
+	wake     time.Time      // nextLook, or sooner when a state changes by time alone
+	index    int            // in the agenda, -1 when not there
+	waiting  []chan<- error // who forced a look
 }
 
 // take applies what a look answered and says which lease is of no more use, if
 // one is: the old one, or a new one that was refused.
-func (e *entry) take(lease Lease, err error, now time.Time, h history) (useless Lease, ok bool) {
+func (e *entry) take(lease Lease, err error, m moment) (useless Lease, ok bool) {
 	e.looked, e.after = true, 0
 	if err != nil {
 		e.err, e.refusal = err, ""
@@ -66,24 +65,59 @@ func (e *entry) take(lease Lease, err error, now time.Time, h history) (useless 
 		if errors.As(err, &throttled) {
 			e.after = throttled.After
 		}
+		if errors.Is(err, ErrRemoved) {
+			for _, w := range e.wanted {
+				w.forgo(m)
+			}
+		}
 		return Lease{}, false
 	}
 	if why := e.unfit(lease); why != nil {
 		e.err, e.refusal = why, ""
 		if !e.lease.Value.IsZero() {
 			e.err, e.refusal = nil, fmt.Sprintf("the new version was refused: %v", why)
+			e.noteRefused(lease, m)
 		}
 		e.failures++
 		return lease, lease.ID != e.lease.ID
 	}
 	old := e.lease
-	e.lease = lease
-	e.good, e.err, e.refusal, e.failures = now, nil, "", 0
-	for _, w := range e.wanted {
-		w.read(lease, now, h)
-	}
+	e.adoptLease(lease, old, m)
 	return old, old.ID != lease.ID
 }
+
+// adoptLease puts a lease into use.
+func (e *entry) adoptLease(lease, old Lease, m moment) {
+	renewed := lease.ID != "" && lease.ID == old.ID
+	switch {
+	case !renewed:
+		e.full = lease.TTL
+	case lease.TTL < e.full/2:
+		// Near the end of what it may be extended to, a renewal gives less and less:
+		// the successor is fetched while this one is still good.
+		lease.Renewable = false
+	}
+	e.lease = lease
+	e.good, e.err, e.refusal, e.failures, e.kept = m.now, nil, "", 0, false
+	e.refused = Value{}
+	if !old.Value.IsZero() && !bytes.Equal(old.Value.Reveal(), lease.Value.Reveal()) {
+		e.prior, e.trial = old, NewTrial(m.now, m.rule, m.tripped)
+	}
+	for _, w := range e.wanted {
+		w.read(e, m)
+	}
+}
+
+// noteRefused lists a refusal once for each reference.
+func (e *entry) noteRefused(lease Lease, m moment) {
+	for _, w := range e.wanted {
+		if len(w.facts) == 0 || w.facts[0].State != "refused" || w.facts[0].Reason != e.refusal {
+			w.note(VersionFacts{State: "refused", Since: m.now, Origin: lease.Origin, Reason: e.refusal})
+		}
+	}
+}
+
+var errRolledBack = errors.New("it failed when it was used and was rolled back; put another value")
 
 // unfit says why a lease must not replace the one in use. A lease is taken as a
 // whole or not at all: a new user name with the old password would be worse than
@@ -92,43 +126,54 @@ func (e *entry) unfit(lease Lease) error {
 	if _, err := field(lease.Value, ""); err != nil {
 		return err
 	}
+	if !e.refused.IsZero() && bytes.Equal(e.refused.Reveal(), lease.Value.Reveal()) {
+		return errRolledBack
+	}
 	for _, w := range e.wanted {
-		if _, err := field(lease.Value, w.ref.Key); err != nil && !w.value.IsZero() {
+		if _, err := field(lease.Value, w.ref.Key); err != nil && !w.use.value.IsZero() {
 			return err
 		}
 	}
 	return nil
 }
 
-// read takes a reference's field out of the lease now in use.
-func (w *wanted) read(lease Lease, now time.Time, h history) {
-	v, err := field(lease.Value, w.ref.Key)
-	if err != nil {
-		w.bad = err.Error()
-		return
+// goBack returns to the lease before, whose value is kept, because the one in use
+// failed its trial. It answers the lease that is of no more use.
+func (e *entry) goBack(m moment) (useless Lease, ok bool) {
+	good, bad := e.trial.Counts()
+	e.trial = nil
+	if e.prior.Value.IsZero() || !e.prior.NotAfter.IsZero() && !m.now.Before(e.prior.NotAfter) {
+		return Lease{}, false
 	}
-	w.accept(v, lease.Modified, now, h)
-}
-
-// accept makes v the value in use, as a new version when it differs.
-func (w *wanted) accept(v Value, modified, now time.Time, h history) {
-	w.bad = ""
-	if !w.value.IsZero() && bytes.Equal(w.value.Reveal(), v.Reveal()) {
-		return
+	useless = e.lease
+	e.refused, e.lease, e.prior = e.lease.Value, e.prior, Lease{}
+	e.err, e.refusal = nil, fmt.Sprintf("the new version was refused: %v", errRolledBack)
+	for _, w := range e.wanted {
+		if len(w.older) == 0 || w.pinned != 0 {
+			continue
+		}
+		failed, back := w.use, w.older[0]
+		w.older = w.older[1:]
+		w.use, w.latest = back, back
+		w.use.until = time.Time{}
+		reason := fmt.Sprintf("%d of its first %d uses failed", bad, good+bad)
+		w.mark(failed.version, "rolled_back", m.now, time.Time{}, "")
+		w.facts[0].Reason = reason
+		w.mark(back.version, "active", m.now, time.Time{}, back.origin)
+		m.tell(Event{
+			Kind: "secret", Subject: w.ref.String(), Source: e.key.vault, Result: "rolled_back", Check: "trial", Reason: reason,
+			OldVersion: failed.version, NewVersion: back.version, Origin: back.origin,
+		})
 	}
-	w.value, w.modified = v, modified
-	if modified.IsZero() {
-		w.modified = now
-	}
-	w.version = h.version(w.ref, v)
+	return useless, useless.ID != e.lease.ID
 }
 
 // adopt begins to want a reference; a lease in use answers it at once.
-func (e *entry) adopt(r Ref, now time.Time, h history) {
+func (e *entry) adopt(r Ref, m moment) {
 	w := &wanted{ref: r}
 	e.wanted[r.String()] = w
 	if !e.lease.Value.IsZero() {
-		w.read(e.lease, now, h)
+		w.read(e, m)
 	}
 }
 
@@ -155,11 +200,19 @@ func (e *entry) schedule(now time.Time, rnd float64) {
 // deadline is when the state changes by time alone, zero for never.
 func (e *entry) deadline(now time.Time) time.Time {
 	var at time.Time
-	if !e.lease.NotAfter.IsZero() && now.Before(e.lease.NotAfter) {
-		at = e.lease.NotAfter
+	sooner := func(t time.Time) {
+		if !t.IsZero() && (at.IsZero() || t.Before(at)) {
+			at = t
+		}
 	}
-	if end := e.good.Add(e.life.ResurrectTTL); !e.good.IsZero() && e.failing() && now.Before(end) && (at.IsZero() || end.Before(at)) {
-		at = end
+	if now.Before(e.lease.NotAfter) {
+		sooner(e.lease.NotAfter)
+	}
+	if end := e.good.Add(e.life.ResurrectTTL); !e.good.IsZero() && e.failing() && now.Before(end) {
+		sooner(end)
+	}
+	for _, w := range e.wanted {
+		sooner(w.nextEnd())
 	}
 	return at
 }
@@ -167,26 +220,33 @@ func (e *entry) deadline(now time.Time) time.Time {
 // failing says that the last look did not bring the value in use.
 func (e *entry) failing() bool { return e.err != nil || e.refusal != "" || e.broken != nil }
 
+// why is what keeps the latest value of the source from being in use.
+func (e *entry) why() string {
+	switch {
+	case e.broken != nil:
+		return plain(e.broken)
+	case e.err != nil:
+		return plain(e.err)
+	}
+	return e.refusal
+}
+
 // judge answers the state of one reference and why it is not Active.
 func (e *entry) judge(w *wanted, now time.Time) (State, string) {
-	why := e.refusal
-	if e.err != nil {
-		why = plain(e.err)
-	}
-	if e.broken != nil {
-		why = plain(e.broken)
-	}
+	why := e.why()
 	switch {
-	case w.value.IsZero() && w.bad != "" && why == "":
+	case w.use.value.IsZero() && w.bad != "" && why == "":
 		return Missing, w.bad
-	case w.value.IsZero() && !e.looked && e.broken == nil:
+	case w.use.value.IsZero() && !e.looked && e.broken == nil:
 		return Pending, "nothing was fetched yet"
-	case w.value.IsZero():
+	case w.use.value.IsZero():
 		return Missing, why
 	case !e.lease.NotAfter.IsZero() && !now.Before(e.lease.NotAfter):
 		return Expired, joined("its hard end was "+e.lease.NotAfter.UTC().Format(time.RFC3339), why)
+	case e.kept && e.err == nil && e.broken == nil:
+		return Stale, "the last known good value is in use until its source answers"
 	case !e.failing():
-		return Active, ""
+		return Active, joined(w.pinnedWhy(), e.lease.Remark)
 	case errors.Is(e.err, ErrRemoved):
 		return Missing, why
 	case !now.Before(e.good.Add(e.life.ResurrectTTL)):
@@ -201,19 +261,29 @@ func (e *entry) judge(w *wanted, now time.Time) (State, string) {
 	return Stale, why
 }
 
+func (w *wanted) pinnedWhy() string {
+	if w.pinned == 0 {
+		return ""
+	}
+	return fmt.Sprintf("version %d is pinned; the source has version %d", w.pinned, w.latest.version)
+}
+
 // credential is the picture of one reference. It answers whether something
 // changed that a user of the value or an operator must hear of.
 func (e *entry) credential(w *wanted, now time.Time) (c *Credential, material bool) {
 	c = &Credential{
-		Ref: w.ref, Name: w.ref.String(), Version: w.version, Source: e.key.vault,
-		Fetched: e.good, Modified: w.modified, NextLook: e.nextLook, NotAfter: e.lease.NotAfter,
+		Ref: w.ref, Name: w.ref.String(), Version: w.use.version, Source: e.key.vault,
+		Fetched: e.good, Modified: w.use.modified, NextLook: e.nextLook, NotAfter: e.lease.NotAfter,
+		History: w.facts, Pinned: w.pinned, Origin: w.use.origin, TTL: e.lease.TTL, Renewable: e.lease.Renewable, Remark: e.lease.Remark,
 	}
 	c.State, c.Reason = e.judge(w, now)
 	if c.State == Active || c.State == Stale || c.State == Refused {
-		c.Value = w.value
+		c.Value, c.Previous = w.use.value, w.previous()
+		c.Trial = e.trial
 	}
 	was := w.shown
-	material = was == nil || was.Version != c.Version || was.State != c.State || !was.NotAfter.Equal(c.NotAfter)
+	material = was == nil || was.Version != c.Version || was.State != c.State || !was.NotAfter.Equal(c.NotAfter) ||
+		was.Pinned != c.Pinned || len(was.Previous) != len(c.Previous) || was.Trial != c.Trial
 	w.shown = c
 	return c, material
 }
@@ -238,49 +308,4 @@ func joined(a, b string) string {
 		return a
 	}
 	return a + "; " + b
-}
-
-// history counts the versions of each reference ever seen, by reference. It
-// outlives the wanting, so that a version number never names two values.
-type history map[string]trace
-
-type trace struct {
-	version int
-	print   string // fingerprint of that version, "" when it is from before this process
-}
-
-func (h history) version(r Ref, v Value) int {
-	t := h[r.String()]
-	if t.version == 0 || t.print != v.Fingerprint() {
-		t = trace{t.version + 1, v.Fingerprint()}
-		h[r.String()] = t
-	}
-	return t.version
-}
-
-// agenda is a heap of entries by wake.
-type agenda []*entry
-
-func (a agenda) Len() int           { return len(a) }
-func (a agenda) Less(i, j int) bool { return a[i].wake.Before(a[j].wake) }
-func (a agenda) Swap(i, j int) {
-	a[i], a[j] = a[j], a[i]
-	a[i].index, a[j].index = i, j
-}
-
-// Push adds an entry; for container/heap.
-func (a *agenda) Push(x any) {
-	e := x.(*entry)
-	e.index = len(*a)
-	*a = append(*a, e)
-}
-
-// Pop takes the last entry; for container/heap.
-func (a *agenda) Pop() any {
-	last := len(*a) - 1
-	e := (*a)[last]
-	(*a)[last] = nil
-	*a = (*a)[:last]
-	e.index = -1
-	return e
 }

@@ -32,6 +32,9 @@ type Event struct {
 	OldFingerprint string    `json:"old_fingerprint,omitempty"` // SHA-256 of a certificate's DER, hex
 	NewFingerprint string    `json:"new_fingerprint,omitempty"`
 	Generation     uint64    `json:"generation,omitempty"` // of the snapshot
+	Origin         string    `json:"origin,omitempty"`     // the source's id of the read, which its own audit log has too
+
+	Took time.Duration `json:"took_ns,omitempty"` // from the change in the source, or of what ended
 }
 
 // The files of a ledger in its folder.

@@ -24,10 +24,14 @@ type loop struct {
 	entries  map[entryKey]*entry
 	agenda   agenda
 	history  history
+	kept     map[string]Kept // last known good values not yet taken up
 	revokes  []revoke
 	waiting  []chan *Set
-	pending  int // entries not looked at yet
-	inFlight int // looks running or queued
+	answers  []func()  // for those who forced a look, once its result is shown
+	pending  int       // entries not looked at yet
+	primed   int       // of those, the ones with a last known good value
+	waitedAt time.Time // since when somebody waits for a plan to be resolved
+	inFlight int       // looks running or queued
 
 	generation  uint64
 	changedAt   time.Time // of the first change not yet shown, zero for none
@@ -50,8 +54,12 @@ func (b *Broker) Run(ctx context.Context) error {
 		mounts:      make(map[string]*mount),
 		entries:     make(map[entryKey]*entry),
 		history:     make(history),
+		kept:        make(map[string]Kept),
 		nextSweep:   time.Now().Add(sweepAll),
 		nextMention: make(map[string]time.Time),
+	}
+	for _, k := range b.cfg.Kept {
+		l.kept[k.Ref] = k
 	}
 	for ref, n := range b.cfg.Versions {
 		l.history[ref] = trace{version: n}
@@ -77,6 +85,7 @@ func (b *Broker) Run(ctx context.Context) error {
 		}
 		now := time.Now()
 		l.wakeDue(now)
+		l.probeDue(now)
 		l.show(now)
 		l.revokeDue(now)
 		timer.Reset(l.pause(now))
@@ -86,12 +95,15 @@ func (b *Broker) Run(ctx context.Context) error {
 // mail takes up what others asked for.
 func (l *loop) mail() {
 	l.mu.Lock()
-	plan, refresh := l.plan, l.refresh
-	l.plan, l.refresh = nil, false
+	plan, refresh, asked := l.plan, l.refresh, l.asked
+	l.plan, l.refresh, l.asked = nil, false, nil
+	now := time.Now()
+	if len(l.waiters) > 0 && len(l.waiting) == 0 {
+		l.waitedAt = now
+	}
 	l.waiting = append(l.waiting, l.waiters...)
 	l.waiters = nil
 	l.mu.Unlock()
-	now := time.Now()
 	if plan != nil {
 		l.apply(*plan, now)
 	}
@@ -100,6 +112,10 @@ func (l *loop) mail() {
 			l.soon(e, now)
 		}
 	}
+	for _, f := range asked {
+		f(l)
+	}
+	l.trials(now)
 }
 
 // hinted looks again at all that a source gave.
@@ -115,6 +131,9 @@ func (l *loop) hinted(m *mount) {
 // soon schedules a look for now, or for as soon as the gap between two looks and
 // the source's own demand to be left alone allow.
 func (l *loop) soon(e *entry, now time.Time) {
+	if e.parked {
+		return // its source is away: the probes know when to look
+	}
 	if e.inFlight || e.queued {
 		e.again = true
 		return
@@ -139,7 +158,7 @@ func latest(a, b time.Time) time.Time {
 // reschedule puts an entry where it belongs in the agenda.
 func (l *loop) reschedule(e *entry, now time.Time) {
 	e.wake = e.deadline(now)
-	if !e.inFlight && !e.queued && e.broken == nil && (e.wake.IsZero() || e.nextLook.Before(e.wake)) {
+	if !e.inFlight && !e.queued && !e.parked && e.broken == nil && (e.wake.IsZero() || e.nextLook.Before(e.wake)) {
 		e.wake = e.nextLook
 	}
 	switch {
@@ -165,8 +184,11 @@ func (l *loop) wakeDue(now time.Time) {
 	}
 	for len(l.agenda) > 0 && !now.Before(l.agenda[0].wake) {
 		e := l.agenda[0]
-		if !e.inFlight && !e.queued && e.broken == nil && !now.Before(e.nextLook) {
+		if !e.inFlight && !e.queued && !e.parked && e.broken == nil && !now.Before(e.nextLook) && !l.held(e, now) {
 			l.look(e, now)
+		}
+		for _, w := range e.wanted {
+			w.endOverlaps(l.moment(now))
 		}
 		l.judge(e, now)
 		l.reschedule(e, now)
@@ -189,13 +211,16 @@ func (l *loop) look(e *entry, now time.Time) {
 	m.inFlight++
 	l.count(m, func(s *SourceStats) { s.InFlight = m.inFlight })
 	request, held := e.request, e.lease
+	if e.force {
+		e.force, e.forced, request.Force = false, now, true
+	}
 	l.wg.Go(func() {
-		lease, err := m.look(l.ctx, l.cfg.FetchTimeout, request, held)
+		o := m.look(l.ctx, request, held)
 		select {
-		case l.results <- result{e, m, lease, err}:
+		case l.results <- result{e, m, o}:
 		case <-l.ctx.Done():
-			if l.cfg.RevokeAtStop && m.revoker != nil && lease.ID != "" && lease.ID != held.ID {
-				l.revoke(context.WithoutCancel(l.ctx), revoke{mount: m, lease: lease}) // nobody else knows of it
+			if l.cfg.RevokeAtStop && m.revoker != nil && o.lease.ID != "" && o.lease.ID != held.ID {
+				l.revoke(context.WithoutCancel(l.ctx), revoke{mount: m, lease: o.lease}) // nobody else knows of it
 			}
 		}
 	})
@@ -207,29 +232,31 @@ func (l *loop) ended(r result) {
 	l.inFlight--
 	r.mount.inFlight--
 	l.tally(r)
+	l.answered(r, now)
 	l.next(r.mount, now)
 	e := r.entry
 	if e.dropped || e.mount != r.mount {
 		l.giveBack(r.mount, r.lease, now) // asked for, and no longer wanted
 		return
 	}
-	first := !e.looked
 	was := e.lease
-	if useless, ok := e.take(r.lease, r.err, now, l.history); ok {
+	l.await(e, false)
+	if useless, ok := e.take(r.lease, r.err, l.moment(now)); ok {
 		l.giveBack(r.mount, useless, now)
-	}
-	if first {
-		l.pending--
 	}
 	l.mention(e, was, now)
 	e.inFlight = false
 	e.schedule(now, rand.Float64())
+	if e.force {
+		e.nextLook = now
+	}
 	if e.again {
 		e.again = false
 		l.soon(e, now)
 	}
 	l.judge(e, now)
 	l.reschedule(e, now)
+	l.answerForced(e, r.err)
 }
 
 // next starts the first queued look of a vault.
@@ -239,6 +266,12 @@ func (l *loop) next(m *mount, now time.Time) {
 		m.queue = m.queue[1:]
 		if e.dropped || e.mount != m {
 			l.inFlight--
+			continue
+		}
+		if l.held(e, now) { // its source went away while it waited
+			e.queued = false
+			l.inFlight--
+			l.judge(e, now)
 			continue
 		}
 		l.look(e, now)
@@ -260,7 +293,7 @@ func (l *loop) judge(e *entry, now time.Time) {
 // show publishes a set. A change waits a moment while looks are in flight, so that
 // a certificate and its key, changed together, are seen together.
 func (l *loop) show(now time.Time) {
-	settled := l.pending == 0 && len(l.waiting) > 0
+	settled := l.settled(now)
 	change := !l.changedAt.IsZero() && (settled || l.inFlight == 0 || now.Sub(l.changedAt) >= holdoff)
 	if change || !l.lookedAt.IsZero() && now.Sub(l.lookedAt) >= showWait && l.changedAt.IsZero() {
 		set := &Set{Generation: l.generation, byRef: make(map[string]*Credential, len(l.entries))}
@@ -286,6 +319,12 @@ func (l *loop) show(now time.Time) {
 		}
 		l.waiting = nil
 	}
+	if l.changedAt.IsZero() {
+		for _, answer := range l.answers {
+			answer()
+		}
+		l.answers = nil
+	}
 }
 
 // pause is how long nothing has to be done.
@@ -307,6 +346,12 @@ func (l *loop) pause(now time.Time) time.Duration {
 	for _, r := range l.revokes {
 		sooner(r.at)
 	}
+	if at := l.nextProbe(); !at.IsZero() {
+		sooner(at)
+	}
+	if len(l.waiting) > 0 && l.pending > 0 && l.pending == l.primed {
+		sooner(l.waitedAt.Add(keptWait))
+	}
 	return max(at.Sub(now), 0)
 }
 
@@ -315,6 +360,13 @@ func (l *loop) tally(r result) {
 	l.count(r.mount, func(s *SourceStats) {
 		s.InFlight = r.mount.inFlight
 		s.Fetches++
+		s.Latency += r.took
+		switch r.renewal {
+		case renewedOK:
+			s.Renewals++
+		case renewalFailed:
+			s.RenewalsFailed++
+		}
 		if r.err != nil {
 			s.Failures++
 		} else {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"sync"
 	"time"
@@ -31,11 +32,13 @@ type mount struct {
 	renewer        Renewer // nil where the source has none
 	revoker        Revoker
 	notifier       Notifier
+	timeout        time.Duration      // of one look
 	stop           context.CancelFunc // ends its hints
 
 	// owned by Run
 	inFlight int
 	queue    []*entry
+	away     away
 }
 
 // open makes a mount of a vault. A vault that cannot be opened is a mount with a
@@ -61,6 +64,10 @@ func (b *Broker) open(v Vault) *mount {
 	m.renewer, _ = m.source.(Renewer)
 	m.revoker, _ = m.source.(Revoker)
 	m.notifier, _ = m.source.(Notifier)
+	m.timeout = b.cfg.FetchTimeout
+	if t, ok := m.source.(Timed); ok && t.Timeout() > 0 {
+		m.timeout = t.Timeout()
+	}
 	return m
 }
 
@@ -102,30 +109,62 @@ func (m *mount) listen(ctx context.Context, wg *sync.WaitGroup, hints chan<- *mo
 }
 
 // look renews or fetches, within a timeout. A source that panics has failed.
-func (m *mount) look(ctx context.Context, timeout time.Duration, r Request, held Lease) (lease Lease, err error) {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+func (m *mount) look(ctx context.Context, r Request, held Lease) (o outcome) {
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, m.timeout)
 	defer cancel()
 	defer func() {
 		if p := recover(); p != nil {
-			err = errors.New("the source panicked") // the panic's text could hold a value
+			o.err = errors.New("the source panicked") // the panic's text could hold a value
 		}
+		o.took = time.Since(began)
 	}()
-	if held.Renewable && held.ID != "" && m.renewer != nil {
+	if held.Renewable && held.ID != "" && m.renewer != nil && !r.Force {
 		renewed, err := m.renewer.Renew(ctx, held)
 		if err == nil {
 			if renewed.Value.IsZero() {
 				renewed.Value = held.Value
 			}
-			return renewed, nil
+			if renewed.Origin == "" {
+				renewed.Origin = held.Origin
+			}
+			o.lease, o.renewal = renewed, renewedOK
+			return o
 		}
-		if ctx.Err() != nil {
-			return Lease{}, fmt.Errorf("renewing the lease: %w", err)
+		o.renewal = renewalFailed
+		if ctx.Err() != nil || unanswered(err) {
+			o.err = fmt.Errorf("renewing the lease: %w", err)
+			return o
 		}
 		// The lease may be at the end of what it can be extended to: ask for a new one.
 	}
-	lease, err = m.source.Fetch(ctx, r)
-	if err == nil && lease.Value.IsZero() {
-		err = errors.New("the source answered without a value")
+	o.lease, o.err = m.source.Fetch(ctx, r)
+	if o.err == nil && o.lease.Value.IsZero() {
+		o.err = errors.New("the source answered without a value")
 	}
-	return lease, err
+	return o
+}
+
+// outcome is what one look brought.
+type outcome struct {
+	lease   Lease
+	err     error
+	renewal renewal
+	took    time.Duration
+}
+
+type renewal uint8
+
+const (
+	notRenewed renewal = iota
+	renewedOK
+	renewalFailed
+)
+
+// close lets go of what the source holds open, such as idle connections.
+func (m *mount) close() {
+	m.stop()
+	if c, ok := m.source.(io.Closer); ok {
+		_ = c.Close() // nothing can be done about it, and nothing is lost
+	}
 }

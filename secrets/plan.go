@@ -39,6 +39,7 @@ type Life struct {
 	ResurrectTTL time.Duration // resurrect_ttl: how long past the last good fetch the last good value is used; 0 means 24 h
 	MinTTL       time.Duration // min_ttl: a lease's own time is raised to this; 0 means 1 s
 	MaxTTL       time.Duration // max_ttl: a lease's own time is cut to this; 0 means no cut
+	Overlap      time.Duration // overlap: how long a replaced value is accepted and its lease kept; 0 means 1 minute
 }
 
 // withDefaults answers the life with every zero filled in.
@@ -52,6 +53,7 @@ func (l Life) withDefaults() Life {
 	fill(&l.NegTTL, 5*time.Second)
 	fill(&l.ResurrectTTL, 24*time.Hour)
 	fill(&l.MinTTL, time.Second)
+	fill(&l.Overlap, time.Minute)
 	return l
 }
 
@@ -68,6 +70,8 @@ func (l *Life) field(name string) *time.Duration {
 		return &l.MinTTL
 	case "max_ttl":
 		return &l.MaxTTL
+	case "overlap":
+		return &l.Overlap
 	}
 	return nil
 }

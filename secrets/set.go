@@ -33,6 +33,34 @@ type Credential struct {
 	Modified time.Time // when the source made this version; else when it was first seen
 	NextLook time.Time // when the broker looks again
 	NotAfter time.Time // hard end, zero for none
+
+	Previous  []Old          // replaced values still in their overlap, newest first
+	History   []VersionFacts // newest first, at most 8
+	Pinned    int            // the version that an operator holds, 0 for none
+	Trial     *Trial         // of the version in use, nil when none is on
+	Origin    string         // the source's id of the read that brought the version
+	TTL       time.Duration  // of the lease as it was answered last, 0 for none
+	Renewable bool
+	Remark    string // trouble with the successor of a good version
+}
+
+// Old is a replaced value that clients may still use.
+type Old struct {
+	Version int
+	Value   Value
+	Until   time.Time
+}
+
+// VersionFacts is what can be told of one version. The states are pending (known,
+// not in use), active, overlap (replaced, still accepted), retired, refused and
+// rolled_back.
+type VersionFacts struct {
+	Version int // 0 for one that was refused before it had a number
+	State   string
+	Since   time.Time
+	Until   time.Time // of an overlap, zero for none
+	Origin  string
+	Reason  string
 }
 
 // Set is an immutable picture of every credential in use. A nil *Set is empty.

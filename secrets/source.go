@@ -16,6 +16,9 @@ var (
 	// was taken away on purpose. The last good value is not used any longer, where
 	// it otherwise would be for as long as resurrect_ttl.
 	ErrRemoved = fmt.Errorf("%w any more", ErrNotFound)
+	// ErrUnavailable: the source did not answer, or could not: it is away, sealed,
+	// overloaded. The whole source is left alone for a while, not one secret.
+	ErrUnavailable = errors.New("the source is not available")
 	// ErrDenied: the source answered, and this node may not read it.
 	ErrDenied = errors.New("access to the secret was refused")
 )
@@ -25,6 +28,7 @@ type Request struct {
 	Resource string            // path of the resource in the source, slashes decoded
 	Version  int               // 0 current, 1 the current one, 2 the one before, ...
 	Options  map[string]string // the reference's query: overrides of the source's configuration
+	Force    bool              // ask the true source, whatever the Source remembers: the value in use was refused somewhere
 }
 
 // Lease is one fetched version of one resource: its value and the rules of its
@@ -37,6 +41,9 @@ type Lease struct {
 	TTL       time.Duration // how long the value may be used without asking again; 0: the broker's ttl setting
 	Renewable bool          // Renew may extend it
 	NotAfter  time.Time     // hard end of the value; zero for none
+
+	Origin string // the source's id of the read that brought it, as its own audit log has it; "" for none
+	Remark string // trouble with the successor while this version is good: why a renewal fails, since when
 }
 
 // Source is where secrets come from. Fetch must honour ctx, must be safe for
@@ -55,6 +62,11 @@ type Renewer interface {
 // Revoker is a Source whose leases should be given back when unused.
 type Revoker interface {
 	Revoke(ctx context.Context, l Lease) error
+}
+
+// Timed is a Source whose looks need another timeout than the broker's own.
+type Timed interface {
+	Timeout() time.Duration
 }
 
 // Notifier is a Source that can tell when to look again. Run works until ctx

@@ -22,4 +22,14 @@ type SourceStats struct {
 	Refused  uint64 // of those, the ones whose value could not be used
 	InFlight int
 	LastGood time.Time // zero for never
+
+	Renewals       uint64        // leases that were extended
+	RenewalsFailed uint64        // that could not be; a new lease was asked for
+	Revoked        uint64        // leases given back
+	Latency        time.Duration // of all looks together
+	Away           bool          // it does not answer
+	AwaySince      time.Time
+	NextProbe      time.Time // while it is away
+	Parked         int       // looks that wait for it
+	LastError      string
 }

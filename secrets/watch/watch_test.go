@@ -64,6 +64,8 @@ func TestAddedAndReplacedFoldersAreWatched(t *testing.T) {
 	root := t.TempDir()
 	f := watch.New(root)
 	run(t, f)
+	// Run watches a moment after it was begun.
+	eventually(t, f, func() { touch(t, filepath.Join(root, "ready")) }, "of a file")
 	sub := filepath.Join(root, "sub")
 	if err := os.Mkdir(sub, 0o700); err != nil {
 		t.Fatal(err)

@@ -1,0 +1,146 @@
+package secrets
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+)
+
+// away is how a mount is treated whose source does not answer: one probe at a
+// time, further and further apart, whatever the number of leases that are due.
+// The probes take turns, so that one resource that always fails does not keep the
+// others from being looked at.
+type away struct {
+	failures int       // in a row, of any resource; 0 when the source answers
+	since    time.Time // of the first of them
+	until    time.Time // no look before
+	probing  bool
+	parked   []*entry // due and waiting, in turn
+	last     error
+}
+
+// unanswered says that an error tells of the source and not of one resource.
+func unanswered(err error) bool {
+	var throttled *Throttled
+	return errors.Is(err, ErrUnavailable) || errors.As(err, &throttled) || errors.Is(err, context.DeadlineExceeded)
+}
+
+// held answers whether a look must wait for the source to be back; then the
+// entry is parked.
+func (l *loop) held(e *entry, now time.Time) bool {
+	a := &e.mount.away
+	if a.failures == 0 {
+		return false
+	}
+	if !a.probing && !now.Before(a.until) {
+		a.probing = true
+		return false
+	}
+	if !e.parked {
+		e.parked = true
+		a.parked = append(a.parked, e)
+		l.await(e, false) // nobody needs to wait for it: it has its reason
+		if e.err == nil {
+			e.err = a.last
+		}
+	}
+	return true
+}
+
+// answered takes what a look says about the source as a whole.
+func (l *loop) answered(r result, now time.Time) {
+	m := r.mount
+	a := &m.away
+	defer l.showAway(m)
+	// A look that was cancelled says nothing about the source.
+	if r.err == nil || !unanswered(r.err) {
+		if a.failures > 0 {
+			l.tell(Event{Kind: "source", Subject: m.name, Source: m.name, Result: "recovered", Took: now.Sub(a.since)})
+			l.cfg.Log.Info("source answers again", "source", m.name, "away", now.Sub(a.since))
+		}
+		a.failures, a.probing, a.last = 0, false, nil
+		l.release(m, now)
+		return
+	}
+	if a.failures == 0 {
+		a.since = now
+		l.tell(Event{Kind: "source", Subject: m.name, Source: m.name, Result: "stale", Reason: plain(r.err)})
+	}
+	// Looks that were under way together when it went away are one failure.
+	if a.failures == 0 || a.probing {
+		a.failures++
+		a.until = now.Add(probeWait(a.failures, r.err, rand.Float64()))
+	}
+	a.probing, a.last = false, r.err
+}
+
+// showAway makes the state of a source visible.
+func (l *loop) showAway(m *mount) {
+	a := &m.away
+	l.count(m, func(s *SourceStats) {
+		s.Away, s.AwaySince, s.NextProbe, s.Parked, s.LastError = a.failures > 0, time.Time{}, time.Time{}, len(a.parked), ""
+		if s.Away {
+			s.AwaySince, s.NextProbe, s.LastError = a.since, a.until, plain(a.last)
+		}
+	})
+}
+
+// probeWait is the wait before the next probe. Half of the step is certain: with
+// full jitter two probes could follow each other within a moment.
+func probeWait(failures int, err error, rnd float64) time.Duration {
+	step := backoffMost
+	if failures < 7 {
+		step = min(step, backoffFirst<<(failures-1))
+	}
+	wait := max(backoffFirst, scale(step, 0.5+rnd/2))
+	var throttled *Throttled
+	if errors.As(err, &throttled) {
+		wait = max(wait, throttled.After+scale(throttled.After, rnd/10))
+	}
+	return wait
+}
+
+// release lets the parked looks go, spread where they are many.
+func (l *loop) release(m *mount, now time.Time) {
+	const apart, most = 5 * time.Millisecond, 5 * time.Second
+	spread := min(time.Duration(len(m.away.parked))*apart, most)
+	for _, e := range m.away.parked {
+		e.parked = false
+		if e.dropped || e.mount != m {
+			continue
+		}
+		e.nextLook = now.Add(scale(spread, rand.Float64()))
+		l.reschedule(e, now)
+	}
+	m.away.parked = nil
+}
+
+// probeDue starts the next probe of each source that is away.
+func (l *loop) probeDue(now time.Time) {
+	for _, m := range l.mounts {
+		a := &m.away
+		for a.failures > 0 && !a.probing && !now.Before(a.until) && len(a.parked) > 0 {
+			e := a.parked[0]
+			a.parked = a.parked[1:]
+			e.parked = false
+			if e.dropped || e.mount != m || e.inFlight || e.queued {
+				continue
+			}
+			a.probing = true
+			l.look(e, now)
+			l.reschedule(e, now)
+		}
+	}
+}
+
+// nextProbe is when the next probe is due, zero for none.
+func (l *loop) nextProbe() time.Time {
+	var at time.Time
+	for _, m := range l.mounts {
+		if a := &m.away; a.failures > 0 && !a.probing && len(a.parked) > 0 && (at.IsZero() || a.until.Before(at)) {
+			at = a.until
+		}
+	}
+	return at
+}
