@@ -1,6 +1,7 @@
 package certs
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 )
 
 // PolicySpec says how a server name does TLS.
@@ -19,13 +21,19 @@ type PolicySpec struct {
 	ClientAuth  string   // "off", "optional" or "required"; "" for off
 	Roots       [][]byte // DER of the CAs that client certificates are judged by
 	VerifyDepth int      // most intermediate certificates between a client's and its root; 0 for none
+	CRLs        [][]byte // DER of revocation lists that client certificates are held against
+	CRLRequired bool     // take no client certificate without a current list of each of its issuers
 }
 
 // Policy is a checked PolicySpec with the one server configuration that all its
 // handshakes share. Immutable.
 type Policy struct {
 	Name        string
-	Fingerprint string // of everything that tells two policies apart
+	Fingerprint string // of the rules: everything but the revocation lists, which change under the same rules
+
+	crls        []*crl
+	crlRequired bool
+	content     [32]byte // of rules and lists
 
 	min    uint16
 	auth   tls.ClientAuthType
@@ -67,9 +75,45 @@ func NewPolicy(s PolicySpec) (*Policy, error) {
 		prints = append(prints, hex.EncodeToString(sum[:]))
 	}
 	slices.Sort(prints)
-	sum := sha256.Sum256([]byte(fmt.Sprintf("%d %d %d %s", p.min, p.auth, p.depth, strings.Join(slices.Compact(prints), " "))))
+	p.crlRequired = s.CRLRequired && p.auth != tls.NoClientCert
+	sum := sha256.Sum256([]byte(fmt.Sprintf("%d %d %d %t %s", p.min, p.auth, p.depth, p.crlRequired, strings.Join(slices.Compact(prints), " "))))
 	p.Fingerprint = hex.EncodeToString(sum[:16])
+	if err := p.lists(s); err != nil {
+		return nil, err
+	}
 	return p, nil
+}
+
+// lists reads the revocation lists. One in the name of a CA that the policy trusts
+// must be signed by it; others may be of intermediates, which clients bring along.
+func (p *Policy) lists(s PolicySpec) error {
+	all := sha256.New()
+	all.Write([]byte(p.Fingerprint))
+	for i, der := range s.CRLs {
+		c, err := parseCRL(der)
+		if err != nil {
+			return fmt.Errorf("revocation list %d: %w", i+1, err)
+		}
+		named, signed := false, false
+		for _, der := range s.Roots {
+			if ca, err := x509.ParseCertificate(der); err == nil && bytes.Equal(ca.RawSubject, c.list.RawIssuer) {
+				named, signed = true, signed || c.by(ca)
+			}
+		}
+		if named && !signed {
+			return fmt.Errorf("revocation list %d: it names %s as its issuer and is not signed by it", i+1, c.list.Issuer)
+		}
+		p.crls = append(p.crls, c)
+		all.Write(c.sum[:])
+	}
+	all.Sum(p.content[:0])
+	return nil
+}
+
+// Same says that two policies are the same in rules and lists, so that the older one
+// can stay with all that was made for it.
+func (p *Policy) Same(o *Policy) bool {
+	return p != nil && o != nil && p.Fingerprint == o.Fingerprint && p.content == o.content
 }
 
 // Closed is the policy that stands for one that is wrong: it lets nobody in.
@@ -115,7 +159,7 @@ func (p *Policy) Config(base Base) *tls.Config {
 		if p.auth != tls.NoClientCert {
 			c.ClientCAs = p.pool
 			// Runs at resumption too, unlike VerifyPeerCertificate.
-			c.VerifyConnection = p.verify
+			c.VerifyConnection = p.Verify
 		}
 		if base.Tickets == nil {
 			// Else crypto/tls would use the keys of the listener's own
@@ -130,17 +174,27 @@ func (p *Policy) Config(base Base) *tls.Config {
 	return p.config
 }
 
-func (p *Policy) verify(state tls.ConnectionState) error {
+// Verify says why a connection must not be, or go on, under the policy; nil when it
+// may. It holds for resumed ones, and for those made before the lists changed.
+func (p *Policy) Verify(state tls.ConnectionState) error {
+	if p.auth == tls.NoClientCert {
+		return nil
+	}
 	if len(state.PeerCertificates) == 0 {
 		if p.auth == tls.RequireAndVerifyClientCert {
 			return errNoCertificate
 		}
 		return nil
 	}
+	err := errDepth
+	now := time.Now()
 	for _, chain := range state.VerifiedChains {
-		if len(chain)-2 <= p.depth {
+		if len(chain)-2 > p.depth {
+			continue
+		}
+		if err = p.unrevoked(chain, now); err == nil {
 			return nil
 		}
 	}
-	return errDepth
+	return err
 }

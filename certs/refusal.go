@@ -18,10 +18,10 @@ const (
 	CheckChain       Check = "chain"        // the chain does not build
 	CheckExpired     Check = "expired"
 	CheckNotYetValid Check = "not_yet_valid"
-	CheckNames       Check = "names"    // names that the active one covers are not covered
-	CheckUsage       Check = "usage"    // the leaf is not for servers, or is an authority itself
-	CheckOlder       Check = "older"    // another source offers an older version than the active one
-	CheckStandIn     Check = "stand_in" // a temporary or self-signed one, where the active one is issued by a CA
+	CheckNames       Check = "names"       // names that the active one covers are not covered
+	CheckUsage       Check = "usage"       // the leaf is not for servers, or is an authority itself
+	CheckOlder       Check = "older"       // another source offers an older version than the active one
+	CheckStandIn     Check = "stand_in"    // a temporary or self-signed one, where the active one is issued by a CA
 	CheckStaple      Check = "must_staple" // it must be stapled, and cannot be, or not yet
 	CheckHandshake   Check = "handshake"
 	CheckRevoked     Check = "revoked"     // its issuer or an operator took it back

@@ -201,7 +201,27 @@ func (w *build) tlsPolicies() {
 			}
 			s.Roots = append(s.Roots, der...)
 		}
+		w.revocationLists(&s, p)
 		w.addPolicy(p.ID, s, p)
+	}
+}
+
+// revocationLists adds a policy's lists. Without one of them nobody can be told
+// from a client that was revoked: the policy is closed then.
+func (w *build) revocationLists(s *certs.PolicySpec, p *spec.TLSPolicy) {
+	s.CRLRequired = p.CRLRequired
+	for _, list := range p.CRLs {
+		v, _, why := w.secret(list)
+		if why == "" {
+			lists, err := certs.ParseCRLs(v.Reveal())
+			if err == nil {
+				s.CRLs = append(s.CRLs, lists...)
+				continue
+			}
+			why = err.Error()
+		}
+		w.problem(&spec.Problem{Pos: p.Pos, Entity: "x_keyway_tls_policies", ID: p.ID, Name: p.Name, Field: "crls", Reason: spec.ReasonCredential, Message: why + "; names of this policy take no client until then"})
+		s.Roots, s.CRLs = nil, nil
 	}
 }
 
@@ -213,7 +233,7 @@ func (w *build) addPolicy(id string, s certs.PolicySpec, p *spec.TLSPolicy) {
 		made = certs.Closed(s)
 	}
 	if w.prev != nil {
-		if old := w.prev.policies[id]; old != nil && old.Fingerprint == made.Fingerprint {
+		if old := w.prev.policies[id]; made.Same(old) {
 			made = old
 		}
 	}
