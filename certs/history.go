@@ -3,6 +3,8 @@ package certs
 import (
 	"slices"
 	"time"
+
+	"github.com/keyway-edge/keyway/secrets"
 )
 
 // VersionState is where a version of a certificate is in its life.
@@ -45,7 +47,7 @@ type kept struct {
 	number  int
 	mark    [32]byte
 	source  string
-	since   time.Time
+	left    bool // for this one's own sake: only somebody who names it brings it back
 	bundles []*Bundle
 }
 
@@ -144,12 +146,15 @@ func (s *Slot) activate(c *Candidate, mark [32]byte, v verdict, now time.Time) *
 	if len(s.Active) > 0 {
 		left := s.version(VersionRetired)
 		left.Until = now
-		if r, ok := s.condemned(c); ok {
+		r, b := s.condemned(c)
+		if b != nil {
 			left.State, left.Reason = r.state(), r.Reason
+		} else {
+			next.Trial = secrets.NewTrial(now, c.Trial, c.Tripped)
 		}
 		next.past = s.remember(left)
 		if left.State != VersionRevoked {
-			next.kept = s.keep()
+			next.kept = s.keep(left.State == VersionRolledBack)
 		}
 	}
 	next.past = next.forget(next.past)
@@ -157,8 +162,8 @@ func (s *Slot) activate(c *Candidate, mark [32]byte, v verdict, now time.Time) *
 }
 
 // keep answers the kept versions with the active one before them.
-func (s *Slot) keep() []kept {
-	k := kept{number: s.Version, mark: s.mark, source: s.Source, since: s.Since, bundles: make([]*Bundle, len(s.Active))}
+func (s *Slot) keep(left bool) []kept {
+	k := kept{number: s.Version, mark: s.mark, source: s.Source, left: left, bundles: make([]*Bundle, len(s.Active))}
 	for i, b := range s.Active {
 		k.bundles[i] = b.idle()
 	}

@@ -13,6 +13,8 @@ type Ruling struct {
 	Check  Check  // CheckRevoked or CheckRolledBack
 	Reason string // who or what decided, and why
 	Stop   bool   // rather serve nothing than this version; else it serves where nothing else can
+
+	trial bool // nobody's word but the version's own: held like an operator's rollback
 }
 
 // Rulings answers what was decided about the version with a leaf of this
@@ -73,10 +75,15 @@ func (s *Slot) ruling(c *Candidate, bundles []*Bundle) (Ruling, *Bundle) {
 	return Ruling{}, nil
 }
 
-// condemned answers the ruling on what is active.
-func (s *Slot) condemned(c *Candidate) (Ruling, bool) {
+// condemned answers the ruling on what is active, and the pair that it is on. A
+// version that fails its trial condemns itself.
+func (s *Slot) condemned(c *Candidate) (Ruling, *Bundle) {
 	r, b := s.ruling(c, s.Active)
-	return r, b != nil
+	if b == nil && s.Trial.Tripped() {
+		good, bad := s.Trial.Counts()
+		return Ruling{Check: CheckRolledBack, Reason: fmt.Sprintf("handshakes failed soon after its activation: %d of %d", bad, good+bad), trial: true}, s.Active[0]
+	}
+	return r, b
 }
 
 // lifted says that what was refused by a ruling is under none any more, or that
@@ -93,8 +100,8 @@ func (s *Slot) lifted(c *Candidate) bool {
 // standing is the slot as a candidate is compared with it: what is active, unless
 // it must not serve, when it is what would come back in its place.
 func (s *Slot) standing(c *Candidate, now time.Time) *Slot {
-	r, ok := s.condemned(c)
-	if !ok {
+	r, b := s.condemned(c)
+	if b == nil {
 		return s
 	}
 	as := s.copy()
@@ -107,8 +114,7 @@ func (s *Slot) standing(c *Candidate, now time.Time) *Slot {
 }
 
 // leave goes from a condemned version to the newest good one, if there is one.
-func (s *Slot) leave(c *Candidate, mark [32]byte, r Ruling, now time.Time, outcome Outcome) (*Slot, Outcome) {
-	_, b := s.ruling(c, s.Active)
+func (s *Slot) leave(c *Candidate, mark [32]byte, r Ruling, b *Bundle, now time.Time, outcome Outcome) (*Slot, Outcome) {
 	k, err := s.fallback(c, 0, now)
 	if err != nil && !r.Stop {
 		text := r.refusal(b).Error() + "; it serves on: " + err.Error()
@@ -122,15 +128,26 @@ func (s *Slot) leave(c *Candidate, mark [32]byte, r Ruling, now time.Time, outco
 	next := &Slot{Name: s.Name, Source: s.Source, Version: s.Version, last: s.last, names: s.names, past: s.past, kept: s.kept, holds: s.holds, Refused: s.Refused}
 	if err == nil {
 		next = s.back(k, r, now)
+		if r.trial {
+			next.holds = s.hold(k, r)
+		}
 	} else {
 		next.past = s.remember(s.left(r, now))
 	}
 	if mark == s.mark {
-		// What was left is still what the source offers.
-		next.Refused = r.refusal(b)
-		next.Refused.At, next.Refused.mark, next.Refused.bundles = now, mark, s.Active
+		next.refuseLeft(s, r, b, now)
 	}
 	return next, r.outcome()
+}
+
+// refuseLeft says of what was left, and is still what the source offers, that it is
+// not taken: until a ruling on it is lifted, where there is one.
+func (s *Slot) refuseLeft(left *Slot, r Ruling, b *Bundle, now time.Time) {
+	s.Refused = r.refusal(b)
+	s.Refused.At, s.Refused.mark = now, left.mark
+	if len(s.holds) > 0 || r.Check == CheckRevoked {
+		s.Refused.bundles = left.Active
+	}
 }
 
 // note replaces the warning about a ruling; "" removes it.
@@ -156,7 +173,7 @@ func (s *Slot) back(k *kept, r Ruling, now time.Time) *Slot {
 		mark: k.mark, names: s.names, last: s.last, past: s.remember(s.left(r, now)), kept: s.kept, holds: s.holds, Refused: s.Refused,
 	}
 	if r.Check != CheckRevoked {
-		next.kept = s.keep()
+		next.kept = s.keep(true)
 	}
 	next.kept = slices.DeleteFunc(slices.Clone(next.kept), func(o kept) bool { return o.number == k.number })
 	next.past = next.forget(next.past)
@@ -175,7 +192,7 @@ func (s *Slot) fallback(c *Candidate, to int, now time.Time) (*kept, error) {
 	err := errNoVersion
 	for i := range s.kept {
 		k := &s.kept[i]
-		if to > 0 && k.number != to {
+		if to > 0 && k.number != to || to == 0 && k.left {
 			continue
 		}
 		why := s.unfit(c, k, now)
@@ -234,11 +251,7 @@ func Rollback(s *Slot, to int, why string, now time.Time) (*Slot, error) {
 	next := s.back(k, r, now)
 	next.holds = s.hold(k, r)
 	if s.Refused == nil {
-		next.Refused = r.refusal(s.Active[0])
-		next.Refused.At, next.Refused.mark = now, s.mark
-		if len(next.holds) > 0 {
-			next.Refused.bundles = s.Active
-		}
+		next.refuseLeft(s, r, s.Active[0], now)
 	}
 	return next, nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/keyway-edge/keyway/certs"
 	"github.com/keyway-edge/keyway/certs/certtest"
+	"github.com/keyway-edge/keyway/secrets"
 )
 
 // story is a slot and what is decided about its versions.
@@ -395,4 +396,45 @@ func TestHandshakesShowTheStaple(t *testing.T) {
 	if got := show(); got != "" {
 		t.Errorf("%q is shown", got)
 	}
+}
+
+func TestAVersionThatFailsItsTrialIsLeft(t *testing.T) {
+	s := newStory(t)
+	told := 0
+	offer := func(want certs.Outcome, version int, p certs.Pair) {
+		t.Helper()
+		c := s.candidate(p)
+		c.Trial, c.Tripped = secrets.TrialRule{Failures: 5}, func() { told++ }
+		s.slot, s.outcome = certs.Advance(s.slot, c, s.now)
+		s.is(want, version)
+	}
+	one, two, three := s.pair(10), s.pair(20), s.pair(30)
+	offer(certs.Activated, 1, one)
+	if s.slot.Trial != nil {
+		t.Error("a trial with nothing to go back to")
+	}
+	offer(certs.Activated, 2, two)
+	for range 4 {
+		s.slot.Trial.Bad()
+	}
+	offer(certs.Unchanged, 2, two)
+	s.slot.Trial.Bad()
+	if told != 1 {
+		t.Errorf("told %d times", told)
+	}
+	offer(certs.RolledBack, 1, two)
+	if r := s.slot.Refused; r == nil || r.Check != certs.CheckRolledBack || !strings.Contains(r.Message, "5 of 5") || len(s.slot.Holds()) != 1 || s.slot.Trial != nil {
+		t.Errorf("%v, %+v", r, s.slot.Holds())
+	}
+	s.tells("1 active, 2 rolled_back+")
+	offer(certs.Unchanged, 1, two)
+	offer(certs.Activated, 3, three)
+	s.tells("3 active, 1 retired+, 2 rolled_back+")
+	// It is never gone back to what was revoked, nor to what failed.
+	s.revoke(one, false)
+	for range 5 {
+		s.slot.Trial.Bad()
+	}
+	offer(certs.Warned, 3, three)
+	offer(certs.Unchanged, 3, three)
 }

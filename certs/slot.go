@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"slices"
 	"time"
+
+	"github.com/keyway-edge/keyway/secrets"
 )
 
 // Candidate is what the sources offer for a slot now.
@@ -19,6 +21,11 @@ type Candidate struct {
 	Rulings Rulings
 	// Stapled, nil for "don't ask", answers whether the staple of a leaf is at hand.
 	Stapled func(fingerprint string) bool
+	// Trial is what a version that takes another's place has to pass, zero for
+	// nothing. Tripped is called when it does not, and must not block: the next
+	// Advance goes back.
+	Trial   secrets.TrialRule
+	Tripped func()
 }
 
 // mark tells two candidates apart.
@@ -65,6 +72,10 @@ type Slot struct {
 	Since    time.Time // of the activation
 	Refused  *Refusal  // of the newest candidate, nil when that one is active
 	Warnings []string  // about the active version, as it was judged last
+
+	// Trial counts the handshakes with the active version in its first minute; nil
+	// when there was none to go back to.
+	Trial *secrets.Trial
 
 	mark  [32]byte // of the candidate that is active, zero for none
 	names []string // bound to the slot when it was judged last
@@ -120,15 +131,16 @@ func (s *Slot) Certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, *Bundl
 // outcome Unchanged.
 //
 // An active version that a ruling condemns is left: for the candidate when that is
-// another and passes, else for the newest earlier one that is still good.
+// another and passes, else for the newest earlier one that is still good. A version
+// that fails its trial is left in the same way.
 func Advance(prev *Slot, c Candidate, now time.Time) (*Slot, Outcome) {
 	if prev == nil {
 		prev = &Slot{Name: c.Name, Source: c.Source}
 	}
 	mark := c.mark()
 	next, outcome := offer(prev, &c, mark, now)
-	if r, ok := next.condemned(&c); ok {
-		next, outcome = next.leave(&c, mark, r, now, outcome)
+	if r, b := next.condemned(&c); b != nil {
+		next, outcome = next.leave(&c, mark, r, b, now, outcome)
 	} else if next.noted != "" {
 		next = next.copy()
 		next.note("")
