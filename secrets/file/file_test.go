@@ -33,8 +33,17 @@ func write(t *testing.T, name, content string) {
 func TestContract(t *testing.T) {
 	secrettest.Contract(t, func(t *testing.T) secrettest.Subject {
 		root := t.TempDir()
+		var deny func(t *testing.T, name string)
+		if os.Geteuid() != 0 { // root may read everything
+			deny = func(t *testing.T, name string) {
+				if err := os.Chmod(filepath.Join(root, name), 0); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
 		return secrettest.Subject{
 			Source: file.New(file.Config{Root: root}),
+			Deny:   deny,
 			Put:    func(t *testing.T, name, value string) { write(t, filepath.Join(root, name), value) },
 			Remove: func(t *testing.T, name string) {
 				if err := os.Remove(filepath.Join(root, name)); err != nil {

@@ -69,11 +69,12 @@ func readOnce(rootPath, name string, keep bool) (secrets.Lease, bool, error) {
 
 // readFolder answers all files of a folder as one JSON object.
 func readFolder(root *os.Root, name string, keep bool) (secrets.Lease, error) {
-	target, err := root.Readlink(path.Join(name, link))
+	mount, at := root, path.Join(name, link)
+	target, err := mount.Readlink(at)
 	if err == nil {
 		// The generation is opened once and read through that handle: a swap of the
 		// link meanwhile leads others elsewhere, not this read.
-		generation, err := root.OpenRoot(path.Join(name, link))
+		generation, err := mount.OpenRoot(at)
 		if err != nil {
 			return secrets.Lease{}, moved(err, target)
 		}
@@ -104,6 +105,11 @@ func readFolder(root *os.Root, name string, keep bool) (secrets.Lease, error) {
 	}
 	after, err := listing(root, name)
 	if err != nil || !same(before, after) {
+		return secrets.Lease{}, errMoved
+	}
+	// A generation that was replaced meanwhile may have been half removed already
+	// when it was listed.
+	if now, _ := mount.Readlink(at); now != target {
 		return secrets.Lease{}, errMoved
 	}
 	b, err := json.Marshal(object)

@@ -42,7 +42,8 @@ func TestContract(t *testing.T) {
 					t.Fatal(err)
 				}
 			},
-			Previous: true,
+			Previous:   true,
+			Purposeful: true,
 		}
 	})
 }

@@ -2,91 +2,64 @@ package secrettest
 
 import (
 	"context"
-	"errors"
-	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/keyway-edge/keyway/secrets"
 )
 
-// Subject is a real source under the contract suite.
+// Subject is a real source under the contract suite. A field that is nil or false
+// says that the source has nothing of the kind; its part of the suite is left out.
 type Subject struct {
 	Source secrets.Source
 	// Put makes value the current version of the resource name, as its owner would.
 	Put func(t *testing.T, name, value string)
 	// Remove makes the resource name absent.
 	Remove func(t *testing.T, name string)
+	// Deny makes the resource name be there and this node not allowed to read it.
+	Deny func(t *testing.T, name string)
+	// Break takes the source away (stopped, sealed, cut off) until mend is called.
+	Break func(t *testing.T) (mend func())
+	// Hang makes the source take what is asked and answer nothing until mend is called.
+	Hang func(t *testing.T) (mend func())
 	// Previous says that version 2 of a resource put twice is the value before.
 	Previous bool
+	// Purposeful says that the source knows of a removal that it was meant: ErrRemoved.
+	Purposeful bool
 	// Fixed says that values cannot change from outside, so that no hints are expected.
 	Fixed bool
+	// Issues says that each fetch makes a value of its own, as of a database user or
+	// a certificate: Put makes the resource one that can be asked for, whatever the value.
+	Issues bool
 }
 
 // Contract checks what the broker relies on. open is called for each part.
 func Contract(t *testing.T, open func(t *testing.T) Subject) {
-	t.Run("answers what was put", func(t *testing.T) {
-		s := open(t)
-		s.Put(t, "one", "first")
-		s.Put(t, "two", `{"a":"b"}`)
-		fetchIs(t, s, secrets.Request{Resource: "one"}, "first")
-		fetchIs(t, s, secrets.Request{Resource: "one", Version: 1}, "first")
-		fetchIs(t, s, secrets.Request{Resource: "two"}, `{"a":"b"}`)
-		s.Put(t, "one", "second, and longer")
-		fetchIs(t, s, secrets.Request{Resource: "one"}, "second, and longer")
-		if s.Previous {
-			fetchIs(t, s, secrets.Request{Resource: "one", Version: 2}, "first")
-		}
-	})
-	t.Run("says what is not there", func(t *testing.T) {
-		s := open(t)
-		s.Put(t, "one", "canary")
-		s.Remove(t, "one")
-		for _, r := range []secrets.Request{{Resource: "one"}, {Resource: "never"}, {Resource: "one", Version: 99}, {Resource: "../one"}} {
-			if _, err := s.Source.Fetch(t.Context(), r); !errors.Is(err, secrets.ErrNotFound) && r.Resource != "../one" || err == nil {
-				t.Errorf("fetching %+v: %v; expected an error that is secrets.ErrNotFound", r, err)
-			}
-		}
-	})
-	t.Run("errors tell no value", func(t *testing.T) {
-		s := open(t)
-		s.Put(t, "one", "canary")
-		for _, r := range []secrets.Request{{Resource: "one", Version: 7}, {Resource: "one", Options: map[string]string{"no-such-option": "1"}}} {
-			_, err := s.Source.Fetch(t.Context(), r)
-			if err == nil || strings.Contains(err.Error(), "canary") {
-				t.Errorf("fetching %+v: %v; expected an error without the value", r, err)
-			}
-		}
-	})
-	t.Run("is safe for concurrent use", func(t *testing.T) {
-		s := open(t)
-		s.Put(t, "one", "same")
-		var wg sync.WaitGroup
-		for range 8 {
-			wg.Go(func() {
-				for range 20 {
-					if l, err := s.Source.Fetch(t.Context(), secrets.Request{Resource: "one"}); err != nil || string(l.Value.Reveal()) != "same" {
-						t.Errorf("concurrent fetch: %v", err)
-						return
-					}
-				}
-			})
-		}
-		wg.Wait()
-	})
-	t.Run("hints at changes", func(t *testing.T) {
-		s := open(t)
-		if s.Fixed {
-			return
-		}
-		hints(t, s)
-	})
+	for _, part := range []struct {
+		name string
+		run  func(t *testing.T, s Subject)
+	}{
+		{"answers what was put", answersWhatWasPut},
+		{"says what is not there", saysWhatIsNotThere},
+		{"says what may not be read", saysWhatMayNotBeRead},
+		{"errors tell no value", errorsTellNoValue},
+		{"values never print", valuesNeverPrint},
+		{"is safe for concurrent use", isSafeForConcurrentUse},
+		{"keeps to its context", keepsToItsContext},
+		{"an outage is no absence", outageIsNoAbsence},
+		{"a source that hangs is left in time", hangingIsLeftInTime},
+		{"leases are renewed and given back", leasesAreRenewedAndGivenBack},
+		{"hints at changes", hints},
+	} {
+		t.Run(part.name, func(t *testing.T) { part.run(t, open(t)) })
+	}
 }
 
 // hints changes a resource and waits for the source to say so.
 func hints(t *testing.T, s Subject) {
-	t.Helper()
+	if s.Fixed || s.Issues {
+		return
+	}
 	n, ok := s.Source.(secrets.Notifier)
 	if !ok {
 		t.Fatal("the source gives no hints")
@@ -142,7 +115,17 @@ func fetchIs(t *testing.T, s Subject, r secrets.Request, want string) {
 		t.Errorf("fetching %+v: %v", r, err)
 		return
 	}
-	if string(l.Value.Reveal()) != want {
+	if l.Value.IsZero() {
+		t.Errorf("fetching %+v: no value and no error", r)
+	}
+	if !s.Issues && string(l.Value.Reveal()) != want {
 		t.Errorf("fetching %+v answered another value than the one put", r)
+	}
+	soon := time.Now().Add(time.Minute)
+	if l.TTL < 0 || l.Modified.After(soon) || !l.NotAfter.IsZero() && l.NotAfter.Before(time.Now()) {
+		t.Errorf("fetching %+v: ttl %v, modified %v, hard end %v; expected a life that lasts", r, l.TTL, l.Modified, l.NotAfter)
+	}
+	if l.Renewable && (l.ID == "" || l.TTL == 0) {
+		t.Errorf("fetching %+v: renewable without a handle or a time", r)
 	}
 }
