@@ -133,6 +133,7 @@ type Base struct {
 	NextProtos     []string
 	Curves         []tls.CurveID // nil for the library's safe default
 	Tickets        *Tickets      // nil for no resumption
+	ECH            *ECH          // nil for no Encrypted Client Hello
 }
 
 var (
@@ -160,6 +161,11 @@ func (p *Policy) Config(base Base) *tls.Config {
 			c.ClientCAs = p.pool
 			// Runs at resumption too, unlike VerifyPeerCertificate.
 			c.VerifyConnection = p.Verify
+		}
+		if base.ECH != nil {
+			// The keys that open a hello are those of the configuration that the
+			// listener has; these are what a client with an old one is sent.
+			c.GetEncryptedClientHelloKeys = base.ECH.Keys
 		}
 		if base.Tickets == nil {
 			// Else crypto/tls would use the keys of the listener's own

@@ -3,65 +3,44 @@ package certs
 import (
 	"context"
 	"crypto/hmac"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
-	"sync"
 	"sync/atomic"
-	"time"
 )
 
-const ticketLife = 24 * time.Hour // a key encrypts for a day and decrypts for one more
-
-// Tickets keeps the secrets that session tickets are sealed with, turned daily.
-// Each policy's keys are derived from them, so that policies that come and go need
-// no list here, and two with the same rules share their sessions.
+// Tickets keeps the secrets that session tickets are sealed with, turned daily and
+// known for 48 hours. Each policy's keys are derived from them, so that policies
+// that come and go need no list here, and two with the same rules share their
+// sessions.
 type Tickets struct {
-	mu      sync.Mutex // held by who turns
-	current atomic.Pointer[masters]
+	ring *ring
 }
 
-// masters is one generation. Immutable.
-type masters struct {
-	keys [][32]byte // newest first, two at most
-}
+// NewTickets makes Tickets of this process alone; Run turns them.
+func NewTickets() *Tickets { return NewSharedTickets(nil) }
 
-// NewTickets makes Tickets with a first secret; Run turns it.
-func NewTickets() *Tickets {
-	t := &Tickets{}
-	t.turn(0)
-	return t
-}
+// NewSharedTickets makes Tickets that replicas share through state: a session made
+// at one is resumed at another. Until Sync or Run has seen the state, and while it
+// is away for longer than a day, they are of this process alone. A nil state is none.
+func NewSharedTickets(state SharedState) *Tickets { return &Tickets{newRing(state, "tls/tickets")} }
 
-// Run turns the secret once a day until ctx ends.
+// Run turns the secrets, and shares them, until ctx ends.
 func (t *Tickets) Run(ctx context.Context) error {
-	tick := time.NewTicker(ticketLife)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-			t.turn(1)
-		}
-	}
+	t.ring.run(ctx)
+	return nil
 }
+
+// Sync reads the replicas' secrets once, which Run does too: before listeners open,
+// so that the first sessions are everybody's.
+func (t *Tickets) Sync(ctx context.Context) error { return t.ring.sync(ctx) }
 
 // RotateNow replaces the secrets and forgets the old ones: no session made before
-// can be resumed. It is for a compromise.
-func (t *Tickets) RotateNow() { t.turn(0) }
+// can be resumed, here from now on and at other replicas within half a minute. It is
+// for a compromise.
+func (t *Tickets) RotateNow() { t.ring.rotateNow() }
 
-// turn makes a new secret and keeps the newest of the old ones.
-func (t *Tickets) turn(keep int) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	keys := make([][32]byte, 1, 2)
-	_, _ = rand.Read(keys[0][:]) // never fails: crypto/rand ends the program instead
-	if old := t.current.Load(); old != nil {
-		keys = append(keys, old.keys[:min(keep, len(old.keys))]...)
-	}
-	t.current.Store(&masters{keys})
-}
+// Status tells how the secrets do.
+func (t *Tickets) Status() RingStatus { return t.ring.status() }
 
 // sealer seals the sessions of one domain: of all policies with the same rules.
 type sealer struct {
@@ -73,21 +52,21 @@ type sealer struct {
 // derived is one generation's keys of a domain, in the form that seals tickets.
 // Its configuration makes no handshakes.
 type derived struct {
-	from   *masters
+	from   *ringView
 	config *tls.Config
 }
 
 // config answers the keys of this moment. After a turn the first few handshakes
 // may derive them side by side, and find the same.
 func (s *sealer) config() *tls.Config {
-	from := s.tickets.current.Load()
+	from := s.tickets.ring.current.Load()
 	if d := s.derived.Load(); d != nil && d.from == from {
 		return d.config
 	}
 	keys := make([][32]byte, len(from.keys))
 	for i := range from.keys {
 		// One block of HKDF-Expand (RFC 5869) with the domain as its info.
-		m := hmac.New(sha256.New, from.keys[i][:])
+		m := hmac.New(sha256.New, from.keys[i].Secret)
 		m.Write([]byte("session tickets " + s.domain + "\x01"))
 		m.Sum(keys[i][:0])
 	}

@@ -46,6 +46,9 @@ func NewTerminator(p *Publisher, config *Config, base certs.Base, dev DevIssuer)
 		// Handshakes before the first snapshot end here, with unrecognized_name.
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, nil },
 	}
+	if base.ECH != nil {
+		t.root.GetEncryptedClientHelloKeys = base.ECH.Keys
+	}
 	return t
 }
 
