@@ -128,7 +128,7 @@ var ErrCut = errors.New("connections were cut: requests were still in flight at 
 
 func (s *Server) drain(ctx context.Context, force <-chan struct{}) error {
 	s.HTTP1.Drain(ctx)
-	s.HTTP2.Drain(ctx)
+	s.wg.Go(func() { s.HTTP2.Drain(ctx) }) // takes a moment, in which connections may be cut
 	idle := make(chan struct{})
 	go func() {
 		s.wg.Wait()

@@ -35,7 +35,8 @@ func (e *engine) ServeConn(_ context.Context, c net.Conn, info *exchange.Conn) {
 		if lines.Text() == "panic" {
 			panic("the engine goes off")
 		}
-		if _, err := io.WriteString(c, "ok\n"); err != nil || e.draining() {
+		last := e.draining() // before the answer: who reads it may begin the drain
+		if _, err := io.WriteString(c, "ok\n"); err != nil || last {
 			return
 		}
 	}

@@ -8,8 +8,10 @@ import (
 	"errors"
 	"log"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -52,6 +54,9 @@ type Engine struct {
 	server   *http2.Server
 	draining atomic.Bool
 	buffers  sync.Pool
+
+	mu   sync.Mutex // guards open
+	open map[*guard]bool
 }
 
 // New makes an Engine that answers with handler. Nothing is started.
@@ -63,7 +68,7 @@ func New(handler exchange.Handler, set Settings, logger *slog.Logger) (*Engine, 
 	set.Fields = or(set.Fields, 100)
 	set.Glitches = or(set.Glitches, 200)
 	set.BodyIdle = or(set.BodyIdle, 30*time.Second)
-	e := &Engine{handler: handler, set: set}
+	e := &Engine{handler: handler, set: set, open: map[*guard]bool{}}
 	e.buffers.New = func() any { b := make([]byte, 16<<10); return &b }
 	e.server = &http2.Server{
 		MaxConcurrentStreams:         set.MaxStreams,
@@ -100,6 +105,14 @@ func (e *Engine) ServeConn(ctx context.Context, c net.Conn, info *exchange.Conn)
 	if tc, ok := c.(*tls.Conn); ok {
 		guarded = secureGuard{g, tc}
 	}
+	e.mu.Lock()
+	e.open[g] = true
+	e.mu.Unlock()
+	defer func() {
+		e.mu.Lock()
+		delete(e.open, g)
+		e.mu.Unlock()
+	}()
 	e.server.ServeConn(guarded, &http2.ServeConnOpts{
 		Context:    ctx,
 		BaseConfig: e.base,
@@ -109,9 +122,29 @@ func (e *Engine) ServeConn(ctx context.Context, c net.Conn, info *exchange.Conn)
 	})
 }
 
-// Drain sends GOAWAY on every connection; each closes after its last stream.
-// ctx need not be alive.
+// farewell is how long peers have to read that connections end before streams that
+// they open are refused.
+const farewell = time.Second
+
+// leave announces the end on every connection, and answers how many are open.
+func (e *Engine) leave() int {
+	e.mu.Lock()
+	open := slices.Collect(maps.Keys(e.open))
+	e.mu.Unlock()
+	for _, g := range open {
+		g.leave()
+	}
+	return len(open)
+}
+
+// Drain sends GOAWAY on every connection, twice: first one that still lets peers open
+// streams, so that no request is refused that was sent in good faith, and a
+// second later, unless all are closed by then, one that does not. Each connection
+// closes after its last stream. ctx need not be alive.
 func (e *Engine) Drain(ctx context.Context) {
+	for until := time.Now().Add(farewell); e.leave() > 0 && time.Now().Before(until); {
+		time.Sleep(10 * time.Millisecond)
+	}
 	// A connection that was still shaking hands is told with its first response.
 	e.draining.Store(true)
 	// Shutdown runs the hooks that ConfigureServer registered and finds no

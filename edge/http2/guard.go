@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -26,6 +27,9 @@ type guard struct {
 	out frames // guarded by writing
 
 	writing sync.Mutex // one Write at a time
+	begun   bool       // this side's first frame is out; guarded by writing
+	told    bool       // the farewell is out; guarded by writing
+	leaving atomic.Bool
 
 	mu     sync.Mutex // guards level, since, last, closed
 	level  int
@@ -72,16 +76,50 @@ func (g *guard) Read(p []byte) (int, error) {
 
 // Write writes and counts.
 func (g *guard) Write(p []byte) (int, error) {
+	n, err := g.write(p)
+	g.farewell()
+	return n, err
+}
+
+func (g *guard) write(p []byte) (int, error) {
 	g.writing.Lock()
 	defer g.writing.Unlock()
 	n, err := g.Conn.Write(p)
 	for rest := p[:n]; len(rest) > 0; {
 		var f frame
 		if f, rest = g.out.next(rest); f.complete {
+			g.begun = true
 			g.sent(f)
 		}
 	}
 	return n, err
+}
+
+// leave announces the end of the connection without an end to its streams: a GOAWAY
+// with the highest stream id there is (RFC 9113, section 6.8). What the peer sends
+// before it has read this is still answered; the library's own GOAWAY, which names
+// the last stream, follows when the peer has had time to.
+func (g *guard) leave() {
+	g.leaving.Store(true)
+	g.farewell()
+}
+
+// farewell sends the announcement as soon as that is possible between two frames.
+// Whoever holds the lock meanwhile calls this again.
+func (g *guard) farewell() {
+	if !g.leaving.Load() || !g.writing.TryLock() {
+		return
+	}
+	defer g.writing.Unlock()
+	if g.told || !g.begun || !g.out.between() {
+		return
+	}
+	g.told = true
+	const highest = 1<<31 - 1
+	b := []byte{0, 0, 8, byte(http2.FrameGoAway), 0, 0, 0, 0, 0}
+	b = binary.BigEndian.AppendUint32(b, highest)
+	b = binary.BigEndian.AppendUint32(b, uint32(http2.ErrCodeNo))
+	_, _ = g.Conn.Write(b) // a peer that is gone needs no farewell
 }
 
 // received counts a frame of the peer's; true is one too many.

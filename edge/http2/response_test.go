@@ -210,22 +210,37 @@ func TestClientGone(t *testing.T) {
 	poll(t, "done", func() bool { return len(h.ended()) == 1 })
 }
 
-// TestDrain: GOAWAY at once, the request in flight is answered, then the connection closes.
+// TestDrain: GOAWAY at once, and what the peer sent before it could know is answered
+// like the request in flight; then the connection closes.
 func TestDrain(t *testing.T) {
 	began, release := make(chan struct{}), make(chan struct{})
 	k, _, e := dial(t, Settings{}, func(x *exchange.Exchange) {
-		close(began)
-		<-release
+		if x.Request.Path == "/slow" {
+			close(began)
+			<-release
+		}
 		text(x, 200, "late")
 	})
-	k.open(1, true, head("GET", "/")...)
+	k.open(1, true, head("GET", "/slow")...)
 	<-began
-	e.Drain(t.Context())
+	drained := make(chan struct{})
+	go func() {
+		e.Drain(t.Context())
+		close(drained)
+	}()
 	for k.goAway == nil {
 		if !k.frame() {
 			t.Fatal("the connection ended without GOAWAY")
 		}
 	}
+	if last := k.goAway.LastStreamID; last != 1<<31-1 {
+		t.Errorf("the first GOAWAY names stream %d as the last", last)
+	}
+	k.open(3, true, head("GET", "/")...)
+	if got := k.verdict(3); got != "200" {
+		t.Errorf("a request that met the first GOAWAY on its way got %s", got)
+	}
+	<-drained
 	close(release)
 	if got := k.verdict(1); got != "200" || k.got[1].body != "late" {
 		t.Errorf("the request in flight got %s %q", got, k.got[1].body)
