@@ -37,7 +37,7 @@ func plugins() []policy.Kind {
 
 // schemas are the config schemas of the plugins, for decoding documents.
 func schemas() spec.Schemas {
-	all := spec.Schemas{}
+	all := sourceSchemas()
 	for _, k := range plugins() {
 		all[k.Schema.Name] = k.Schema
 	}

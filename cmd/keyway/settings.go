@@ -83,6 +83,9 @@ type settings struct {
 	UpstreamVerify   bool
 
 	EchoListen string // address of the built-in echo upstream
+
+	CanaryWindow   time.Duration
+	CanaryFailures int
 }
 
 // hostPort checks one address.

@@ -50,6 +50,8 @@ func sourceSettings() []setting {
 		{key: "node_id", def: "", form: "a UUID", meaning: "this node's id; made once and kept in the data folder when empty", apply: text(func(s *settings) *string { return &s.NodeID })},
 		{key: "tls_cert", def: "", form: "a file, PEM, or a {vault://...} reference", meaning: "certificate chain of the default slot: of unknown names, and of admin and status over TLS", apply: text(func(s *settings) *string { return &s.TLSCert })},
 		{key: "tls_key", def: "", form: "a file, PEM, or a {vault://...} reference", meaning: "private key of the default slot", apply: text(func(s *settings) *string { return &s.TLSKey })},
+		{key: "canary_window", def: "1m", form: "a duration such as 1m", meaning: "how long the uses of a new version of a credential are watched for failures", apply: duration(func(s *settings) *dur { return &s.CanaryWindow })},
+		{key: "canary_failures", def: "5", form: "a whole number", meaning: "failed uses of a new version, if they are half of all, after which the version before is used again; 0 for never", apply: integer(func(s *settings) *int { return &s.CanaryFailures }, 0)},
 		{key: "tls_curves", def: "", form: "a comma list of X25519MLKEM768, X25519, P256, P384, P521", meaning: "key exchange groups; empty leaves the safe default of the TLS library", advanced: true, apply: func(s *settings, v string) error {
 			s.TLSCurves = commaList(v)
 			_, err := curves(s.TLSCurves)

@@ -7,12 +7,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 
 	"github.com/keyway-edge/keyway/routing/spec"
 	"github.com/keyway-edge/keyway/secrets"
-	"github.com/keyway-edge/keyway/secrets/env"
-	"github.com/keyway-edge/keyway/secrets/file"
-	"github.com/keyway-edge/keyway/secrets/sealed"
 )
 
 // settingsVault is the vault under which the files of tls_cert and tls_key are
@@ -21,7 +19,9 @@ const settingsVault = "node.settings"
 
 // vaults turns documents and settings into what the broker has to fetch.
 type vaults struct {
-	always []secrets.Ref // of the settings
+	always  []secrets.Ref   // of the settings
+	fixed   []secrets.Vault // without a document
+	planned atomic.Pointer[[]secrets.Vault]
 }
 
 // credentials makes the broker with the sources of this build.
@@ -30,11 +30,14 @@ func (n *node) credentials() error {
 	if err != nil {
 		return fmt.Errorf("reading the versions of credentials from the ledger: %w", err)
 	}
-	sealedConfig := map[string]any{"path": sealedPath(n.settings)}
 	n.vaults = &vaults{}
+	deps := n.vaults.deps(n)
+	sealedConfig := map[string]any{"path": sealedPath(n.settings)}
 	config := secrets.Config{
 		Log:      n.log,
-		Openers:  map[string]secrets.Opener{"env": env.Open, "file": file.Open, "sealed": sealed.Open},
+		Openers:  openers(deps),
+		Events:   n.event,
+		Trial:    secrets.TrialRule{Window: n.settings.CanaryWindow, Failures: n.settings.CanaryFailures},
 		Versions: versions,
 		Vaults:   []secrets.Vault{{Name: "env", Kind: "env"}, {Name: "sealed", Kind: "sealed", Config: sealedConfig}},
 	}
@@ -45,6 +48,7 @@ func (n *node) credentials() error {
 	if dir != "" {
 		config.Vaults = append(config.Vaults, secrets.Vault{Name: settingsVault, Kind: "file", Config: map[string]any{"root": dir}})
 	}
+	n.vaults.fixed = config.Vaults
 	n.broker = secrets.NewBroker(config)
 	return nil
 }
@@ -65,8 +69,9 @@ func (v *vaults) plan(doc *spec.Document) secrets.Plan {
 		p.Vaults = append(p.Vaults, secrets.Vault{Name: x.Prefix, Kind: x.Name, Config: x.Config})
 	}
 	for _, x := range doc.Issuers {
-		p.Vaults = append(p.Vaults, secrets.Vault{Name: x.IssuerVault(), Kind: x.Type, Config: x.Config})
+		p.Vaults = append(p.Vaults, secrets.Vault{Name: x.IssuerVault(), Kind: x.Type, Config: issuerConfig(doc, x)})
 	}
+	v.planned.Store(&p.Vaults)
 	for ref := range doc.Refs() {
 		p.Refs = append(p.Refs, ref)
 	}
