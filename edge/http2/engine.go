@@ -142,8 +142,10 @@ func (e *Engine) leave() int {
 // second later, unless all are closed by then, one that does not. Each connection
 // closes after its last stream. ctx need not be alive.
 func (e *Engine) Drain(ctx context.Context) {
+	look := time.NewTicker(10 * time.Millisecond)
+	defer look.Stop()
 	for until := time.Now().Add(farewell); e.leave() > 0 && time.Now().Before(until); {
-		time.Sleep(10 * time.Millisecond)
+		<-look.C
 	}
 	// A connection that was still shaking hands is told with its first response.
 	e.draining.Store(true)
