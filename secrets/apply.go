@@ -81,8 +81,9 @@ func earliest(a, b time.Time) time.Time {
 // flight with the old source is ignored when it ends.
 func (l *loop) remount(e *entry, m *mount, byText map[string]Ref, now time.Time) {
 	if e.mount != nil && e.lease.ID != "" {
-		l.giveBack(e.mount, e.lease, now)
-		e.lease.ID, e.lease.Renewable = "", false // it cannot be renewed where it was not made
+		// It cannot be renewed where it was not made, and is in use until a successor is there.
+		e.orphans = append(e.orphans, revoke{mount: e.mount, lease: e.lease})
+		e.lease.ID, e.lease.Renewable = "", false
 	}
 	e.mount, e.inFlight, e.queued, e.again, e.parked = m, false, false, false, false
 	e.failures, e.err, e.refusal, e.after = 0, nil, "", 0
@@ -96,6 +97,9 @@ func (l *loop) remount(e *entry, m *mount, byText map[string]Ref, now time.Time)
 		e.request = Request{Resource: r.Resource, Version: r.Version, Options: options}
 	}
 	l.await(e, e.broken == nil)
+	if e.broken != nil {
+		e.dismiss(e.broken)
+	}
 	if !e.looked {
 		e.nextLook = now
 	}
@@ -130,6 +134,7 @@ func (l *loop) unmount(m *mount) {
 	m.close()
 	delete(l.mounts, m.name)
 	l.mu.Lock()
+	m.gone = true
 	delete(l.sources, m.name)
 	l.mu.Unlock()
 	delete(l.nextMention, m.name)
@@ -138,13 +143,15 @@ func (l *loop) unmount(m *mount) {
 // drop forgets an entry.
 func (l *loop) drop(e *entry, now time.Time) {
 	e.dropped = true
+	e.dismiss(ErrUnknownRef)
 	l.await(e, false)
 	if e.index >= 0 {
 		heap.Remove(&l.agenda, e.index)
 	}
 	delete(l.entries, e.key)
 	if e.mount != nil {
-		l.giveBack(e.mount, e.lease, now)
+		l.giveBack(e.mount, e.lease, now.Add(e.life.Overlap))
+		l.giveOrphansBack(e, now.Add(e.life.Overlap))
 	}
 	l.changedAt = earliest(l.changedAt, now)
 }
@@ -157,11 +164,19 @@ type revoke struct {
 }
 
 // giveBack plans the revocation of a lease that was replaced or is unwanted.
-func (l *loop) giveBack(m *mount, lease Lease, now time.Time) {
+func (l *loop) giveBack(m *mount, lease Lease, at time.Time) {
 	planned := func(r revoke) bool { return r.mount == m && r.lease.ID == lease.ID }
 	if lease.ID != "" && m.revoker != nil && !slices.ContainsFunc(l.revokes, planned) {
-		l.revokes = append(l.revokes, revoke{now.Add(m.life.withDefaults().Overlap), m, lease})
+		l.revokes = append(l.revokes, revoke{at, m, lease})
 	}
+}
+
+// giveOrphansBack plans that of the leases that an entry has from sources before.
+func (l *loop) giveOrphansBack(e *entry, at time.Time) {
+	for _, o := range e.orphans {
+		l.giveBack(o.mount, o.lease, at)
+	}
+	e.orphans = nil
 }
 
 // revokeDue gives back the leases whose overlap is over.
@@ -184,6 +199,7 @@ func (l *loop) revoke(ctx context.Context, r revoke) {
 		return
 	}
 	l.count(r.mount, func(s *SourceStats) { s.Revoked++ })
+	l.tell(Event{Kind: "source", Subject: r.mount.name, Source: r.mount.name, Result: "revoked", Origin: r.lease.Origin})
 }
 
 // revokeAll gives back, when that is asked for, every lease at the end of Run.
@@ -193,6 +209,7 @@ func (l *loop) revokeAll(ctx context.Context) {
 	}
 	for _, e := range l.entries {
 		l.giveBack(e.mount, e.lease, time.Time{})
+		l.giveOrphansBack(e, time.Time{})
 	}
 	for _, r := range l.revokes {
 		l.wg.Go(func() { l.revoke(ctx, r) })

@@ -14,6 +14,12 @@ const forceGap = time.Second
 // ErrUnknownRef says that the broker was never asked for a reference.
 var ErrUnknownRef = errors.New("no document or setting refers to it")
 
+// waiter is who forced a look, and when a look must have begun to be an answer.
+type waiter struct {
+	since  time.Time
+	answer chan<- error // capacity 1
+}
+
 // ask runs f in the loop.
 func (b *Broker) ask(f func(*loop)) {
 	b.mu.Lock()
@@ -64,12 +70,12 @@ func (b *Broker) Force(ctx context.Context, r Ref) error {
 		case e.parked:
 			answer <- fmt.Errorf("forcing %s: %w", r, ErrUnavailable)
 		case now.Sub(e.forced) < forceGap && !e.inFlight:
-			answer <- nil
+			err := e.err
+			l.answers = append(l.answers, func() { answer <- err })
+		case now.Sub(e.forced) < forceGap: // that look is under way
+			e.waiting = append(e.waiting, waiter{e.forced, answer})
 		default:
-			e.waiting = append(e.waiting, answer)
-			if e.inFlight && now.Sub(e.forced) < forceGap || e.force {
-				return // a forced look is under way or about to be
-			}
+			e.waiting = append(e.waiting, waiter{now, answer})
 			e.force = true
 			if !e.inFlight && !e.queued {
 				e.nextLook = now
@@ -85,16 +91,23 @@ func (b *Broker) Force(ctx context.Context, r Ref) error {
 
 // answerForced answers who forced the look that ended, once its result is shown.
 func (l *loop) answerForced(e *entry, err error) {
-	if e.force || len(e.waiting) == 0 {
-		return
-	}
-	waiting := e.waiting
-	e.waiting = nil
-	l.answers = append(l.answers, func() {
-		for _, w := range waiting {
-			w <- err
+	var later []waiter
+	for _, w := range e.waiting {
+		if w.since.After(e.began) {
+			later = append(later, w)
+			continue
 		}
-	})
+		l.answers = append(l.answers, func() { w.answer <- err })
+	}
+	e.waiting = later
+}
+
+// dismiss answers all who forced a look that will not be.
+func (e *entry) dismiss(err error) {
+	for _, w := range e.waiting {
+		w.answer <- err
+	}
+	e.waiting, e.force = nil, false
 }
 
 // Pin holds a reference at a version that is still held, whatever its source
@@ -239,25 +252,4 @@ func (l *loop) moment(now time.Time) moment {
 func (l *loop) tell(e Event) {
 	e.Actor = "broker"
 	l.cfg.Events(e)
-}
-
-// trials goes back where a new version failed.
-func (l *loop) trials(now time.Time) {
-	if l.cfg.Trial.Failures <= 0 {
-		return
-	}
-	for _, e := range l.entries {
-		if !e.trial.Tripped() {
-			continue
-		}
-		if useless, ok := e.goBack(l.moment(now)); ok {
-			// The lease that is used again must not be revoked.
-			l.revokes = slices.DeleteFunc(l.revokes, func(r revoke) bool { return r.mount == e.mount && r.lease.ID == e.lease.ID })
-			l.giveBack(e.mount, useless, now)
-		}
-		e.failures++
-		e.schedule(now, 1)
-		l.judge(e, now)
-		l.reschedule(e, now)
-	}
 }

@@ -3,9 +3,19 @@ package secrets
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"time"
 )
+
+// probeMost is the longest step between two probes. With the time that a probe may
+// hang and the spread of the looks after it, all is fresh a minute after the source
+// is back.
+const probeMost = 45 * time.Second
+
+// afterMost is the longest that a source may ask to be left alone: a mistake there
+// must not end with the credentials here.
+const afterMost = time.Hour
 
 // away is how a mount is treated whose source does not answer: one probe at a
 // time, further and further apart, whatever the number of leases that are due.
@@ -44,6 +54,7 @@ func (l *loop) held(e *entry, now time.Time) bool {
 		if e.err == nil {
 			e.err = a.last
 		}
+		e.dismiss(fmt.Errorf("forcing %s: %w", e.request.Resource, ErrUnavailable))
 	}
 	return true
 }
@@ -51,6 +62,9 @@ func (l *loop) held(e *entry, now time.Time) bool {
 // answered takes what a look says about the source as a whole.
 func (l *loop) answered(r result, now time.Time) {
 	m := r.mount
+	if m.gone {
+		return
+	}
 	a := &m.away
 	defer l.showAway(m)
 	// A look that was cancelled says nothing about the source.
@@ -89,14 +103,15 @@ func (l *loop) showAway(m *mount) {
 // probeWait is the wait before the next probe. Half of the step is certain: with
 // full jitter two probes could follow each other within a moment.
 func probeWait(failures int, err error, rnd float64) time.Duration {
-	step := backoffMost
+	step := probeMost
 	if failures < 7 {
 		step = min(step, backoffFirst<<(failures-1))
 	}
 	wait := max(backoffFirst, scale(step, 0.5+rnd/2))
 	var throttled *Throttled
 	if errors.As(err, &throttled) {
-		wait = max(wait, throttled.After+scale(throttled.After, rnd/10))
+		after := min(throttled.After, afterMost)
+		wait = max(wait, after+scale(after, rnd/10))
 	}
 	return wait
 }

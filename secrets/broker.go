@@ -21,7 +21,7 @@ type Config struct {
 	Parallel     int           // fetches in flight per vault; 0 means 4
 
 	Trial  TrialRule   // of new versions; zero Failures for none
-	Events func(Event) // told of what happens to sources and versions beside activations; nil for nobody; must not block
+	Events func(Event) // told of what happens to sources and versions beside activations; nil for nobody; called from several goroutines, must not block
 	Kept   []Kept      // last known good values, in use until their sources answer
 
 	// RevokeAtStop gives leases back when Run ends. Off, they are left to the
@@ -162,7 +162,8 @@ func (c *Credential) alarming(now time.Time) bool {
 	case Missing, Expired:
 		return true
 	case Stale, Refused:
-		return now.Sub(c.Fetched) >= AlarmAfter
+		at := alarmAt(c.Fetched, c.NotAfter)
+		return now.Sub(c.Fetched) >= AlarmAfter || !at.IsZero() && !now.Before(at)
 	}
 	return false
 }

@@ -2,6 +2,7 @@ package secrets
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -37,6 +38,7 @@ type entry struct {
 	failures int
 	alarmed  bool // said so in the log
 	kept     bool // the value is from last-known-good and its source was not heard yet
+	removed  bool // its source said that it was taken away on purpose, and nothing good since
 	after    time.Duration
 
 	looked   bool // a look ended since it was wanted or its vault changed
@@ -49,9 +51,10 @@ type entry struct {
 	began    time.Time // of the last look
 	forced   time.Time // when the last forced look began
 	nextLook time.Time
-	wake     time.Time      // nextLook, or sooner when a state changes by time alone
-	index    int            // in the agenda, -1 when not there
-	waiting  []chan<- error // who forced a look
+	wake     time.Time // nextLook, or sooner when a state changes by time alone
+	index    int       // in the agenda, -1 when not there
+	waiting  []waiter  // who forced a look
+	orphans  []revoke  // leases of the sources before, in use until this one answers
 }
 
 // take applies what a look answered and says which lease is of no more use, if
@@ -63,9 +66,11 @@ func (e *entry) take(lease Lease, err error, m moment) (useless Lease, ok bool) 
 		e.failures++
 		var throttled *Throttled
 		if errors.As(err, &throttled) {
-			e.after = throttled.After
+			e.after = min(throttled.After, afterMost)
 		}
 		if errors.Is(err, ErrRemoved) {
+			// No later trouble with the source brings the value back, nor does a trial.
+			e.removed, e.prior, e.trial = true, Lease{}, nil
 			for _, w := range e.wanted {
 				w.forgo(m)
 			}
@@ -99,7 +104,7 @@ func (e *entry) adoptLease(lease, old Lease, m moment) {
 	}
 	e.lease = lease
 	e.good, e.err, e.refusal, e.failures, e.kept = m.now, nil, "", 0, false
-	e.refused = Value{}
+	e.refused, e.removed = Value{}, false
 	if !old.Value.IsZero() && !bytes.Equal(old.Value.Reveal(), lease.Value.Reveal()) {
 		e.prior, e.trial = old, NewTrial(m.now, m.rule, m.tripped)
 	}
@@ -135,37 +140,6 @@ func (e *entry) unfit(lease Lease) error {
 		}
 	}
 	return nil
-}
-
-// goBack returns to the lease before, whose value is kept, because the one in use
-// failed its trial. It answers the lease that is of no more use.
-func (e *entry) goBack(m moment) (useless Lease, ok bool) {
-	good, bad := e.trial.Counts()
-	e.trial = nil
-	if e.prior.Value.IsZero() || !e.prior.NotAfter.IsZero() && !m.now.Before(e.prior.NotAfter) {
-		return Lease{}, false
-	}
-	useless = e.lease
-	e.refused, e.lease, e.prior = e.lease.Value, e.prior, Lease{}
-	e.err, e.refusal = nil, fmt.Sprintf("the new version was refused: %v", errRolledBack)
-	for _, w := range e.wanted {
-		if len(w.older) == 0 || w.pinned != 0 {
-			continue
-		}
-		failed, back := w.use, w.older[0]
-		w.older = w.older[1:]
-		w.use, w.latest = back, back
-		w.use.until = time.Time{}
-		reason := fmt.Sprintf("%d of its first %d uses failed", bad, good+bad)
-		w.mark(failed.version, "rolled_back", m.now, time.Time{}, "")
-		w.facts[0].Reason = reason
-		w.mark(back.version, "active", m.now, time.Time{}, back.origin)
-		m.tell(Event{
-			Kind: "secret", Subject: w.ref.String(), Source: e.key.vault, Result: "rolled_back", Check: "trial", Reason: reason,
-			OldVersion: failed.version, NewVersion: back.version, Origin: back.origin,
-		})
-	}
-	return useless, useless.ID != e.lease.ID
 }
 
 // adopt begins to want a reference; a lease in use answers it at once.
@@ -208,6 +182,9 @@ func (e *entry) deadline(now time.Time) time.Time {
 	if now.Before(e.lease.NotAfter) {
 		sooner(e.lease.NotAfter)
 	}
+	if at := e.alarmAt(); now.Before(at) && e.failing() {
+		sooner(at)
+	}
 	if end := e.good.Add(e.life.ResurrectTTL); !e.good.IsZero() && e.failing() && now.Before(end) {
 		sooner(end)
 	}
@@ -215,6 +192,17 @@ func (e *entry) deadline(now time.Time) time.Time {
 		sooner(w.nextEnd())
 	}
 	return at
+}
+
+// alarmAt is when a lease without a successor is an alarm, zero for one without an
+// end: while a third of its time is left for somebody to do something.
+func (e *entry) alarmAt() time.Time { return alarmAt(e.good, e.lease.NotAfter) }
+
+func alarmAt(good, end time.Time) time.Time {
+	if end.IsZero() || good.IsZero() {
+		return time.Time{}
+	}
+	return end.Add(-end.Sub(good) / 3)
 }
 
 // failing says that the last look did not bring the value in use.
@@ -241,14 +229,14 @@ func (e *entry) judge(w *wanted, now time.Time) (State, string) {
 		return Pending, "nothing was fetched yet"
 	case w.use.value.IsZero():
 		return Missing, why
+	case e.removed:
+		return Missing, cmp.Or(why, "its source said that it was removed")
 	case !e.lease.NotAfter.IsZero() && !now.Before(e.lease.NotAfter):
 		return Expired, joined("its hard end was "+e.lease.NotAfter.UTC().Format(time.RFC3339), why)
 	case e.kept && e.err == nil && e.broken == nil:
 		return Stale, "the last known good value is in use until its source answers"
 	case !e.failing():
 		return Active, joined(w.pinnedWhy(), e.lease.Remark)
-	case errors.Is(e.err, ErrRemoved):
-		return Missing, why
 	case !now.Before(e.good.Add(e.life.ResurrectTTL)):
 		state := Expired
 		if errors.Is(e.err, ErrNotFound) {
@@ -279,7 +267,9 @@ func (e *entry) credential(w *wanted, now time.Time) (c *Credential, material bo
 	c.State, c.Reason = e.judge(w, now)
 	if c.State == Active || c.State == Stale || c.State == Refused {
 		c.Value, c.Previous = w.use.value, w.previous()
-		c.Trial = e.trial
+		if w.use.version == w.latest.version {
+			c.Trial = e.trial // a pinned version is not on trial
+		}
 	}
 	was := w.shown
 	material = was == nil || was.Version != c.Version || was.State != c.State || !was.NotAfter.Equal(c.NotAfter) ||

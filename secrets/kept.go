@@ -54,7 +54,7 @@ func (b *Broker) Export(ctx context.Context) ([]Kept, error) {
 // prime gives a reference that is new to this process its last known good value.
 func (l *loop) prime(e *entry, w *wanted) {
 	k, ok := l.kept[w.ref.String()]
-	if !ok || !w.use.value.IsZero() || k.Value.IsZero() {
+	if !ok || !w.use.value.IsZero() || !e.lease.Value.IsZero() || k.Value.IsZero() {
 		return
 	}
 	delete(l.kept, w.ref.String())

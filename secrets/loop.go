@@ -191,6 +191,7 @@ func (l *loop) wakeDue(now time.Time) {
 			w.endOverlaps(l.moment(now))
 		}
 		l.judge(e, now)
+		l.alarm(e, now)
 		l.reschedule(e, now)
 	}
 }
@@ -236,13 +237,16 @@ func (l *loop) ended(r result) {
 	l.next(r.mount, now)
 	e := r.entry
 	if e.dropped || e.mount != r.mount {
-		l.giveBack(r.mount, r.lease, now) // asked for, and no longer wanted
+		l.giveBack(r.mount, r.lease, now.Add(e.life.Overlap)) // asked for, and no longer wanted
 		return
 	}
 	was := e.lease
 	l.await(e, false)
 	if useless, ok := e.take(r.lease, r.err, l.moment(now)); ok {
-		l.giveBack(r.mount, useless, now)
+		l.giveBack(r.mount, useless, now.Add(e.keep()))
+	}
+	if !e.failing() {
+		l.giveOrphansBack(e, now.Add(e.keep()))
 	}
 	l.mention(e, was, now)
 	e.inFlight = false
@@ -255,6 +259,7 @@ func (l *loop) ended(r result) {
 		l.soon(e, now)
 	}
 	l.judge(e, now)
+	l.alarm(e, now)
 	l.reschedule(e, now)
 	l.answerForced(e, r.err)
 }
@@ -377,22 +382,29 @@ func (l *loop) tally(r result) {
 
 func (l *loop) count(m *mount, f func(*SourceStats)) {
 	l.mu.Lock()
+	defer l.mu.Unlock()
+	if m.gone {
+		return // another vault may have its name by now
+	}
 	s := l.sources[m.name]
 	s.Name = m.name
 	f(&s)
 	l.sources[m.name] = s
-	l.mu.Unlock()
 }
 
-// alarm logs once that a source has failed for too long, and that it is back.
+// alarm logs once that a source has failed for too long, or that a lease nears its
+// end without a successor, and that it is over.
 func (l *loop) alarm(e *entry, now time.Time) {
-	bad := e.failing() && now.Sub(e.good) >= AlarmAfter && !e.good.IsZero()
+	at := e.alarmAt()
+	bad := e.failing() && !e.good.IsZero() && (now.Sub(e.good) >= AlarmAfter || !at.IsZero() && !now.Before(at))
 	if bad == e.alarmed {
 		return
 	}
 	e.alarmed = bad
 	attrs := []any{slog.String("source", e.key.vault), slog.String("resource", e.key.resource), slog.Time("last_good", e.good)}
-	if bad {
+	if bad && !at.IsZero() && !now.Before(at) {
+		l.cfg.Log.Error("a lease nears its end without a successor", append(attrs, slog.Time("end", e.lease.NotAfter))...)
+	} else if bad {
 		l.cfg.Log.Error("secret was not confirmed by its source for an hour or more", attrs...)
 	} else {
 		l.cfg.Log.Info("secret is confirmed by its source again", attrs...)

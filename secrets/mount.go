@@ -34,6 +34,7 @@ type mount struct {
 	notifier       Notifier
 	timeout        time.Duration      // of one look
 	stop           context.CancelFunc // ends its hints
+	gone           bool               // nobody uses it any more; written by Run with the broker's mu held
 
 	// owned by Run
 	inFlight int

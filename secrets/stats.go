@@ -11,7 +11,7 @@ type Stats struct {
 	Generation uint64
 	States     map[State]int
 	Sources    []SourceStats // by name in order
-	Alarmed    int           // credentials not confirmed by their source for AlarmAfter or longer, or closed
+	Alarmed    int           // credentials not confirmed by their source for AlarmAfter or longer, near their end without a successor, or closed
 }
 
 // SourceStats counts what happened with one vault since the process began.

@@ -27,7 +27,7 @@ func NewTrial(began time.Time, rule TrialRule, notify func()) *Trial {
 	if rule.Failures <= 0 {
 		return nil
 	}
-	if rule.Window == 0 {
+	if rule.Window <= 0 {
 		rule.Window = time.Minute
 	}
 	if rule.Share == 0 {

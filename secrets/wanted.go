@@ -59,9 +59,13 @@ func (w *wanted) accept(v Value, e *entry, m moment) {
 		return
 	}
 	w.latest = held{value: v, version: m.history.version(w.ref, v), modified: e.lease.Modified, origin: e.lease.Origin}
+	seen := Event{Kind: "secret", Subject: w.ref.String(), Source: w.ref.Vault, Result: "seen", OldVersion: w.use.version, NewVersion: w.latest.version, Origin: w.latest.origin}
 	if w.latest.modified.IsZero() {
 		w.latest.modified = m.now
+	} else {
+		seen.Took = max(m.now.Sub(w.latest.modified), 0)
 	}
+	m.tell(seen)
 	if w.pinned != 0 && w.pinned != w.latest.version {
 		w.note(VersionFacts{Version: w.latest.version, State: "pending", Since: m.now, Origin: w.latest.origin, Reason: "another version is pinned"})
 		return
@@ -74,6 +78,11 @@ func (w *wanted) activate(h held, overlap time.Duration, m moment) {
 	if was := w.use; !was.value.IsZero() && was.version != h.version {
 		was.until = m.now.Add(overlap)
 		w.older = slices.Insert(w.older, 0, was)
+		for _, o := range w.older[min(len(w.older), keepValues-1):] {
+			if !o.until.IsZero() { // so many came so fast: its overlap is cut short
+				w.retire(o, h.version, "overlap_ended", m)
+			}
+		}
 		w.older = w.older[:min(len(w.older), keepValues-1)]
 		w.mark(was.version, "overlap", m.now, was.until, "")
 	}
@@ -108,9 +117,22 @@ func (w *wanted) endOverlaps(m moment) {
 	for i := range w.older {
 		if o := &w.older[i]; !o.until.IsZero() && !m.now.Before(o.until) {
 			o.until = time.Time{}
-			w.mark(o.version, "retired", m.now, time.Time{}, "")
-			m.tell(Event{Kind: "secret", Subject: w.ref.String(), Source: w.ref.Vault, Result: "overlap_ended", OldVersion: o.version, NewVersion: w.use.version})
+			w.retire(*o, w.use.version, "overlap_ended", m)
 		}
+	}
+}
+
+// retire notes and tells that a replaced value is accepted no longer.
+func (w *wanted) retire(o held, by int, result string, m moment) {
+	w.mark(o.version, "retired", m.now, time.Time{}, "")
+	m.tell(Event{Kind: "secret", Subject: w.ref.String(), Source: w.ref.Vault, Result: result, OldVersion: o.version, NewVersion: by, Origin: o.origin})
+}
+
+// explain gives a listed version a reason.
+func (w *wanted) explain(version int, reason string) {
+	if i := slices.IndexFunc(w.facts, func(f VersionFacts) bool { return f.Version == version }); i >= 0 {
+		w.facts = slices.Clone(w.facts)
+		w.facts[i].Reason = reason
 	}
 }
 
@@ -118,7 +140,7 @@ func (w *wanted) endOverlaps(m moment) {
 func (w *wanted) forgo(m moment) {
 	for _, o := range w.older {
 		if !o.until.IsZero() {
-			w.mark(o.version, "retired", m.now, time.Time{}, "")
+			w.retire(o, 0, "retired", m)
 		}
 	}
 	w.older = nil
