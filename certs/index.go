@@ -8,6 +8,9 @@ type Binding struct {
 	Name   string
 	Slot   *Slot
 	Policy *Policy
+	// ID and Rank tell bindings of one name apart: see Settle.
+	ID   string
+	Rank int
 }
 
 // Match is what is bound to a server name. Slot and Policy may be nil: then the

@@ -412,44 +412,64 @@ func TestSwapsBesideHandshakes(t *testing.T) {
 	wg.Wait()
 }
 
-func FuzzParseBundle(f *testing.F) {
-	ca := newAuthority(f)
-	good := ca.leaf(leafOf{}, "a.test")
-	f.Add(good.Cert.Reveal(), good.Key.Reveal())
-	f.Add([]byte("-----BEGIN CERTIFICATE-----\n"), []byte(""))
-	f.Fuzz(func(t *testing.T, cert, key []byte) {
-		b, refusal := certs.ParseBundle(certs.Pair{Cert: secrets.NewValue(cert), Key: secrets.NewValue(key)})
-		if refusal != nil {
-			return
-		}
-		if _, err := b.TLS(); err != nil {
-			t.Fatalf("a pair that was taken cannot be used: %v", err)
-		}
-	})
-}
-
-// BenchmarkTenThousand reports the memory of an idle certificate, PEM and all, and
-// times the index after a swap of one of ten thousand.
+// BenchmarkTenThousand reports the memory of an idle certificate, and of one with two
+// earlier versions kept, and times the index after a swap of one of ten thousand.
 func BenchmarkTenThousand(b *testing.B) {
 	ca := newAuthority(b)
 	const n = 10_000
-	var before, after runtime.MemStats
-	runtime.GC()
-	runtime.ReadMemStats(&before)
-	bindings := make([]certs.Binding, n)
-	for i := range bindings {
-		name := fmt.Sprintf("c%d.test", i)
-		slot, _ := certs.Advance(nil, offer("one", []string{name}, ca.leaf(leafOf{}, name)), time.Now())
-		bindings[i] = certs.Binding{Name: name, Slot: slot}
+	heap := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
 	}
+	before := heap()
+	bindings := make([]certs.Binding, n)
+	rotate := func() uint64 {
+		for i := range bindings {
+			name := fmt.Sprintf("c%d.test", i)
+			slot, _ := certs.Advance(bindings[i].Slot, offer("one", []string{name}, ca.leaf(leafOf{}, name)), time.Now())
+			bindings[i] = certs.Binding{Name: name, Slot: slot}
+		}
+		return heap() - before
+	}
+	one := rotate()
+	rotate()
+	three := rotate()
 	x := certs.NewIndex(nil, bindings, nil)
-	runtime.GC()
-	runtime.ReadMemStats(&after)
 	for b.Loop() {
 		x = certs.NewIndex(x, bindings, nil)
 	}
-	b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/n, "B/cert")
+	b.ReportMetric(float64(one)/n, "B/cert")
+	b.ReportMetric(float64(three)/n, "B/cert-with-2-kept")
 	if x.Len() != n {
 		b.Fatal("the index lost names")
+	}
+}
+
+// BenchmarkHello is what a ClientHello asks of this package: the slot of a name, its
+// certificate with a staple, the policy's configuration.
+func BenchmarkHello(b *testing.B) {
+	ca := newAuthority(b)
+	slot, _ := certs.Advance(nil, offer("one", []string{"a.test"}, ca.leaf(leafOf{}, "a.test")), time.Now())
+	slot.Active[0].SetStaple([]byte("staple"))
+	policy, err := certs.NewPolicy(certs.PolicySpec{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	base := certs.Base{Tickets: certs.NewTickets()}
+	x := certs.NewIndex(nil, []certs.Binding{{Name: "a.test", Slot: slot, Policy: policy}}, nil)
+	hello := func() {
+		m := x.Find("A.test")
+		if c, _, err := m.Slot.Certificate(nil); err != nil || c.OCSPStaple == nil || m.Policy.Config(base) == nil {
+			b.Fatal("no certificate")
+		}
+	}
+	hello()
+	if n := testing.AllocsPerRun(100, hello); n > 0 {
+		b.Fatalf("a hello allocates %v times", n)
+	}
+	for b.Loop() {
+		hello()
 	}
 }
