@@ -30,6 +30,7 @@ import (
 const KeyLabel = "KEYWAY-STATE-KEY-1"
 
 const (
+	magic    = "keyway-state-1\n" // of each file
 	keySize  = 32
 	maxValue = 4 << 20
 	suffix   = ".state"
@@ -159,23 +160,26 @@ func (f *Folder) read(path, key string) (value []byte, version string, err error
 	if err != nil {
 		return nil, "", fmt.Errorf("reading state %s: %w", key, err)
 	}
-	value, version, err = unseal(f.key, key, box)
+	value, err = secrets.Unseal(f.key, magic, key, box)
 	if err != nil {
 		return nil, "", fmt.Errorf("reading state %s from %s: %w", key, path, err)
 	}
-	return value, version, nil
+	return value, versionOf(box), nil
 }
 
 func (f *Folder) write(path, key string, value []byte) (string, error) {
-	box, version, err := seal(f.key, key, value)
+	box, err := secrets.Seal(f.key, magic, key, value)
 	if err != nil {
 		return "", fmt.Errorf("writing state %s: %w", key, err)
 	}
 	if err := secrets.ReplaceFile(path, box); err != nil {
 		return "", fmt.Errorf("writing state %s: %w", key, err)
 	}
-	return version, nil
+	return versionOf(box), nil
 }
+
+// versionOf is different for every write.
+func versionOf(box []byte) string { return hex.EncodeToString(secrets.SealVersion(magic, box)) }
 
 // tryAgain is how often a lock that another process has is asked for. It is held
 // for as long as one file takes to be written.

@@ -42,6 +42,11 @@ const (
 	keepOlder = 4
 )
 
+const (
+	magic    = "keyway-sealed-1\n" // of the store; authenticated with the content
+	keyLabel = "KEYWAY-SEALED-KEY-1"
+)
+
 // Config is the settings of the store.
 type Config struct {
 	Path    string // of the store; best in a folder of its own, which is watched and made when the first secret is put
@@ -282,7 +287,7 @@ func (s *Store) decode(box []byte) (content, error) {
 	if err != nil {
 		return nil, err
 	}
-	plain, err := unseal(key, box)
+	plain, err := secrets.Unseal(key, magic, "", box)
 	if err != nil {
 		return nil, err
 	}
@@ -331,7 +336,7 @@ func (s *Store) change(f func(all content) (changed bool, err error)) error {
 	if err != nil {
 		return errors.New("encoding the sealed store")
 	}
-	box, err := seal(key, plain)
+	box, err := secrets.Seal(key, magic, "", plain)
 	if err != nil {
 		return err
 	}
