@@ -51,6 +51,7 @@ func (b *Builder) Build(prev *Snapshot, in Inputs) (*Snapshot, *Report) {
 	w.certificates()
 	w.tlsPolicies()
 	w.index()
+	w.auths()
 	w.upstreams()
 	w.routes()
 	w.chains()
@@ -116,13 +117,19 @@ func (w *build) pair(cand *certs.Candidate, c *spec.Certificate, certField, keyF
 	if cert.IsZero() && key.IsZero() {
 		return true
 	}
-	cv, cc, why := w.secret(cert)
+	read := func(field string, s spec.Secret) (secrets.Value, *secrets.Credential, string) {
+		if c == nil {
+			return w.secret(s)
+		}
+		return w.permitted(s, c, field)
+	}
+	cv, cc, why := read(certField, cert)
 	field := certField
 	var kc *secrets.Credential
 	var kv secrets.Value
 	if why == "" {
 		field = keyField
-		kv, kc, why = w.secret(key)
+		kv, kc, why = read(keyField, key)
 	}
 	if why != "" {
 		p := &spec.Problem{Entity: "certificates", Name: cand.Name, Field: field, Reason: spec.ReasonCredential, Message: why}
@@ -246,7 +253,8 @@ func (w *build) caDER(id string) ([][]byte, string) {
 	if i < 0 {
 		return nil, "ca_certificate " + id + " does not exist"
 	}
-	v, _, why := w.secret(w.in.Document.CACertificates[i].Cert)
+	ca := w.in.Document.CACertificates[i]
+	v, _, why := w.permitted(ca.Cert, ca, "cert")
 	if why != "" {
 		return nil, why
 	}

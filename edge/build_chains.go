@@ -21,10 +21,11 @@ func (w *build) upstreams() {
 		prev = w.prev.Upstreams
 	}
 	set, problems := upstream.Build(prev, upstream.Inputs{
-		Doc:               w.in.Document,
-		Pools:             w.Pools,
-		ClientCertificate: w.clientCertificate,
-		Roots:             w.roots,
+		Doc:                w.in.Document,
+		Pools:              w.Pools,
+		ClientCertificate:  w.clientCertificate,
+		ServiceCertificate: func(id string) *certs.Bundle { return w.next.pairs[id] },
+		Roots:              w.roots,
 	})
 	w.next.Upstreams = set
 	w.problem(problems...)
@@ -108,9 +109,15 @@ func (w *build) chains() {
 		if b.service != nil {
 			b.cluster = w.next.Upstreams.Cluster(b.service.ID)
 		}
+		if b.service != nil {
+			b.auth = w.next.auths[b.service.ID]
+		}
 		b.chain = w.next.compiler.Chain(r.Spec, b.service)
 		if b.closed == nil {
 			b.closed = b.chain.Closed()
+		}
+		if b.closed == nil && b.auth != nil {
+			b.closed = b.auth.closed
 		}
 	}
 	w.problem(w.next.compiler.Problems()...)

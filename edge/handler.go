@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +17,7 @@ import (
 	"github.com/keyway-edge/keyway/policy"
 	"github.com/keyway-edge/keyway/routing"
 	"github.com/keyway-edge/keyway/routing/upstream"
+	"github.com/keyway-edge/keyway/secrets"
 )
 
 // Handler answers exchanges. One serves all listeners and protocols.
@@ -26,7 +28,23 @@ type Handler struct {
 	log       *slog.Logger
 	via11     string // Via of a request that came by HTTP/1.1, and of every response
 	requests  sync.Pool
+
+	// Of upstream credentials: nil where there is no broker.
+	force  func(ctx context.Context, r secrets.Ref) error
+	latest func() *secrets.Set
+	doubt  doubt
 }
+
+// Refresher looks at a credential again at once, past what its source remembers; the
+// broker does.
+type Refresher interface {
+	Force(ctx context.Context, r secrets.Ref) error
+	Current() *secrets.Set
+}
+
+// Refresh makes the handler ask for a credential anew when an upstream refuses it.
+// Call it before the first exchange.
+func (h *Handler) Refresh(b Refresher) { h.force, h.latest = b.Force, b.Current }
 
 // Observer is told of each finished exchange; telemetry implements it. It must
 // not keep the Finished or anything in it.
@@ -42,6 +60,7 @@ type Finished struct {
 	Err      error  // why the exchange broke off, nil if it did not
 	Source   string // who made the response: "service" or "keyway"
 	Reply    *policy.Reply
+	Sent     []*secrets.Credential // what the upstream's credential was made of
 }
 
 // NewHandler makes a Handler over what publisher publishes.
@@ -65,11 +84,13 @@ type request struct {
 	match   routing.Match
 	chain   *policy.Chain
 	bind    *binding
+	auth    *upstreamAuth   // the credential that was sent, nil for none
 	before  exchange.Fields // upstream fields before Host
 	fields  exchange.Fields // upstream fields after Connection
 	lead    int             // how many of fields are this node's own
 	out     upstream.Outgoing
 	reply   *policy.Reply
+	sent    []*secrets.Credential
 	end     Finished // what the observer is told, here so that it is not made anew
 }
 
@@ -248,13 +269,49 @@ func (h *Handler) proxy(r *request) error {
 	}
 	o.Before, o.Fields, o.Lead = &r.before, &r.fields, r.lead
 	o.Buffered = r.bind.route.Spec.RequestBuffering
-	if err := r.bind.cluster.Do(x, o); err != nil {
+	if err := h.send(r); err != nil {
 		return err
 	}
 	// Orders for the proxy itself are not passed on.
 	x.Response.Fields.DeleteFunc(func(f exchange.Field) bool {
 		return len(f.Name) > 8 && exchange.EqualFold(f.Name[:8], "X-Accel-")
 	})
+	return nil
+}
+
+// send sends the request with its service's credential, which no plugin sees; once
+// more when the upstream refuses a credential that has a successor.
+func (h *Handler) send(r *request) error {
+	a := r.bind.auth
+	if a == nil {
+		return r.bind.cluster.Do(r.x, &r.out)
+	}
+	uri := r.out.URI
+	if err := h.authorize(r, a); err != nil {
+		return err
+	}
+	r.auth = a
+	if err := r.bind.cluster.Do(r.x, &r.out); err != nil {
+		return err
+	}
+	a.judgeUse(r.x.Response.Status)
+	next := h.refused(r, a)
+	if next == nil {
+		return nil
+	}
+	discard(&r.x.Response)
+	fields := r.x.Response.Fields
+	fields.Reset()
+	r.x.Response = exchange.Response{Fields: fields}
+	r.out.URI = uri
+	if err := h.authorize(r, next); err != nil {
+		return err
+	}
+	r.auth = next
+	if err := r.bind.cluster.Do(r.x, &r.out); err != nil {
+		return err
+	}
+	next.judgeUse(r.x.Response.Status)
 	return nil
 }
 
@@ -333,7 +390,10 @@ func (h *Handler) Done(x *exchange.Exchange, err error) {
 	if x.Response.FromUpstream {
 		source = "service"
 	}
-	r.end = Finished{X: x, Context: &r.context, Snapshot: r.snap, Err: err, Source: source, Reply: r.reply}
+	if r.auth != nil {
+		r.sent = r.auth.versions(r.sent[:0])
+	}
+	r.end = Finished{Sent: r.sent, X: x, Context: &r.context, Snapshot: r.snap, Err: err, Source: source, Reply: r.reply}
 	h.observer.Finished(&r.end)
 }
 
@@ -355,7 +415,8 @@ func (h *Handler) release(r *request) {
 	r.fields.Reset()
 	r.context.Reset()
 	captures := r.match.Captures[:0]
-	*r = request{before: r.before, fields: r.fields, context: r.context, match: routing.Match{Captures: captures}}
+	clear(r.sent)
+	*r = request{before: r.before, fields: r.fields, context: r.context, match: routing.Match{Captures: captures}, sent: r.sent[:0]}
 	h.requests.Put(r)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -45,12 +46,15 @@ type Publisher struct {
 	plan      func(*spec.Document) secrets.Plan
 
 	ready chan struct{} // closed once something was published
+
+	mu   sync.Mutex    // guards next
+	next chan struct{} // closed at the next publication
 }
 
 // NewPublisher makes a Publisher; Run works. plan names the vaults and references
 // that a document needs.
 func NewPublisher(b *Builder, d Documents, c Credentials, rec Recorder, plan func(*spec.Document) secrets.Plan, log *slog.Logger) *Publisher {
-	return &Publisher{builder: b, documents: d, broker: c, recorder: rec, plan: plan, log: log, ready: make(chan struct{})}
+	return &Publisher{builder: b, documents: d, broker: c, recorder: rec, plan: plan, log: log, ready: make(chan struct{}), next: make(chan struct{})}
 }
 
 // Current is the snapshot in force, nil before the first.
@@ -58,6 +62,24 @@ func (p *Publisher) Current() *Snapshot { return p.current.Load() }
 
 // Ready is closed once a snapshot is in force.
 func (p *Publisher) Ready() <-chan struct{} { return p.ready }
+
+// Await waits until a snapshot is in force that ok accepts, or ctx ends. ok is called
+// with the one in force first, and with each after it.
+func (p *Publisher) Await(ctx context.Context, ok func(*Snapshot) bool) bool {
+	for {
+		p.mu.Lock()
+		next := p.next
+		p.mu.Unlock()
+		if s := p.current.Load(); s != nil && ok(s) {
+			return true
+		}
+		select {
+		case <-next:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
 
 const (
 	resolveWait  = 5 * time.Second // how long a new document waits for its secrets
@@ -121,6 +143,10 @@ func (p *Publisher) publish(doc *spec.Document, set *secrets.Set) {
 		return // time passed and nothing came of it
 	}
 	p.current.Store(next) // the only Store in the program
+	p.mu.Lock()
+	close(p.next)
+	p.next = make(chan struct{})
+	p.mu.Unlock()
 	if prev == nil {
 		close(p.ready)
 	}

@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -101,7 +102,9 @@ type rig struct {
 func (r *rig) Finished(f *Finished) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.finished = append(r.finished, *f)
+	kept := *f
+	kept.Sent = slices.Clone(f.Sent) // the handler uses it again
+	r.finished = append(r.finished, kept)
 }
 
 func newRig(t testing.TB, config *Config, document string) *rig {

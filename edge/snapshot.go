@@ -30,8 +30,11 @@ type Snapshot struct {
 	policies map[string]*certs.Policy // by id of the TLS policy; "" is the default one
 	def      *certs.Slot              // default slot, nil without one
 	compiler *policy.Compiler
-	bindings []binding     // by routing.Route.Index
-	global   *policy.Chain // of requests that no route matched
+	bindings []binding                // by routing.Route.Index
+	global   *policy.Chain            // of requests that no route matched
+	auths    map[string]*upstreamAuth // by id of the service
+	refusals map[string]bool          // references that a rule refused, with who uses them
+	pairs    map[string]*certs.Bundle // shown to upstreams by x_keyway_upstream_auth, by id of the service
 	devNames map[string]bool
 }
 
@@ -42,6 +45,7 @@ type binding struct {
 	service *spec.Service
 	cluster *upstream.Cluster
 	chain   *policy.Chain
+	auth    *upstreamAuth // nil for none
 	closed  *spec.Problem
 }
 

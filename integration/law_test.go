@@ -86,6 +86,7 @@ var directions = []struct {
 	{"routing/provide/file", []string{"routing/spec", "routing/store", "lib:github.com/fsnotify/fsnotify"}, "providers write documents"},
 	{"routing/upstream", []string{"secrets", "certs", "edge/exchange", "routing/spec"}, "upstreams"},
 	{"routing", []string{"secrets", "certs", "edge/exchange", "routing/spec", "routing/upstream"}, "the router"},
+	{"edge/sigv4", nil, "signatures are arithmetic"},
 	{"edge/http1", []string{"edge", "edge/exchange"}, "an engine"},
 	{"edge/http2", []string{"edge", "edge/exchange", "lib:golang.org/x/net"}, "an engine"},
 	{"edge/telemetry", []string{"edge", "edge/exchange", "secrets", "certs", "policy", "routing", "lib:github.com/prometheus/client_golang"}, "the only user of the Prometheus client"},

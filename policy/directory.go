@@ -12,6 +12,7 @@ type Directory struct {
 	keys     *keyring
 	groups   map[string][]string
 	problems spec.Problems
+	late     []lateKey // only while it is made
 }
 
 // keyring holds the keys themselves. It is behind a pointer, so that a Directory
@@ -48,6 +49,12 @@ func NewDirectory(doc *spec.Document, set *secrets.Set) *Directory {
 	for _, k := range doc.KeyAuths {
 		d.addKey(k, set)
 	}
+	for _, l := range d.late {
+		if _, taken := d.keys.byKey[l.text]; !taken {
+			d.keys.byKey[l.text] = l.key
+		}
+	}
+	d.late = nil
 	for _, a := range doc.ACLs {
 		d.groups[a.Consumer] = append(d.groups[a.Consumer], a.Group)
 	}
@@ -74,6 +81,7 @@ func (d *Directory) addKey(k *spec.KeyAuth, set *secrets.Set) {
 			return
 		}
 		value, version = c.Value, c.Version
+		defer d.addPrevious(k, consumer, c.Previous)
 	}
 	if _, taken := d.keys.byKey[string(value.Reveal())]; taken {
 		// Why the later one stays out, in the order of the document: who a key opens
@@ -88,6 +96,22 @@ func (d *Directory) addKey(k *spec.KeyAuth, set *secrets.Set) {
 		Credential: k, Consumer: consumer, Version: version,
 		identity: &Identity{Plugin: "key-auth", ID: k.ID, Version: version},
 	}
+}
+
+// addPrevious takes the values that were replaced and are still in their overlap: a
+// client may not have the new one yet. A current key of somebody else is stronger.
+func (d *Directory) addPrevious(k *spec.KeyAuth, consumer *spec.Consumer, previous []secrets.Old) {
+	for _, o := range previous {
+		d.late = append(d.late, lateKey{string(o.Value.Reveal()), Key{
+			Credential: k, Consumer: consumer, Version: o.Version, identity: &Identity{Plugin: "key-auth", ID: k.ID, Version: o.Version},
+		}})
+	}
+}
+
+// lateKey is a key in its overlap.
+type lateKey struct {
+	text string
+	key  Key
 }
 
 // Consumer finds a consumer by id, else by username; nil for none.

@@ -172,6 +172,7 @@ func (n *node) dataPath() error {
 func (n *node) listen(ctx context.Context) error {
 	s := n.settings
 	handler := edge.NewHandler(n.config, n.publisher, n.telemetry, n.log)
+	handler.Refresh(n.broker)
 	h2, err := http2.New(handler, http2.Settings{
 		MaxStreams: uint32(s.HTTP2Streams), HeaderList: s.HeaderLimit, Line: s.LineLimit, Target: s.TargetLimit, Fields: s.FieldLimit,
 		Idle: s.IdleTimeout, BodyIdle: s.BodyIdle, MinRate: s.MinBodyRate, WriteStall: s.WriteStall, MaxBody: s.BodyLimit,

@@ -129,6 +129,13 @@ func (a *AccessLog) write(f *edge.Finished) {
 	if c.Consumer != nil {
 		attrs = append(attrs, slog.String("consumer", nameOr(c.Consumer.Username, c.Consumer.ID)))
 	}
+	if len(f.Sent) > 0 {
+		list := make([]string, len(f.Sent))
+		for i, s := range f.Sent {
+			list[i] = s.Name + "@" + strconv.Itoa(s.Version)
+		}
+		attrs = append(attrs, slog.Any("upstream_credentials", list))
+	}
 	if c.Credential != nil {
 		attrs = append(attrs, slog.String("credential", c.Credential.Plugin+":"+c.Credential.ID+"@"+strconv.Itoa(c.Credential.Version)))
 	}

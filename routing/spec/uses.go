@@ -114,6 +114,12 @@ func uses(e Entity, pairs func(*Certificate) (cert, key Secret)) []Use {
 	return list
 }
 
+// UseOf is the use of a reference by an entity.
+func UseOf(e Entity, field string, r secrets.Ref) Use {
+	m := e.Base()
+	return Use{Ref: r, Kind: e.Kind(), ID: m.ID, Name: label(e), Field: field, Tags: m.Tags, entity: e}
+}
+
 // Refs are the references in one entity, but for those of an issued pair.
 func Refs(e Entity) []secrets.Ref {
 	var refs []secrets.Ref

@@ -24,6 +24,9 @@ type Inputs struct {
 	// ClientCertificate answers the pair to show to an origin, by id of the
 	// certificate entity. An error closes the services that need it.
 	ClientCertificate func(id string) (*certs.Bundle, error)
+	// ServiceCertificate answers the pair of a service's own credential, by the
+	// service's id, nil for none. It comes before ClientCertificate; nil for never.
+	ServiceCertificate func(id string) *certs.Bundle
 	// Roots answers a pool of CA certificates by ids of the entities, and a
 	// fingerprint that changes with its content. No ids ask for the node's
 	// trusted bundle; a nil pool is the system's.

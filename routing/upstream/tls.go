@@ -5,10 +5,12 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net"
 	"strconv"
 
+	"github.com/keyway-edge/keyway/certs"
 	"github.com/keyway-edge/keyway/routing/spec"
 )
 
@@ -49,19 +51,12 @@ func (in *Inputs) transport(s *spec.Service, up *spec.Upstream) (*transport, err
 		}
 		t.trustPrint = print + "/" + strconv.Itoa(t.depth)
 	}
-	id := s.ClientCertificate
-	if id == "" && up != nil {
-		id = up.ClientCertificate
-	}
-	if id == "" {
-		return t, nil
-	}
-	if in.ClientCertificate == nil {
-		return nil, fmt.Errorf("client_certificate: no certificates are available here")
-	}
-	bundle, err := in.ClientCertificate(id)
+	bundle, err := in.bundle(s, up)
 	if err != nil {
 		return nil, fmt.Errorf("client_certificate: %w", err)
+	}
+	if bundle == nil {
+		return t, nil
 	}
 	if t.client, err = bundle.TLS(); err != nil {
 		return nil, fmt.Errorf("client_certificate: %w", err)
@@ -72,6 +67,26 @@ func (in *Inputs) transport(s *spec.Service, up *spec.Upstream) (*transport, err
 	}
 	t.clientPrint = hex.EncodeToString(sum.Sum(nil))
 	return t, nil
+}
+
+// bundle answers the pair that a service's connections show, nil for none.
+func (in *Inputs) bundle(s *spec.Service, up *spec.Upstream) (*certs.Bundle, error) {
+	if in.ServiceCertificate != nil {
+		if b := in.ServiceCertificate(s.ID); b != nil {
+			return b, nil
+		}
+	}
+	id := s.ClientCertificate
+	if id == "" && up != nil {
+		id = up.ClientCertificate
+	}
+	if id == "" {
+		return nil, nil
+	}
+	if in.ClientCertificate == nil {
+		return nil, errors.New("no certificates are available here")
+	}
+	return in.ClientCertificate(id)
 }
 
 // config is the TLS configuration of one identity, made once and never changed.
