@@ -92,7 +92,7 @@ var directions = []struct {
 	{"edge/telemetry", []string{"edge", "edge/exchange", "secrets", "certs", "policy", "routing", "lib:github.com/prometheus/client_golang"}, "the only user of the Prometheus client"},
 	{"edge/control", []string{"edge", "edge/exchange", "edge/telemetry", "secrets", "certs", "policy", "routing"}, "the control socket"},
 	{"edge/admin", []string{"routing/spec", "routing/store"}, "the Admin API writes documents and cannot reach the data path"},
-	{"edge", []string{"secrets", "certs", "policy", "routing", "edge/exchange"}, "the edge puts all together"},
+	{"edge", []string{"secrets", "certs", "policy", "routing", "edge/exchange", "edge/sigv4"}, "the edge puts all together"},
 	{"cmd", []string{"*"}, "wiring"},
 	{"integration", []string{"*"}, "proof"},
 }
