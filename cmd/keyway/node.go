@@ -47,7 +47,9 @@ type node struct {
 	telemetry *telemetry.Telemetry
 	access    *telemetry.AccessLog
 	pools     *upstream.Pools
+	shared    certs.SharedState
 	tickets   *certs.Tickets
+	ech       *certs.ECH // nil when it is off
 	server    *edge.Server
 	term      *edge.Terminator
 	draining  atomic.Bool
@@ -75,6 +77,9 @@ func newNode(ctx context.Context, s *settings, log *slog.Logger, out io.Writer) 
 		return nil, err
 	}
 	n.provider()
+	if err := n.keys(ctx); err != nil {
+		return nil, err
+	}
 	if err := n.dataPath(); err != nil {
 		return nil, err
 	}
@@ -143,8 +148,7 @@ func (n *node) dataPath() error {
 		PoolSize: s.UpstreamPool, MaxRequests: s.UpstreamRequests, IdleTimeout: s.UpstreamIdle, VerifyDefault: s.UpstreamVerify,
 		SpoolDir: filepath.Join(s.DataDir, "spool"),
 	})
-	n.tickets = certs.NewTickets()
-	base := certs.Base{NextProtos: []string{"h2", "http/1.1"}, Tickets: n.tickets, Curves: groups}
+	base := certs.Base{NextProtos: []string{"h2", "http/1.1"}, Tickets: n.tickets, ECH: n.ech, Curves: groups}
 	builder := &edge.Builder{
 		Config: n.config, Kinds: plugins(), Pools: n.pools,
 		Env: policy.Env{
@@ -253,6 +257,9 @@ func (n *node) supportTasks() []task {
 		{"ledger", n.ledger.Run},
 		{"session ticket keys", n.tickets.Run},
 		{"control socket", control.New(n.settings.DataDir, (*controlled)(n)).Run},
+	}
+	if n.ech != nil {
+		tasks = append(tasks, task{"ECH keys", n.ech.Run})
 	}
 	if n.access != nil {
 		tasks = append(tasks, task{"access log", n.access.Run})

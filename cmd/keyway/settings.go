@@ -55,6 +55,9 @@ type settings struct {
 
 	TLSCert, TLSKey string
 	TLSCurves       []string
+	SharedState     string
+	SharedStateKey  string
+	ECHPublicName   string
 
 	AccessLog       string // stdout, off, or a path
 	AccessLogSample float64

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/keyway-edge/keyway/certs"
 	"github.com/keyway-edge/keyway/edge"
 )
 
@@ -52,6 +53,16 @@ func sourceSettings() []setting {
 		{key: "tls_key", def: "", form: "a file, PEM, or a {vault://...} reference", meaning: "private key of the default slot", apply: text(func(s *settings) *string { return &s.TLSKey })},
 		{key: "canary_window", def: "1m", form: "a duration such as 1m", meaning: "how long the uses of a new version of a credential are watched for failures", apply: duration(func(s *settings) *dur { return &s.CanaryWindow })},
 		{key: "canary_failures", def: "5", form: "a whole number", meaning: "failed uses of a new version, if they are half of all, after which the version before is used again; 0 for never", apply: integer(func(s *settings) *int { return &s.CanaryFailures }, 0)},
+		{key: "shared_state", def: "", form: "a folder", meaning: "what replicas share, sealed: session ticket keys, ECH keys, issued certificates; on a volume that all of them mount, or empty for a folder of this node alone in data_dir", apply: text(func(s *settings) *string { return &s.SharedState })},
+		{key: "shared_state_key", def: "", form: "a file", meaning: "the key that shared_state is sealed with, the same for all replicas; empty is shared.key in data_dir, made where there is none", apply: text(func(s *settings) *string { return &s.SharedStateKey })},
+		{key: "tls_ech_public_name", def: "", form: "the name of a host", meaning: "turns Encrypted Client Hello on: the server name that is seen on the wire, which needs a certificate here", apply: func(s *settings, v string) error {
+			s.ECHPublicName = v
+			if v == "" {
+				return nil
+			}
+			_, err := certs.NewECH(v, nil)
+			return err
+		}},
 		{key: "tls_curves", def: "", form: "a comma list of X25519MLKEM768, X25519, P256, P384, P521", meaning: "key exchange groups; empty leaves the safe default of the TLS library", advanced: true, apply: func(s *settings, v string) error {
 			s.TLSCurves = commaList(v)
 			_, err := curves(s.TLSCurves)
