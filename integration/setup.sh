@@ -6,7 +6,7 @@ cache=${1:?usage: setup.sh CACHE}
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$cache/bin"
 
-packages=(nginx-light haproxy nghttp2-client curl openssl)
+packages=(nginx-light haproxy nghttp2-client curl openssl postgresql prometheus)
 missing=()
 for p in "${packages[@]}"; do
   dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'install ok installed' || missing+=("$p")
@@ -38,5 +38,22 @@ if [ ! -e "$stamp" ]; then
   rm -f "$cache"/bin/.tools-*
   touch "$stamp"
 fi
+
+# Real servers for tests, each a module of its own that Keyway never links. The name of
+# a binary says what it was built from, so that an old cache is never taken for new.
+built() { # built FOLDER NAME PACKAGE: bin/NAME, from bin/NAME-HASH
+  local hash
+  hash=$({ cat $(find "$here/$1" -maxdepth 1 -type f \( -name "go.*" -o -name "*.go" \) | sort); go version; } | sha256sum | cut -c1-16)
+  if [ ! -e "$cache/bin/$2-$hash" ]; then
+    echo "setup: building $2$([ "$2" != vaultdev ] || echo " (12 minutes of CPU the first time)")"
+    CGO_ENABLED=0 go build -C "$here/$1" -mod=readonly -trimpath -ldflags="-s -w" -o "$cache/bin/.$2.new" "$3"
+    rm -f "$cache/bin/$2"-????????????????
+    mv "$cache/bin/.$2.new" "$cache/bin/$2-$hash"
+  fi
+  ln -sf "$2-$hash" "$cache/bin/$2"
+}
+built vaultdev vaultdev .
+built pebbledev pebble github.com/letsencrypt/pebble/v2/cmd/pebble
+built pebbledev pebble-challtestsrv github.com/letsencrypt/pebble/v2/cmd/pebble-challtestsrv
 go mod download
 echo "setup: ready (tools in $cache/bin)"
