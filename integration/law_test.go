@@ -91,6 +91,7 @@ var directions = []struct {
 	{"edge/http2", []string{"edge", "edge/exchange", "lib:golang.org/x/net"}, "an engine"},
 	{"edge/telemetry", []string{"edge", "edge/exchange", "secrets", "certs", "policy", "routing", "lib:github.com/prometheus/client_golang"}, "the only user of the Prometheus client"},
 	{"edge/control", []string{"edge", "edge/exchange", "edge/telemetry", "secrets", "certs", "policy", "routing"}, "the control socket"},
+	{"edge/lastgood", []string{"secrets", "routing/spec"}, "what a node starts from when all else fails; sees neither traffic nor sources"},
 	{"edge/admin", []string{"routing/spec", "routing/store"}, "the Admin API writes documents and cannot reach the data path"},
 	{"edge", []string{"secrets", "certs", "policy", "routing", "edge/exchange", "edge/sigv4"}, "the edge puts all together"},
 	{"cmd", []string{"*"}, "wiring"},

@@ -42,6 +42,7 @@ type node struct {
 	documents *file.Provider
 	broker    *secrets.Broker
 	vaults    *vaults
+	lastGood  *lastGood // nil when it is off
 	ledger    *secrets.Ledger
 	publisher *edge.Publisher
 	telemetry *telemetry.Telemetry
@@ -73,6 +74,7 @@ func newNode(ctx context.Context, s *settings, log *slog.Logger, out io.Writer) 
 	if err := n.stores(); err != nil {
 		return nil, err
 	}
+	n.openLastGood(ctx)
 	if err := n.credentials(); err != nil {
 		return nil, err
 	}
@@ -83,10 +85,15 @@ func newNode(ctx context.Context, s *settings, log *slog.Logger, out io.Writer) 
 	if err := n.dataPath(); err != nil {
 		return nil, err
 	}
-	// A node that has nothing to serve says why and does not start; one that runs
-	// keeps what it serves whatever a document becomes.
+	// A node that has nothing to serve says why and does not start; one that runs,
+	// or that did, keeps what it serves whatever a document becomes.
 	if problems := n.documents.Load(); len(problems) > 0 {
-		return nil, fmt.Errorf("the documents cannot be served:\n%w", problems)
+		if err := n.fallBack(problems); err != nil {
+			return nil, err
+		}
+	}
+	if n.lastGood != nil {
+		n.lastGood.state = nil
 	}
 	if err := n.listen(ctx); err != nil {
 		return nil, err
@@ -138,7 +145,7 @@ func (n *node) dataPath() error {
 	s := n.settings
 	n.telemetry = telemetry.New(telemetry.Options{
 		Version: version, NodeID: n.config.NodeID, Ledger: n.ledger, Access: n.access, Log: n.log,
-		Current: func() *edge.Snapshot { return n.publisher.Current() }, Broker: n.broker.Stats,
+		Current: func() *edge.Snapshot { return n.publisher.Current() }, Broker: n.broker.Stats, LastGood: n.lastGoodFacts,
 	})
 	groups, err := curves(s.TLSCurves)
 	if err != nil {
@@ -159,7 +166,7 @@ func (n *node) dataPath() error {
 	if builder.DefaultCert, builder.DefaultKey, err = n.vaults.defaultPair(s); err != nil {
 		return err
 	}
-	n.publisher = edge.NewPublisher(builder, n.documents, n.broker, n.telemetry, n.vaults.plan, n.log)
+	n.publisher = edge.NewPublisher(builder, n.documents, n.broker, n.recorder(), n.vaults.plan, n.log)
 	var dev edge.DevIssuer
 	if n.config.Development {
 		ca, err := devca.Open(s.DataDir)
@@ -272,7 +279,7 @@ func (n *node) supportTasks() []task {
 
 // frontTasks are what a signal ends first.
 func (n *node) frontTasks(forced <-chan struct{}) []task {
-	return []task{
+	tasks := []task{
 		{"listeners", func(ctx context.Context) error { return n.server.Run(ctx, forced) }},
 		{"readiness", func(ctx context.Context) error {
 			if waitFor(ctx, n.publisher.Ready(), time.Minute) {
@@ -295,6 +302,10 @@ func (n *node) frontTasks(forced <-chan struct{}) []task {
 			}
 		})},
 	}
+	if n.lastGood != nil { // its last write needs the broker, which ends later
+		tasks = append(tasks, task{"last known good state", n.lastGood.Run})
+	}
+	return tasks
 }
 
 // nodeID reads this node's id, or makes and keeps one.

@@ -87,6 +87,10 @@ type settings struct {
 
 	EchoListen string // address of the built-in echo upstream
 
+	LastKnownGood bool
+	LastGoodKey   string // a file, "" for one of its own
+	LastGoodDir   string
+
 	CanaryWindow   time.Duration
 	CanaryFailures int
 }
@@ -170,6 +174,17 @@ func oneOf(into func(*settings) *string, words ...string) func(*settings, string
 
 func text(into func(*settings) *string) func(*settings, string) error {
 	return func(s *settings, v string) error {
+		*into(s) = v
+		return nil
+	}
+}
+
+// absolute reads the absolute path of a file, "" for none.
+func absolute(into func(*settings) *string) func(*settings, string) error {
+	return func(s *settings, v string) error {
+		if v != "" && !filepath.IsAbs(v) {
+			return fmt.Errorf("%q is no absolute path", v)
+		}
 		*into(s) = v
 		return nil
 	}

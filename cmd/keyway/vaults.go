@@ -39,6 +39,7 @@ func (n *node) credentials() error {
 		Events:   n.event,
 		Trial:    secrets.TrialRule{Window: n.settings.CanaryWindow, Failures: n.settings.CanaryFailures},
 		Versions: versions,
+		Kept:     n.kept(),
 		Vaults:   []secrets.Vault{{Name: "env", Kind: "env"}, {Name: "sealed", Kind: "sealed", Config: sealedConfig}},
 	}
 	dir, err := n.vaults.pairDir(n.settings)

@@ -58,6 +58,27 @@ func (c *collector) broker(out chan<- prometheus.Metric) {
 	}
 }
 
+// lastGood samples the last known good state on disk.
+func (c *collector) lastGood(out chan<- prometheus.Metric) {
+	if c.t.opts.LastGood == nil {
+		return
+	}
+	g := c.t.opts.LastGood()
+	if !g.On {
+		return
+	}
+	if !g.Written.IsZero() {
+		emit(out, "keyway_last_good_age_seconds", "Time since the last known good state was written", prometheus.GaugeValue, time.Since(g.Written).Seconds(), nil)
+	}
+	stale := 0.0
+	if g.Stale {
+		stale = 1
+	}
+	emit(out, "keyway_last_good_stale", "1 while the last known good state cannot be written", prometheus.GaugeValue, stale, nil)
+	emit(out, "keyway_last_good_bytes", "Size of the last known good state", prometheus.GaugeValue, float64(g.Bytes), nil)
+	emit(out, "keyway_last_good_write_failures_total", "Writes of the last known good state that failed", prometheus.CounterValue, float64(g.Failures), nil)
+}
+
 // Collect sends every sample.
 func (c *collector) Collect(out chan<- prometheus.Metric) {
 	t := c.t
@@ -65,6 +86,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	c.connections(out)
 	c.credentials(out)
 	c.broker(out)
+	c.lastGood(out)
 	c.snapshot(out)
 	t.kong.collect(t, out)
 	emit(out, "keyway_process_start_time_seconds", "When this process started", prometheus.GaugeValue, float64(t.started.Unix()), nil)

@@ -19,6 +19,7 @@ type Status struct {
 	Started    time.Time `json:"started"`
 	Ready      bool      `json:"ready"`
 	NotReady   []string  `json:"not_ready,omitempty"` // reasons
+	Remarks    []string  `json:"remarks,omitempty"`   // what to know of a node that is ready all the same
 	Generation uint64    `json:"generation"`
 	Built      time.Time `json:"built"`
 	Counts     Counts    `json:"counts"`
@@ -56,17 +57,18 @@ type Expiry struct {
 }
 
 // Health answers what keeps the node from being ready, nothing when it is ready,
-// and the faults of documents that were not taken.
+// the faults of documents that were not taken, and what else to know.
 type Health interface {
 	NotReady() []string
 	Rejected() []Problem
+	Remarks() []string
 }
 
 // Status answers the node's status.
 func (t *Telemetry) Status(h Health) Status {
 	st := Status{
 		Version: t.opts.Version, NodeID: t.opts.NodeID, Started: t.started,
-		NotReady: h.NotReady(), Problems: h.Rejected(), Expiring: []Expiry{},
+		NotReady: h.NotReady(), Remarks: h.Remarks(), Problems: h.Rejected(), Expiring: []Expiry{},
 	}
 	st.Ready = len(st.NotReady) == 0
 	if st.Problems == nil {

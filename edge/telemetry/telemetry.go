@@ -25,8 +25,18 @@ type Options struct {
 	Current         func() *edge.Snapshot // the snapshot in force, nil before the first
 	Ledger          Ledger                // nil for none
 	Broker          func() secrets.Stats  // nil for none
+	LastGood        func() LastGood       // nil for none
 	Access          *AccessLog            // nil for off
 	Log             *slog.Logger
+}
+
+// LastGood is how the last known good state on disk stands.
+type LastGood struct {
+	On       bool
+	Written  time.Time // of the last good write, zero for none
+	Bytes    int
+	Failures uint64 // writes that failed
+	Stale    bool   // the last write failed
 }
 
 // Ledger takes an event for each change.

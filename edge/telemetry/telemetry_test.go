@@ -44,6 +44,7 @@ type health struct {
 
 func (h health) NotReady() []string  { return h.why }
 func (h health) Rejected() []Problem { return h.rejected }
+func (h health) Remarks() []string   { return nil }
 
 func snapshot(t *testing.T) *edge.Snapshot {
 	t.Helper()

@@ -67,6 +67,16 @@ func (p *Provider) Current() (*spec.Document, spec.Problems) {
 	return p.document, p.problems
 }
 
+// Fallback makes doc current if no Load was good yet. The problems of what could
+// not be loaded stay, and it is taken as ever once it is good.
+func (p *Provider) Fallback(doc *spec.Document) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.document == nil {
+		p.document = doc
+	}
+}
+
 // Changed hints that Current may answer something new.
 func (p *Provider) Changed() <-chan struct{} { return p.changed }
 
