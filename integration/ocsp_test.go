@@ -92,7 +92,7 @@ func TestStaplesOfARealResponder(t *testing.T) {
 		t.Helper()
 		stop := r.serve(leaf, state)
 		defer stop()
-		s := ocsp.New(nil)
+		s := ocsp.New(nil, nil)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- s.Run(ctx) }()

@@ -19,6 +19,7 @@ import (
 // each its staple. Safe for concurrent use; Run works.
 type Stapler struct {
 	client *http.Client
+	state  certs.SharedState // nil for none
 	// wake tells Run of new work, changed tells whoever publishes of a new ruling.
 	wake, changed chan struct{}
 
@@ -68,8 +69,9 @@ const (
 	deadline = 10 * time.Second
 )
 
-// New makes a Stapler that asks through transport, nil for one of its own.
-func New(transport http.RoundTripper) *Stapler {
+// New makes a Stapler that asks through transport, nil for one of its own, and keeps
+// answers in state, nil for nowhere.
+func New(transport http.RoundTripper, state certs.SharedState) *Stapler {
 	if transport == nil {
 		transport = &http.Transport{
 			Proxy: http.ProxyFromEnvironment, MaxIdleConns: 2 * atOnce, MaxConnsPerHost: atOnce, IdleConnTimeout: 30 * time.Second,
@@ -77,8 +79,8 @@ func New(transport http.RoundTripper) *Stapler {
 		}
 	}
 	return &Stapler{
-		client: &http.Client{Transport: transport, Timeout: deadline, CheckRedirect: few},
-		wake:   make(chan struct{}, 1), changed: make(chan struct{}, 1),
+		client: &http.Client{Transport: transport, Timeout: deadline, CheckRedirect: few}, state: state,
+		wake: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 		entries: map[string]*entry{}, hosts: map[string]*host{},
 	}
 }
@@ -219,8 +221,7 @@ func (s *Stapler) Run(ctx context.Context) error {
 		due, wait := s.due(time.Now())
 		for _, d := range due {
 			asking.Go(func() {
-				a, err := s.ask(ctx, d.entry, d.bundle)
-				s.take(d.entry, a, err, time.Now())
+				s.look(ctx, d)
 				hint(s.wake)
 			})
 		}
@@ -240,6 +241,41 @@ func (s *Stapler) Run(ctx context.Context) error {
 type job struct {
 	entry  *entry
 	bundle *certs.Bundle
+	first  bool // nothing is known yet
+}
+
+// look asks a responder, unless this node or another did before and that is fresh.
+func (s *Stapler) look(ctx context.Context, j job) {
+	if j.first {
+		if a, ok := s.recall(ctx, j.bundle); ok {
+			now := time.Now()
+			fresh := a.from.Add(a.until.Sub(a.from)/2).After(now) && now.Sub(a.from) < maxWait
+			if s.recalled(j.entry, a, fresh, now); fresh {
+				return
+			}
+		}
+	}
+	a, err := s.ask(ctx, j.entry, j.bundle)
+	if err == nil {
+		s.keep(ctx, j.bundle, a)
+	}
+	s.take(j.entry, a, err, time.Now())
+}
+
+// recalled shows what was kept. The responder is not asked when that is fresh.
+func (s *Stapler) recalled(e *entry, a answer, fresh bool, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e.last = a
+	e.staple()
+	if a.status == ocsp.Revoked {
+		hint(s.changed)
+	}
+	if fresh {
+		e.busy = false
+		e.host.busy--
+		e.next = now.Add(interval(a, now))
+	}
 }
 
 // due answers whom to ask now, marked as busy, and how long nothing else happens.
@@ -272,7 +308,7 @@ func (s *Stapler) due(now time.Time) ([]job, time.Duration) {
 		default:
 			e.busy, busy = true, busy+1
 			e.host.busy++
-			due = append(due, job{e, e.bundles[0]})
+			due = append(due, job{e, e.bundles[0], e.last.der == nil})
 		}
 	}
 	return due, soonest.Sub(now)

@@ -31,10 +31,19 @@ type office struct {
 	stapler   *ocsp.Stapler
 }
 
-func newOffice(t *testing.T) *office {
+func newOffice(t *testing.T) *office { return newOfficeWith(t, nil) }
+
+func newOfficeWith(t *testing.T, state certs.SharedState) *office {
 	ca := certtest.NewCA(t, "root").Intermediate("middle")
 	r := &certtest.Responder{CA: ca}
-	o := &office{t, ca, r, ocsp.New(r)}
+	o := &office{t, ca, r, ocsp.New(r, state)}
+	o.run()
+	return o
+}
+
+// run starts the stapler.
+func (o *office) run() {
+	t := o.t
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- o.stapler.Run(ctx) }()
@@ -44,7 +53,13 @@ func newOffice(t *testing.T) *office {
 			t.Error(err)
 		}
 	})
-	return o
+}
+
+// again is another node, or the same one after a restart.
+func (o *office) again(state certs.SharedState) *office {
+	next := &office{o.t, o.ca, o.responder, ocsp.New(o.responder, state)}
+	next.run()
+	return next
 }
 
 func (o *office) bundle(l certtest.Leaf) *certs.Bundle {
@@ -315,6 +330,75 @@ func TestACacheThatLagsBehindChangesNothing(t *testing.T) {
 	})
 }
 
+func TestAnswersOutliveTheProcess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		state := certtest.NewState()
+		o := newOfficeWith(t, state)
+		pair := o.ca.Issue(certtest.Leaf{Names: []string{"a.test"}, OCSP: url, NotAfter: time.Now().Add(90 * 24 * time.Hour)})
+		bundle := func() *certs.Bundle {
+			b, refusal := certs.ParseBundle(pair)
+			if refusal != nil {
+				t.Fatal(refusal)
+			}
+			return b
+		}
+		o.responder.Set(certtest.Answers{To: time.Now().Add(10 * time.Hour)})
+		o.stapler.Want([]*certs.Bundle{bundle()})
+		pass(time.Second)
+		node := o.again(state)
+		b := bundle()
+		node.stapler.Want([]*certs.Bundle{b})
+		pass(time.Second)
+		if shown(t, b) == nil || o.responder.Asked() != 1 {
+			t.Errorf("another node asks anew: %d requests", o.responder.Asked())
+		}
+		o.stapler.Want(nil)
+		node.stapler.Want(nil)
+		// Past its half and with the responder away it is still shown, to its end.
+		o.responder.Set(certtest.Answers{Err: errRefused})
+		pass(8 * time.Hour)
+		node, b = o.again(state), bundle()
+		node.stapler.Want([]*certs.Bundle{b})
+		pass(time.Second)
+		if shown(t, b) == nil {
+			t.Error("a node that starts while the responder is away shows nothing")
+		}
+		pass(2 * time.Hour)
+		if shown(t, b) != nil {
+			t.Error("what was kept is shown after its end")
+		}
+		// What is kept is not believed, and a state that is away is no hindrance.
+		o.responder.Set(certtest.Answers{})
+		key := state.Keys()[0]
+		_, version, err := state.Load(t.Context(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := state.Swap(t.Context(), key, version, []byte("null")); err != nil {
+			t.Fatal(err)
+		}
+		node, b = o.again(state), bundle()
+		node.stapler.Want([]*certs.Bundle{b})
+		pass(time.Second)
+		if shown(t, b) == nil {
+			t.Error("garbage in the state is in the way")
+		}
+		state.Fail(errRefused)
+		node, b = o.again(state), bundle()
+		node.stapler.Want([]*certs.Bundle{b})
+		pass(time.Second)
+		if shown(t, b) == nil {
+			t.Error("a state that is away is in the way")
+		}
+		// What has ended goes when its group is written.
+		state.Fail(nil)
+		pass(80 * 24 * time.Hour)
+		if value, _, err := state.Load(t.Context(), key); err != nil || len(value) > 4096 {
+			t.Errorf("%d bytes are kept for one certificate, %v", len(value), err)
+		}
+	})
+}
+
 func TestRunEndsWithARequestUnderWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := certtest.NewCA(t, "root")
@@ -322,7 +406,7 @@ func TestRunEndsWithARequestUnderWay(t *testing.T) {
 		if refusal != nil {
 			t.Fatal(refusal)
 		}
-		s := ocsp.New(hole{})
+		s := ocsp.New(hole{}, nil)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- s.Run(ctx) }()
