@@ -32,6 +32,7 @@ type Stapler struct {
 type entry struct {
 	bundles []*certs.Bundle
 	url     string
+	at      string // the responder's host in it
 	host    *host
 	last    answer // the newest good word; der nil for none
 	next    time.Time
@@ -110,7 +111,7 @@ func (s *Stapler) Want(bundles []*certs.Bundle) {
 		e := wanted[b.Fingerprint]
 		if e == nil {
 			if e = s.entries[b.Fingerprint]; e == nil {
-				e = &entry{url: b.Responder()}
+				e = &entry{url: b.Responder(), at: hostOf(b.Responder())}
 			}
 			e.bundles = e.bundles[:0:0]
 			wanted[b.Fingerprint] = e
@@ -119,11 +120,13 @@ func (s *Stapler) Want(bundles []*certs.Bundle) {
 	}
 	hosts := make(map[string]*host, len(s.hosts))
 	for _, e := range wanted {
-		name := hostOf(e.url)
-		if hosts[name] == nil {
-			hosts[name] = cmp.Or(s.hosts[name], &host{})
+		if hosts[e.at] == nil {
+			hosts[e.at] = s.hosts[e.at]
 		}
-		e.host = hosts[name]
+		if hosts[e.at] == nil {
+			hosts[e.at] = &host{}
+		}
+		e.host = hosts[e.at]
 		e.staple()
 	}
 	s.entries, s.hosts = wanted, hosts

@@ -476,3 +476,21 @@ func FuzzAnswers(f *testing.F) {
 		}
 	})
 }
+
+// BenchmarkWant is what each snapshot costs with ten thousand certificates that name
+// a responder.
+func BenchmarkWant(b *testing.B) {
+	ca := certtest.NewCA(b, "root")
+	all := make([]*certs.Bundle, 10_000)
+	for i := range all {
+		bundle, refusal := certs.ParseBundle(ca.Issue(certtest.Leaf{Names: []string{"a.test"}, OCSP: url}))
+		if refusal != nil {
+			b.Fatal(refusal)
+		}
+		all[i] = bundle
+	}
+	s := ocsp.New(hole{}, nil)
+	for b.Loop() {
+		s.Want(all)
+	}
+}

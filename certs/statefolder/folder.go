@@ -72,12 +72,21 @@ func (f *Folder) check(ctx context.Context) error {
 	// Its name must not depend on the key that is in question.
 	path := filepath.Join(f.dir, "check"+suffix)
 	return f.exclusive(ctx, func() error {
+		f.tidy()
 		_, _, err := f.read(path, checkKey)
 		if errors.Is(err, certs.ErrNoState) {
 			_, err = f.write(path, checkKey, []byte("keyway"))
 		}
 		return err
 	})
+}
+
+// tidy removes what writers left that were killed: no other one writes now.
+func (f *Folder) tidy() {
+	left, _ := filepath.Glob(filepath.Join(f.dir, ".*"+suffix+".*")) // the pattern is good
+	for _, path := range left {
+		_ = os.Remove(path) // in nobody's way
+	}
 }
 
 // Load answers a value and its version.

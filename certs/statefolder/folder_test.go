@@ -155,3 +155,22 @@ func TestAWriterThatWaitsHonoursItsContext(t *testing.T) {
 		t.Errorf("a reader needs no lock: %v", err)
 	}
 }
+
+func TestOpenTidiesUpAfterTheKilled(t *testing.T) {
+	dir, key := filepath.Join(t.TempDir(), "state"), newKey()
+	f := open(t, dir, key)
+	if _, err := f.Swap(t.Context(), "a", "", []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	left := filepath.Join(dir, "."+filepath.Base(files(t, dir)[0])+".123")
+	if err := os.WriteFile(left, []byte("half"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	again := open(t, dir, key)
+	if _, err := os.Stat(left); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what a killed writer left is there: %v", err)
+	}
+	if value, _, err := again.Load(t.Context(), "a"); err != nil || string(value) != "x" {
+		t.Errorf("%q, %v", value, err)
+	}
+}
