@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -20,14 +19,27 @@ func ledgerDir(s *settings) string { return filepath.Join(s.DataDir, "ledger") }
 
 func (c *cli) auditCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "audit", Short: "Read and verify the ledger of every change"}
-	cmd.AddCommand(c.auditTail(), c.auditVerify())
+	cmd.AddCommand(c.auditTail(), c.auditQuery(), c.auditVerify())
 	return cmd
 }
 
 // ledgerFiles are the files named, or those of the data folder.
 func (c *cli) ledgerFiles(args []string) ([]string, error) {
-	if len(args) > 0 {
-		return args, nil
+	var named []string
+	for _, a := range args {
+		info, err := os.Stat(a)
+		if err != nil || !info.IsDir() {
+			named = append(named, a) // reading it tells what is wrong
+			continue
+		}
+		files, err := secrets.LedgerFiles(a)
+		if err != nil {
+			return nil, err
+		}
+		named = append(named, files...)
+	}
+	if len(named) > 0 {
+		return named, nil
 	}
 	s, err := c.settings()
 	if err != nil {
@@ -56,15 +68,7 @@ func (c *cli) auditTail() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return c.print(events, "TIME KIND SUBJECT RESULT VERSION SOURCE REASON", func(add func(...string)) {
-				for _, e := range events {
-					reason := e.Reason
-					if e.Check != "" {
-						reason = e.Check + ": " + reason
-					}
-					add(e.Time.Format(time.RFC3339), e.Kind, e.Subject, e.Result, fmt.Sprintf("%d>%d", e.OldVersion, e.NewVersion), orDash(e.Source), orDash(reason))
-				}
-			})
+			return c.printEvents(events)
 		},
 	}
 	cmd.Flags().IntVarP(&count, "lines", "n", count, "how many events")
@@ -75,31 +79,44 @@ func (c *cli) auditTail() *cobra.Command {
 // lastEvents reads the last n events of a ledger's files, oldest first.
 func lastEvents(files []string, n int) ([]secrets.Event, error) {
 	events := []secrets.Event{}
-	for _, name := range files {
-		f, err := os.Open(name)
-		if err != nil {
-			return nil, fmt.Errorf("reading the ledger: %w", err)
+	err := eachEvent(files, func(e secrets.Event) {
+		if events = append(events, e); len(events) > 2*n {
+			events = append([]secrets.Event{}, events[len(events)-n:]...)
 		}
-		lines := bufio.NewScanner(f)
-		lines.Buffer(nil, 1<<20)
-		for lines.Scan() {
-			var line struct {
-				Event *secrets.Event `json:"event"`
-			}
-			if json.Unmarshal(lines.Bytes(), &line) != nil || line.Event == nil {
-				continue // verify is what judges lines
-			}
-			if events = append(events, *line.Event); len(events) > 2*n {
-				events = append([]secrets.Event{}, events[len(events)-n:]...)
-			}
-		}
-		err = lines.Err()
-		_ = f.Close()
-		if err != nil {
-			return nil, fmt.Errorf("reading the ledger %s: %w", name, err)
-		}
+	})
+	if err != nil {
+		return nil, err
 	}
 	return events[max(0, len(events)-n):], nil
+}
+
+// eachEvent reads the events of a ledger's files, oldest first.
+func eachEvent(files []string, f func(secrets.Event)) error {
+	for _, name := range files {
+		if err := eachEventOf(name, f); err != nil {
+			return fmt.Errorf("reading the ledger: %w", err)
+		}
+	}
+	return nil
+}
+
+func eachEventOf(name string, yield func(secrets.Event)) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		var line struct {
+			Event *secrets.Event `json:"event"`
+		}
+		if json.Unmarshal(lines.Bytes(), &line) == nil && line.Event != nil { // verify is what judges lines
+			yield(*line.Event)
+		}
+	}
+	return lines.Err()
 }
 
 func (c *cli) auditVerify() *cobra.Command {

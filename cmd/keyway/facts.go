@@ -72,4 +72,10 @@ type secretFacts struct {
 	NextLook  time.Time `json:"next_look"`
 	NotAfter  time.Time `json:"not_after,omitzero"`
 	Reason    string    `json:"reason,omitempty"`
+
+	Pinned    int            `json:"pinned,omitempty"`
+	Origin    string         `json:"origin,omitempty"` // the source's id of the read
+	TTL       float64        `json:"ttl_seconds,omitempty"`
+	Renewable bool           `json:"renewable,omitempty"`
+	History   []versionFacts `json:"history,omitempty"`
 }

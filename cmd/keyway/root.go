@@ -35,7 +35,7 @@ func newRoot(out, errw io.Writer) *cobra.Command {
 	root.PersistentFlags().BoolVar(&c.asJSON, "json", false, "print JSON instead of tables")
 	root.AddCommand(
 		c.serveCommand(), c.configCommand(), c.validateCommand(), c.explainCommand(),
-		c.certsCommand(), c.secretsCommand(), c.auditCommand(), c.reloadCommand(), c.versionCommand(),
+		c.certsCommand(), c.secretsCommand(), c.credentialsCommand(), c.auditCommand(), c.statusCommand(), c.reloadCommand(), c.versionCommand(),
 	)
 	wrongUsage(root)
 	return root

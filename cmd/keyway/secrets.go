@@ -17,6 +17,7 @@ const maxSecret = 1 << 20
 
 func (c *cli) secretsCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "secrets", Short: "Show the secrets of the running node, and keep secrets in its sealed store"}
+	history := false
 	list := &cobra.Command{
 		Use: "list", Short: "List every reference in use with its state and version, never a value", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -27,6 +28,9 @@ func (c *cli) secretsCommand() *cobra.Command {
 			var all []secretFacts
 			if err := n.Get(cmd.Context(), "secrets", &all); err != nil {
 				return err
+			}
+			if history {
+				return c.history(all)
 			}
 			return c.print(all, "REFERENCE STATE VERSION SOURCE FETCHED REASON", func(add func(...string)) {
 				for _, f := range all {
@@ -39,7 +43,8 @@ func (c *cli) secretsCommand() *cobra.Command {
 			})
 		},
 	}
-	for _, x := range []*cobra.Command{list, c.secretsPut(), c.secretsRemove()} {
+	list.Flags().BoolVar(&history, "history", false, "list every version that is known, with its state")
+	for _, x := range append([]*cobra.Command{list, c.secretsPut(), c.secretsRemove()}, c.secretsActions()...) {
 		c.settingFlags(x, "data_dir")
 		cmd.AddCommand(x)
 	}

@@ -95,7 +95,7 @@ func (c *controlled) Facts() control.Facts {
 	n := (*node)(c)
 	list := []secretFacts{}
 	for _, x := range n.broker.List() {
-		list = append(list, secretFacts{x.Ref.String(), string(x.State), x.Version, x.Source, x.Fetched, x.NextLook, x.NotAfter, x.Reason})
+		list = append(list, factsOfSecret(&x))
 	}
 	return control.Facts{Status: n.telemetry.Status(n), Certificates: certificateFacts(n.publisher.Current(), time.Now()), Secrets: list}
 }

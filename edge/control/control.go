@@ -1,7 +1,7 @@
 // Package control is the door for the commands of the same machine: HTTP with
 // JSON over the unix socket <data folder>/control.sock, which only the user that
-// runs the node may open (mode 0600). It shows facts and asks for a reload; it
-// changes nothing else and never shows a secret value.
+// runs the node may open (mode 0600). It shows facts, and does what a command asks
+// for under the name of the user who asks; it never shows a secret value.
 package control
 
 import (
@@ -32,6 +32,9 @@ type Node interface {
 	// Reload makes the node look at its documents and credentials again and
 	// answers the problems that this found.
 	Reload(ctx context.Context) []string
+	// Act does what a command asks for and answers once it is done. The error is for
+	// the user.
+	Act(ctx context.Context, a Action) (any, error)
 }
 
 // Facts are the answers that need no question.
@@ -83,7 +86,7 @@ func (s *Server) Run(ctx context.Context) error {
 		_ = l.Close()
 		return fmt.Errorf("protecting the control socket: %w", err)
 	}
-	srv := &http.Server{Handler: s.handler(), ReadHeaderTimeout: 5 * time.Second}
+	srv := &http.Server{Handler: s.handler(), ReadHeaderTimeout: 5 * time.Second, ConnContext: withPeer}
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(l) }()
 	select {
@@ -117,6 +120,7 @@ func (s *Server) handler() http.Handler {
 		}
 		answer(w, http.StatusOK, a)
 	})
+	mux.HandleFunc("POST /v1/act", s.act)
 	mux.HandleFunc("POST /v1/reload", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusOK, map[string]any{"problems": s.node.Reload(r.Context())})
 	})

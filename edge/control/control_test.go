@@ -18,6 +18,12 @@ type fake struct {
 	answer   any
 	err      error
 	problems []string
+	acted    []Action
+}
+
+func (f *fake) Act(_ context.Context, a Action) (any, error) {
+	f.acted = append(f.acted, a)
+	return f.answer, f.err
 }
 
 func (f *fake) Facts() Facts { return f.facts }
@@ -181,5 +187,24 @@ func TestErrorsAreToldInWords(t *testing.T) {
 	var wrong []string
 	if err := c.Post(t.Context(), "reload", nil, &wrong); err == nil || !strings.Contains(err.Error(), "reading the node's answer") {
 		t.Errorf("an answer of another shape: %v", err)
+	}
+}
+
+// An action is done under the name of who asks; its error is the node's own.
+func TestAct(t *testing.T) {
+	f := &fake{answer: map[string]int{"version": 3}}
+	dir := folder(t)
+	run(t, dir, f)
+	c := Dial(dir)
+	var got map[string]int
+	if err := c.Act(t.Context(), Action{Do: "secrets.pin", Name: "x", Version: 3}, &got); err != nil || got["version"] != 3 {
+		t.Fatalf("%v, %v", got, err)
+	}
+	if a := f.acted[0]; a.Do != "secrets.pin" || a.Version != 3 || !strings.Contains(a.Actor, "uid ") {
+		t.Errorf("the node was asked for %+v", a)
+	}
+	f.err = errors.New("version 3 is not held any more")
+	if err := c.Act(t.Context(), Action{Do: "secrets.pin", Name: "x"}, &got); err == nil || !strings.HasSuffix(err.Error(), "version 3 is not held any more") {
+		t.Errorf("%v", err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/keyway-edge/keyway/certs"
 	"github.com/keyway-edge/keyway/routing/spec"
+	"github.com/keyway-edge/keyway/secrets"
 )
 
 // Status is what GET /status answers.
@@ -25,6 +26,20 @@ type Status struct {
 	Counts     Counts    `json:"counts"`
 	Problems   []Problem `json:"problems"`
 	Expiring   []Expiry  `json:"expiring"` // certificates in use that end within 30 days
+	Sources    []Source  `json:"sources,omitempty"`
+}
+
+// Source is one place where credentials come from.
+type Source struct {
+	Name      string    `json:"name"`
+	State     string    `json:"state"` // ok, away
+	Since     time.Time `json:"since,omitzero"`
+	LastGood  time.Time `json:"last_good,omitzero"`
+	NextProbe time.Time `json:"next_probe,omitzero"` // while it is away
+	Waiting   int       `json:"waiting,omitempty"`   // credentials that wait for it to be back
+	Looks     uint64    `json:"looks"`
+	Failures  uint64    `json:"failures"`
+	Reason    string    `json:"reason,omitempty"`
 }
 
 // Counts are the sizes of the snapshot in force.
@@ -74,6 +89,9 @@ func (t *Telemetry) Status(h Health) Status {
 	if st.Problems == nil {
 		st.Problems = []Problem{}
 	}
+	if t.opts.Broker != nil {
+		st.Sources = sourceList(t.opts.Broker())
+	}
 	s := t.opts.Current()
 	if s == nil {
 		return st
@@ -93,6 +111,18 @@ func (t *Telemetry) Status(h Health) Status {
 		return true
 	})
 	return st
+}
+
+func sourceList(b secrets.Stats) []Source {
+	list := make([]Source, 0, len(b.Sources))
+	for _, s := range b.Sources {
+		x := Source{Name: s.Name, State: "ok", LastGood: s.LastGood, Looks: s.Fetches, Failures: s.Failures}
+		if s.Away {
+			x.State, x.Since, x.NextProbe, x.Waiting, x.Reason = "away", s.AwaySince, s.NextProbe, s.Parked, s.LastError
+		}
+		list = append(list, x)
+	}
+	return list
 }
 
 // StatusHandler serves /status, /status/ready and /metrics.
