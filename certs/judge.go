@@ -76,7 +76,7 @@ func judge(prev *Slot, c *Candidate, now time.Time) (verdict, *Refusal) {
 func findings(prev *Slot, c *Candidate, active *Bundle, all []*Bundle, b *Bundle, now time.Time) []finding {
 	return []finding{
 		checkTime(active, b, now), checkNames(prev, c, b), checkUsage(active, c, b), checkOlder(prev, c, active, b), checkStandIn(active, b),
-		checkAlone(prev, all), checkRuling(prev, c, active, b), checkStaple(c, active, b, now),
+		checkAlone(prev, all), checkRuling(prev, c, active, b, now), checkStaple(c, active, b, now),
 	}
 }
 
@@ -211,16 +211,22 @@ func checkStandIn(active, b *Bundle) finding {
 	return finding{refusal: refuse(CheckStandIn, "certificate %s is self-signed or temporary, and the active one is issued by %s; wait for the issued one, or bind the names to a new certificate", b.Serial, active.Issuer)}
 }
 
-// checkRuling keeps what was revoked or rolled back from coming again. Where nothing
+// checkRuling keeps what was revoked or rolled back from coming again: the latter
+// until the end of what came instead is near, for an end is worse. Where nothing
 // else serves, Advance says what it thinks of that.
-func checkRuling(prev *Slot, c *Candidate, active, b *Bundle) finding {
+func checkRuling(prev *Slot, c *Candidate, active, b *Bundle, now time.Time) finding {
 	r, ruled := prev.ruling(c, []*Bundle{b})
 	if ruled == nil || active == nil && !r.Stop || active != nil && active.Fingerprint == b.Fingerprint {
 		return finding{}
 	}
 	refusal := r.refusal(b)
 	refusal.bundles = []*Bundle{b}
-	return finding{refusal: refusal, never: r.Stop}
+	f := finding{refusal: refusal, never: r.Stop}
+	if r.Check == CheckRolledBack && active != nil && !r.Stop {
+		refusal.retry = active.NotAfter.Add(-lastHour)
+		f.no = !now.Before(refusal.retry)
+	}
+	return f
 }
 
 // checkAlone: many clients cannot use Ed25519 at all.

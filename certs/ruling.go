@@ -22,7 +22,8 @@ type Ruling struct {
 type Rulings func(fingerprint string) (Ruling, bool)
 
 // Hold is a ruling that a rollback made, kept in the slot until another version is
-// activated. A restart forgets slots: whoever wants holds to last gives them back
+// activated; the last hour of what came instead ends its force, so that nobody can
+// keep renewals out for good by making trials fail. A restart forgets slots: whoever wants holds to last gives them back
 // as Rulings.
 type Hold struct {
 	Fingerprint string
@@ -34,6 +35,15 @@ func (r Ruling) state() VersionState {
 		return VersionRevoked
 	}
 	return VersionRolledBack
+}
+
+// spare is how long what comes instead has to last: nothing that is about to end is
+// better than a version that was rolled back, anything is than one that was revoked.
+func (r Ruling) spare() time.Duration {
+	if r.Check == CheckRevoked {
+		return 0
+	}
+	return lastHour
 }
 
 func (r Ruling) outcome() Outcome {
@@ -105,7 +115,7 @@ func (s *Slot) standing(c *Candidate, now time.Time) *Slot {
 		return s
 	}
 	as := s.copy()
-	if k, err := s.fallback(c, 0, now); err == nil {
+	if k, err := s.fallback(c, 0, now, r.spare()); err == nil {
 		as.Active, as.Source = k.bundles, k.source
 	} else if r.Stop {
 		as.Active = nil
@@ -115,7 +125,7 @@ func (s *Slot) standing(c *Candidate, now time.Time) *Slot {
 
 // leave goes from a condemned version to the newest good one, if there is one.
 func (s *Slot) leave(c *Candidate, mark [32]byte, r Ruling, b *Bundle, now time.Time, outcome Outcome) (*Slot, Outcome) {
-	k, err := s.fallback(c, 0, now)
+	k, err := s.fallback(c, 0, now, r.spare())
 	if err != nil && !r.Stop {
 		text := r.refusal(b).Error() + "; it serves on: " + err.Error()
 		if s.noted == text {
@@ -145,6 +155,9 @@ func (s *Slot) leave(c *Candidate, mark [32]byte, r Ruling, b *Bundle, now time.
 func (s *Slot) refuseLeft(left *Slot, r Ruling, b *Bundle, now time.Time) {
 	s.Refused = r.refusal(b)
 	s.Refused.At, s.Refused.mark = now, left.mark
+	if r.Check == CheckRolledBack && len(s.Active) > 0 {
+		s.Refused.retry = s.Active[0].NotAfter.Add(-lastHour)
+	}
 	if len(s.holds) > 0 || r.Check == CheckRevoked {
 		s.Refused.bundles = left.Active
 	}
@@ -186,16 +199,16 @@ var (
 )
 
 // fallback finds an earlier version that can serve: version to, or with 0 the
-// newest that is under no ruling, in its time, and for every name that the active
-// one is for.
-func (s *Slot) fallback(c *Candidate, to int, now time.Time) (*kept, error) {
+// newest that is under no ruling, in its time for spare longer, and for every name
+// that the active one is for.
+func (s *Slot) fallback(c *Candidate, to int, now time.Time, spare time.Duration) (*kept, error) {
 	err := errNoVersion
 	for i := range s.kept {
 		k := &s.kept[i]
 		if to > 0 && k.number != to || to == 0 && k.left {
 			continue
 		}
-		why := s.unfit(c, k, now)
+		why := s.unfit(c, k, now, spare)
 		// Who names a version may bring back what was rolled back, never what was revoked.
 		if r, b := s.ruling(c, k.bundles); why == "" && b != nil && (to == 0 || r.Check == CheckRevoked) {
 			why = r.refusal(b).Message
@@ -211,13 +224,13 @@ func (s *Slot) fallback(c *Candidate, to int, now time.Time) (*kept, error) {
 	return nil, err
 }
 
-func (s *Slot) unfit(c *Candidate, k *kept, now time.Time) string {
+func (s *Slot) unfit(c *Candidate, k *kept, now time.Time, spare time.Duration) string {
 	names := s.names
 	if c != nil {
 		names = c.Names
 	}
 	for _, b := range k.bundles {
-		if now.Before(b.NotBefore) || now.After(b.NotAfter) {
+		if now.Before(b.NotBefore) || now.Add(spare).After(b.NotAfter) {
 			return fmt.Sprintf("certificate %s is valid from %s to %s", b.Serial, b.NotBefore.UTC().Format(time.RFC3339), b.NotAfter.UTC().Format(time.RFC3339))
 		}
 		for _, n := range names {
@@ -243,7 +256,7 @@ func Rollback(s *Slot, to int, why string, now time.Time) (*Slot, error) {
 	if to == s.Version {
 		return nil, fmt.Errorf("rolling back %s: version %d is active already", s.Name, to)
 	}
-	k, err := s.fallback(nil, to, now)
+	k, err := s.fallback(nil, to, now, 0)
 	if err != nil {
 		return nil, fmt.Errorf("rolling back %s: %w", s.Name, err)
 	}

@@ -86,7 +86,8 @@ func (b *Bundle) stapling(leaf *x509.Certificate) {
 	}
 }
 
-// lastHour is when a staple is waited for no longer.
+// lastHour is when the end of what serves is near enough to take what is merely
+// suspect instead.
 const lastHour = time.Hour
 
 // checkStaple keeps out what strict clients would refuse: a leaf that must have a
