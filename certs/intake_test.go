@@ -25,8 +25,16 @@ func FuzzIntake(f *testing.F) {
 		f.Fatal(err)
 	}
 	for _, l := range []certtest.Leaf{
-		{}, {KeyType: "ecdsa-p384"}, {KeyType: "rsa-2048"}, {Key: ed}, {SelfSigned: true}, {MustStaple: true}, {MustStaple: true, OCSP: "http://ocsp.test"},
-		{NotBefore: now.Add(-2 * time.Hour), NotAfter: now.Add(-time.Hour)}, {NotBefore: now.Add(time.Hour)}, {Usage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}},
+		{},
+		{KeyType: "ecdsa-p384"},
+		{KeyType: "rsa-2048"},
+		{Key: ed},
+		{SelfSigned: true},
+		{MustStaple: true},
+		{MustStaple: true, OCSP: "http://ocsp.test"},
+		{NotBefore: now.Add(-2 * time.Hour), NotAfter: now.Add(-time.Hour)},
+		{NotBefore: now.Add(time.Hour)},
+		{Usage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}},
 	} {
 		l.Names = []string{"a.test"}
 		p := ca.Issue(l)
