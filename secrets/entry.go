@@ -185,7 +185,7 @@ func (e *entry) deadline(now time.Time) time.Time {
 	if at := e.alarmAt(); now.Before(at) && e.failing() {
 		sooner(at)
 	}
-	if end := e.good.Add(e.life.ResurrectTTL); !e.good.IsZero() && e.failing() && now.Before(end) {
+	if end := e.good.Add(e.life.ResurrectTTL); !e.good.IsZero() && (e.failing() || e.kept) && now.Before(end) {
 		sooner(end)
 	}
 	for _, w := range e.wanted {
@@ -233,9 +233,9 @@ func (e *entry) judge(w *wanted, now time.Time) (State, string) {
 		return Missing, cmp.Or(why, "its source said that it was removed")
 	case !e.lease.NotAfter.IsZero() && !now.Before(e.lease.NotAfter):
 		return Expired, joined("its hard end was "+e.lease.NotAfter.UTC().Format(time.RFC3339), why)
-	case e.kept && e.err == nil && e.broken == nil:
+	case e.kept && !e.failing() && now.Before(e.good.Add(e.life.ResurrectTTL)):
 		return Stale, "the last known good value is in use until its source answers"
-	case !e.failing():
+	case !e.failing() && !e.kept:
 		return Active, joined(w.pinnedWhy(), e.lease.Remark)
 	case !now.Before(e.good.Add(e.life.ResurrectTTL)):
 		state := Expired

@@ -366,6 +366,20 @@ func TestLastKnownGood(t *testing.T) {
 			b.expect(key, secrets.Stale, 1, "one")
 		})
 	})
+	t.Run("source away for longer than the value may be used", func(t *testing.T) {
+		bubble(t, with(-24*time.Hour+4*time.Second, 0), func(t *testing.T, b bench, _ *events) {
+			b.source.Delay(time.Hour)
+			b.Resolve(t.Context(), plan(key))
+			b.expect(key, secrets.Stale, 2, "two")
+			time.Sleep(3500 * time.Millisecond) // the first look is still on its way
+			b.expect(key, secrets.Expired, 2, "")
+		})
+		bubble(t, with(-25*time.Hour, 0), func(t *testing.T, b bench, _ *events) {
+			b.source.Delay(time.Hour)
+			b.Resolve(t.Context(), plan(key))
+			b.expect(key, secrets.Expired, 2, "")
+		})
+	})
 	t.Run("source there", func(t *testing.T) {
 		bubble(t, with(-time.Minute, 0), func(t *testing.T, b bench, _ *events) {
 			b.source.Put("key", "three")
