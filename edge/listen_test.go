@@ -24,7 +24,6 @@ type engine struct {
 	mu      sync.Mutex // guards the group below
 	infos   []*exchange.Conn
 	drained bool
-	left    bool // Leave was called for one of infos
 }
 
 func (e *engine) ServeConn(_ context.Context, c net.Conn, info *exchange.Conn) {
@@ -49,19 +48,10 @@ func (e *engine) Drain(context.Context) {
 	e.mu.Unlock()
 }
 
-// Leave ends connections at their next line.
-func (e *engine) Leave(_ context.Context, match func(*exchange.Conn) bool) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, info := range e.infos {
-		e.left = e.left || match(info)
-	}
-}
-
 func (e *engine) draining() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.drained || e.left
+	return e.drained
 }
 
 func (e *engine) info(i int) *exchange.Conn {

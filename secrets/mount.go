@@ -34,7 +34,6 @@ type mount struct {
 	notifier       Notifier
 	timeout        time.Duration      // of one look
 	stop           context.CancelFunc // ends its hints
-	revoking       chan struct{}      // holds one for each revocation under way
 	gone           bool               // nobody uses it any more; written by Run with the broker's mu held
 
 	// owned by Run
@@ -66,7 +65,7 @@ func (b *Broker) open(v Vault) *mount {
 	m.renewer, _ = m.source.(Renewer)
 	m.revoker, _ = m.source.(Revoker)
 	m.notifier, _ = m.source.(Notifier)
-	m.timeout, m.revoking = b.cfg.FetchTimeout, make(chan struct{}, b.cfg.Parallel)
+	m.timeout = b.cfg.FetchTimeout
 	if t, ok := m.source.(Timed); ok && t.Timeout() > 0 {
 		m.timeout = t.Timeout()
 	}

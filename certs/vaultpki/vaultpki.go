@@ -35,7 +35,7 @@ type Config struct {
 	Mount  string        // of the PKI engine; "" for pki
 	Role   string        // that signs
 	Sign   bool          // the key is made here
-	TTL    time.Duration // asked for; 0 for the role's own
+	TTL    time.Duration // certificate_ttl: the life that is asked for; 0 for the role's own
 	Revoke bool          // revoke_on_release: a certificate that was replaced is revoked after its overlap
 }
 
@@ -65,7 +65,7 @@ func Parse(config map[string]any) (Config, error) {
 				bad(name, "expected one of: sign, issue")
 			}
 			c.Sign = text != "issue"
-		case "ttl":
+		case "certificate_ttl":
 			n, ok := config[name].(float64)
 			if i, isInt := config[name].(int); isInt {
 				n, ok = float64(i), true
@@ -81,7 +81,7 @@ func Parse(config map[string]any) (Config, error) {
 			}
 			c.Revoke = on
 		default:
-			bad(name, "unknown field; expected one of: vault, mount, role, mode, ttl, revoke_on_release")
+			bad(name, "unknown field; expected one of: vault, mount, role, mode, certificate_ttl, revoke_on_release")
 		}
 	}
 	if c.Vault == "" {

@@ -17,7 +17,6 @@ import (
 
 	"github.com/keyway-edge/keyway/certs"
 	"github.com/keyway-edge/keyway/certs/devca"
-	"github.com/keyway-edge/keyway/certs/ocsp"
 	"github.com/keyway-edge/keyway/edge"
 	"github.com/keyway-edge/keyway/edge/control"
 	"github.com/keyway-edge/keyway/edge/exchange/wire"
@@ -53,7 +52,6 @@ type node struct {
 	tickets   *certs.Tickets
 	ech       *certs.ECH // nil when it is off
 	server    *edge.Server
-	stapler   *ocsp.Stapler // nil when it is off
 	term      *edge.Terminator
 	draining  atomic.Bool
 }
@@ -169,9 +167,6 @@ func (n *node) dataPath() error {
 		return err
 	}
 	n.publisher = edge.NewPublisher(builder, n.documents, n.broker, n.recorder(), n.vaults.plan, n.log)
-	if err := n.certify(builder); err != nil {
-		return err
-	}
 	var dev edge.DevIssuer
 	if n.config.Development {
 		ca, err := devca.Open(s.DataDir)
@@ -269,9 +264,6 @@ func (n *node) supportTasks() []task {
 		{"ledger", n.ledger.Run},
 		{"session ticket keys", n.tickets.Run},
 		{"control socket", control.New(n.settings.DataDir, (*controlled)(n)).Run},
-	}
-	if n.stapler != nil {
-		tasks = append(tasks, task{"certificate status", n.stapler.Run})
 	}
 	if n.ech != nil {
 		tasks = append(tasks, task{"ECH keys", n.ech.Run})

@@ -93,7 +93,6 @@ type settings struct {
 
 	CanaryWindow   time.Duration
 	CanaryFailures int
-	TLSOCSP        bool
 }
 
 // hostPort checks one address.
