@@ -33,6 +33,8 @@ type Handler struct {
 	force  func(ctx context.Context, r secrets.Ref) error
 	latest func() *secrets.Set
 	doubt  doubt
+
+	challenges Challenges // nil for none
 }
 
 // Refresher looks at a credential again at once, past what its source remembers; the
@@ -145,6 +147,9 @@ func (h *Handler) judge(r *request) *policy.Reply {
 	}
 	if r.snap == nil {
 		return policy.ErrorReply(http.StatusServiceUnavailable, "no configuration is loaded yet")
+	}
+	if reply := h.challenge(r); reply != nil {
+		return reply
 	}
 	r.chain = r.snap.global
 	if r.policy == routing.Strict {

@@ -235,6 +235,10 @@ func (s *Server) serve(ctx context.Context, c *trackedConn, e Endpoint) {
 		return
 	}
 	state := tc.ConnectionState()
+	if state.NegotiatedProtocol == challengeALPN {
+		_ = tc.Close() // the handshake was all that it was for
+		return
+	}
 	info.TLS, ci.tls = &state, &c.facts
 	info.CertSerial = c.facts.certVersion()
 	if state.NegotiatedProtocol == "h2" {

@@ -27,11 +27,12 @@ type DevIssuer interface {
 // Terminator answers the callbacks of TLS handshakes from the current snapshot.
 // No callback does I/O or takes a lock (but for the development CA's).
 type Terminator struct {
-	publisher *Publisher
-	config    *Config
-	dev       DevIssuer // nil outside development mode
-	base      certs.Base
-	root      *tls.Config
+	publisher  *Publisher
+	config     *Config
+	dev        DevIssuer  // nil outside development mode
+	challenges Challenges // nil for none
+	base       certs.Base
+	root       *tls.Config
 }
 
 // NewTerminator makes a Terminator. base is the Builder's; dev may be nil.
@@ -69,6 +70,9 @@ func (t *Terminator) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) 
 		return nil, errNotReady
 	}
 	facts.snap = snap
+	if c := t.challengeConfig(hello); c != nil {
+		return c, nil
+	}
 	m := snap.Certs.Find(hostName(hello.ServerName))
 	facts.slot, facts.policy = m.Slot, m.Policy
 	if facts.policy == nil {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/keyway-edge/keyway/certs"
+	"github.com/keyway-edge/keyway/certs/acme"
 	"github.com/keyway-edge/keyway/certs/devca"
 	"github.com/keyway-edge/keyway/edge"
 	"github.com/keyway-edge/keyway/edge/control"
@@ -35,25 +36,26 @@ var starter string
 
 // node is one running gateway, wired.
 type node struct {
-	settings  *settings
-	config    *edge.Config
-	log       *slog.Logger
-	out       io.Writer
-	documents *file.Provider
-	broker    *secrets.Broker
-	vaults    *vaults
-	lastGood  *lastGood // nil when it is off
-	ledger    *secrets.Ledger
-	publisher *edge.Publisher
-	telemetry *telemetry.Telemetry
-	access    *telemetry.AccessLog
-	pools     *upstream.Pools
-	shared    certs.SharedState
-	tickets   *certs.Tickets
-	ech       *certs.ECH // nil when it is off
-	server    *edge.Server
-	term      *edge.Terminator
-	draining  atomic.Bool
+	settings   *settings
+	config     *edge.Config
+	log        *slog.Logger
+	out        io.Writer
+	documents  *file.Provider
+	broker     *secrets.Broker
+	vaults     *vaults
+	lastGood   *lastGood // nil when it is off
+	ledger     *secrets.Ledger
+	publisher  *edge.Publisher
+	telemetry  *telemetry.Telemetry
+	access     *telemetry.AccessLog
+	pools      *upstream.Pools
+	shared     certs.SharedState
+	tickets    *certs.Tickets
+	ech        *certs.ECH // nil when it is off
+	challenges *acme.Challenges
+	server     *edge.Server
+	term       *edge.Terminator
+	draining   atomic.Bool
 }
 
 // newNode wires a node. It opens files and listeners and starts nothing else.
@@ -75,13 +77,13 @@ func newNode(ctx context.Context, s *settings, log *slog.Logger, out io.Writer) 
 		return nil, err
 	}
 	n.openLastGood(ctx)
+	if err := n.keys(ctx); err != nil {
+		return nil, err
+	}
 	if err := n.credentials(); err != nil {
 		return nil, err
 	}
 	n.provider()
-	if err := n.keys(ctx); err != nil {
-		return nil, err
-	}
 	if err := n.dataPath(); err != nil {
 		return nil, err
 	}
@@ -184,6 +186,8 @@ func (n *node) listen(ctx context.Context) error {
 	s := n.settings
 	handler := edge.NewHandler(n.config, n.publisher, n.telemetry, n.log)
 	handler.Refresh(n.broker)
+	handler.Challenges(n.challenges)
+	n.term.Challenges(n.challenges)
 	h2, err := http2.New(handler, http2.Settings{
 		MaxStreams: uint32(s.HTTP2Streams), HeaderList: s.HeaderLimit, Line: s.LineLimit, Target: s.TargetLimit, Fields: s.FieldLimit,
 		Idle: s.IdleTimeout, BodyIdle: s.BodyIdle, MinRate: s.MinBodyRate, WriteStall: s.WriteStall, MaxBody: s.BodyLimit,
@@ -263,6 +267,7 @@ func (n *node) supportTasks() []task {
 		{"upstream pools", n.pools.Run},
 		{"ledger", n.ledger.Run},
 		{"session ticket keys", n.tickets.Run},
+		{"ACME challenges", n.challenges.Run},
 		{"control socket", control.New(n.settings.DataDir, (*controlled)(n)).Run},
 	}
 	if n.ech != nil {

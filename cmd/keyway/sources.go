@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 
+	"github.com/keyway-edge/keyway/certs/acme"
 	"github.com/keyway-edge/keyway/certs/vaultpki"
 	"github.com/keyway-edge/keyway/routing/spec"
 	"github.com/keyway-edge/keyway/secrets"
@@ -17,10 +18,10 @@ import (
 )
 
 // openers are the kinds of vaults and types of issuers of this build.
-func openers(deps vault.Deps) map[string]secrets.Opener {
+func openers(deps vault.Deps, issuing acme.Deps) map[string]secrets.Opener {
 	return map[string]secrets.Opener{
 		"env": env.Open, "file": file.Open, "sealed": sealed.Open, "hcv": vault.Opener(deps),
-		"vault_pki": vaultpki.Opener(deps),
+		"vault_pki": vaultpki.Opener(deps), "acme": acme.Opener(issuing),
 	}
 }
 
@@ -50,6 +51,7 @@ func sourceSchemas() spec.Schemas {
 			_, err := vaultpki.Parse(c)
 			return err
 		}),
+		"x_keyway_issuers/acme": verify("acme", func(c map[string]any) error { _, err := acme.Parse(c); return err }),
 	}
 }
 
@@ -69,11 +71,21 @@ func fieldErrors(err error) []spec.FieldError {
 	if errors.As(err, &one) {
 		return []spec.FieldError{{Field: one.Field, Message: one.Err.Error()}}
 	}
+	var other *acme.FieldError
+	if errors.As(err, &other) {
+		return []spec.FieldError{{Field: other.Field, Message: other.Err.Error()}}
+	}
 	return []spec.FieldError{{Message: err.Error()}}
 }
 
-// issuerConfig gives an issuer that shares a vault's login the config of that vault.
+// issuerConfig gives an issuer that shares a vault's login the config of that vault,
+// and one that keeps what it issued its name.
 func issuerConfig(doc *spec.Document, x *spec.Issuer) map[string]any {
+	if x.Type == "acme" {
+		config := maps.Clone(x.Config)
+		config[acme.Name] = x.Name
+		return config
+	}
 	prefix, ok := x.Config["vault"].(string)
 	if !ok {
 		return x.Config

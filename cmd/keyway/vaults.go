@@ -35,7 +35,7 @@ func (n *node) credentials() error {
 	sealedConfig := map[string]any{"path": sealedPath(n.settings)}
 	config := secrets.Config{
 		Log:      n.log,
-		Openers:  openers(deps),
+		Openers:  openers(deps, n.issuing()),
 		Events:   n.event,
 		Trial:    secrets.TrialRule{Window: n.settings.CanaryWindow, Failures: n.settings.CanaryFailures},
 		Versions: versions,
