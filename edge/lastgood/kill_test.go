@@ -1,6 +1,7 @@
 package lastgood
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -57,32 +59,33 @@ func TestAKillLeavesTheOldOrTheNew(t *testing.T) {
 	for range 200 {
 		cmd := exec.Command(os.Args[0], "-test.run=^TestAKillLeavesTheOldOrTheNew$")
 		cmd.Env = append(os.Environ(), killed+"="+dir)
-		var out bytes.Buffer
-		cmd.Stdout = &out
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(20*time.Millisecond + rand.N(40*time.Millisecond)) // where in a write it dies is chance, which is the point
+		first, err := bufio.NewReader(out).ReadString('\n')
+		if err != nil || !strings.HasPrefix(first, "written ") {
+			t.Fatalf("the writer said %q: %v", first, err)
+		}
+		time.Sleep(rand.N(20 * time.Millisecond)) // where in a write it dies is chance, which is the point
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 		st, err := New(killedConfig(dir)).Load(t.Context())
-		if errors.Is(err, ErrNone) && last == 0 {
-			continue
-		}
 		if err != nil {
-			t.Fatalf("after number %d: %v\n%s", last, err, out.Bytes())
+			t.Fatalf("after number %d: %v", last, err)
 		}
-		if st.Sequence < last {
-			t.Fatalf("number %d came back as %d", last, st.Sequence)
+		if st.Sequence <= last {
+			t.Fatalf("number %d was written, and number %d came back", last+1, st.Sequence)
 		}
 		if k := st.Kept[0]; !bytes.Equal(k.Value.Reveal(), pattern(k.Version)) {
 			t.Fatalf("number %d is a mixture", st.Sequence)
 		}
 		last = st.Sequence
 	}
-	if last < 200 {
-		t.Errorf("%d writes in 200 lives: the kills came before the writes", last)
-	}
+	t.Logf("%d writes in 200 lives", last)
 	left, err := filepath.Glob(filepath.Join(dir, "kept", ".*"))
 	if err != nil || len(left) > 0 {
 		t.Errorf("left over: %v %v", left, err)
