@@ -56,6 +56,8 @@ func (b *Builder) Build(prev *Snapshot, in Inputs) (*Snapshot, *Report) {
 	w.routes()
 	w.chains()
 	w.compare()
+	// What was made may hold on to this build, and with it would to every snapshot before.
+	w.prev = nil
 	return next, w.report
 }
 
@@ -66,10 +68,14 @@ func (w *build) problem(p ...*spec.Problem) {
 // secret answers the value of a field that may be a reference, with the
 // credential it came from (nil for a literal), or why there is none.
 func (w *build) secret(s spec.Secret) (secrets.Value, *secrets.Credential, string) {
+	return valueOf(w.in.Set, s)
+}
+
+func valueOf(set *secrets.Set, s spec.Secret) (secrets.Value, *secrets.Credential, string) {
 	if s.Ref.IsZero() {
 		return s.Value, nil, ""
 	}
-	c := w.in.Set.Get(s.Ref)
+	c := set.Get(s.Ref)
 	switch {
 	case c == nil:
 		return secrets.Value{}, nil, "reference " + s.Ref.String() + " was never fetched"

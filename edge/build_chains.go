@@ -77,6 +77,7 @@ func (w *build) chains() {
 	w.problem(w.next.Directory.Problems()...)
 	env := w.Env
 	env.Directory = w.next.Directory
+	set := w.in.Set // not the build: plugins live longer than it
 	env.Secret = func(text string) (secrets.Value, error) {
 		if !secrets.IsRef(text) {
 			return secrets.NewValue([]byte(text)), nil
@@ -85,7 +86,7 @@ func (w *build) chains() {
 		if err != nil {
 			return secrets.Value{}, err
 		}
-		v, _, why := w.secret(spec.Secret{Ref: ref})
+		v, _, why := valueOf(set, spec.Secret{Ref: ref})
 		if why != "" {
 			return secrets.Value{}, errors.New(why)
 		}
