@@ -9,7 +9,7 @@ UNIT     = $(shell go list ./... | grep -v /integration)
 export GOFLAGS KEYWAY_CACHE := $(CACHE)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test unit integration race lint fmt bench probe fuzz
+.PHONY: help setup build run test unit integration race lint fmt bench probe proof fuzz
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -48,6 +48,10 @@ probe: build ## run the attack probe (PROBE=folder of its source) against a gate
 
 bench: build ## compare with nginx, HAProxy and Caddy in one interleaved run (QUICK=1: under 3 minutes)
 	go run ./integration/cmd/bench -keyway bin/keyway $(if $(QUICK),-quick)
+
+proof: build ## break every source of credentials and rotate all of them under load (QUICK=1: under 3 minutes; else about an hour)
+	KEYWAY_REQUIRE=all PROOF=$(if $(QUICK),quick,full) PROOF_OUT=$(abspath integration/proof/latest.json) \
+		go test -count=1 -timeout 4h -v -run '^TestProof$$' ./integration
 
 fuzz: ## run every fuzz target for FUZZTIME (default 20s)
 	@integration/fuzz.sh $(or $(FUZZTIME),20s)

@@ -30,6 +30,7 @@ type fleet struct {
 	dir   string
 	mu    sync.Mutex // guards known
 	known map[string][]version
+	issue func(name string) (cert, key string) // nil: each signs itself
 }
 
 // version is one certificate of a name and when it was in its place.
@@ -45,7 +46,11 @@ func (f *fleet) name(i int) string { return fmt.Sprintf("n%d.fleet.test", i) }
 func (f *fleet) rotate(t testing.TB, i int) {
 	t.Helper()
 	name := f.name(i)
-	cert, key := pair(t, name, name)
+	issue := f.issue
+	if issue == nil {
+		issue = func(name string) (string, string) { return pair(t, name, name) }
+	}
+	cert, key := issue(name)
 	serial := serialOf(t, cert)
 	dir := filepath.Join(f.dir, fmt.Sprintf("n%d", i))
 	if i%2 == 0 {
