@@ -168,6 +168,7 @@ func (l *loop) giveBack(m *mount, lease Lease, at time.Time) {
 	planned := func(r revoke) bool { return r.mount == m && r.lease.ID == lease.ID }
 	if lease.ID != "" && m.revoker != nil && !slices.ContainsFunc(l.revokes, planned) {
 		l.revokes = append(l.revokes, revoke{at, m, lease})
+		l.revokeAt = earliest(l.revokeAt, at)
 	}
 }
 
@@ -179,23 +180,44 @@ func (l *loop) giveOrphansBack(e *entry, at time.Time) {
 	e.orphans = nil
 }
 
-// revokeDue gives back the leases whose overlap is over.
+// revokeDue gives back the leases whose overlap is over. A source that is away is
+// not asked to: that can wait, or the lease ends by itself.
 func (l *loop) revokeDue(now time.Time) {
+	if l.revokeAt.IsZero() || now.Before(l.revokeAt) {
+		return
+	}
+	l.revokeAt = time.Time{}
 	l.revokes = slices.DeleteFunc(l.revokes, func(r revoke) bool {
-		if now.Before(r.at) {
+		switch {
+		case now.Before(r.at):
+			l.revokeAt = earliest(l.revokeAt, r.at)
 			return false
+		case r.mount.away.failures > 0 && !r.mount.gone:
+			l.revokeAt = earliest(l.revokeAt, now.Add(backoffFirst))
+			return !r.lease.NotAfter.IsZero() && now.After(r.lease.NotAfter)
 		}
 		l.wg.Go(func() { l.revoke(l.ctx, r) })
 		return true
 	})
 }
 
-// revoke gives one lease back. It is not tried again: what is not revoked ends by itself.
+// revoke gives one lease back, a few of a source at a time. It is not tried again:
+// what is not revoked ends by itself.
 func (l *loop) revoke(ctx context.Context, r revoke) {
+	ended := func(err error) {
+		l.cfg.Log.Warn("revoking a lease failed; it ends by itself", slog.String("source", r.mount.name), slog.String("reason", plain(err)))
+	}
+	select {
+	case r.mount.revoking <- struct{}{}:
+		defer func() { <-r.mount.revoking }()
+	case <-ctx.Done():
+		ended(ctx.Err())
+		return
+	}
 	ctx, cancel := context.WithTimeout(ctx, r.mount.timeout)
 	defer cancel()
 	if err := r.mount.revoker.Revoke(ctx, r.lease); err != nil {
-		l.cfg.Log.Warn("revoking a lease failed; it ends by itself", slog.String("source", r.mount.name), slog.String("reason", plain(err)))
+		ended(err)
 		return
 	}
 	l.count(r.mount, func(s *SourceStats) { s.Revoked++ })
@@ -207,6 +229,8 @@ func (l *loop) revokeAll(ctx context.Context) {
 	if !l.cfg.RevokeAtStop {
 		return
 	}
+	ctx, cancel := context.WithTimeout(ctx, 2*l.cfg.FetchTimeout) // of all together: the end must come
+	defer cancel()
 	for _, e := range l.entries {
 		l.giveBack(e.mount, e.lease, time.Time{})
 		l.giveOrphansBack(e, time.Time{})

@@ -26,6 +26,7 @@ type loop struct {
 	history  history
 	kept     map[string]Kept // last known good values not yet taken up
 	revokes  []revoke
+	revokeAt time.Time // when the first of them is due, or sooner
 	waiting  []chan *Set
 	answers  []func()  // for those who forced a look, once its result is shown
 	pending  int       // entries not looked at yet
@@ -35,6 +36,7 @@ type loop struct {
 
 	generation  uint64
 	changedAt   time.Time // of the first change not yet shown, zero for none
+	shownAt     time.Time // of the last set with a change
 	lookedAt    time.Time // of the first uneventful look not yet shown, zero for none
 	nextSweep   time.Time
 	nextMention map[string]time.Time // when a source's trouble may be logged again
@@ -237,7 +239,9 @@ func (l *loop) ended(r result) {
 	l.next(r.mount, now)
 	e := r.entry
 	if e.dropped || e.mount != r.mount {
-		l.giveBack(r.mount, r.lease, now.Add(e.life.Overlap)) // asked for, and no longer wanted
+		if r.renewal != renewedOK { // a renewed one was planned for when it was dropped
+			l.giveBack(r.mount, r.lease, now.Add(e.life.Overlap))
+		}
 		return
 	}
 	was := e.lease
@@ -299,7 +303,7 @@ func (l *loop) judge(e *entry, now time.Time) {
 // a certificate and its key, changed together, are seen together.
 func (l *loop) show(now time.Time) {
 	settled := l.settled(now)
-	change := !l.changedAt.IsZero() && (settled || l.inFlight == 0 || now.Sub(l.changedAt) >= holdoff)
+	change := !l.changedAt.IsZero() && (settled || l.inFlight == 0 && now.Sub(l.shownAt) >= l.gap() || now.Sub(l.changedAt) >= holdoff)
 	if change || !l.lookedAt.IsZero() && now.Sub(l.lookedAt) >= showWait && l.changedAt.IsZero() {
 		set := &Set{Generation: l.generation, byRef: make(map[string]*Credential, len(l.entries))}
 		if change {
@@ -314,7 +318,7 @@ func (l *loop) show(now time.Time) {
 		l.current.Store(set)
 		l.lookedAt = time.Time{}
 		if change {
-			l.changedAt = time.Time{}
+			l.changedAt, l.shownAt = time.Time{}, now
 			signal(l.changed)
 		}
 	}
@@ -332,6 +336,13 @@ func (l *loop) show(now time.Time) {
 	}
 }
 
+// gap is the least time between two sets: a set costs in proportion to its size,
+// and ten thousand secrets that change within a minute are not ten thousand sets.
+func (l *loop) gap() time.Duration {
+	const few = 250
+	return min(time.Duration(max(len(l.entries)-few, 0))*10*time.Microsecond, holdoff)
+}
+
 // pause is how long nothing has to be done.
 func (l *loop) pause(now time.Time) time.Duration {
 	at := l.nextSweep
@@ -345,11 +356,14 @@ func (l *loop) pause(now time.Time) time.Duration {
 	}
 	if !l.changedAt.IsZero() {
 		sooner(l.changedAt.Add(holdoff))
+		if l.inFlight == 0 {
+			sooner(l.shownAt.Add(l.gap()))
+		}
 	} else if !l.lookedAt.IsZero() {
 		sooner(l.lookedAt.Add(showWait))
 	}
-	for _, r := range l.revokes {
-		sooner(r.at)
+	if !l.revokeAt.IsZero() {
+		sooner(l.revokeAt)
 	}
 	if at := l.nextProbe(); !at.IsZero() {
 		sooner(at)

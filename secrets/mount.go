@@ -34,6 +34,7 @@ type mount struct {
 	notifier       Notifier
 	timeout        time.Duration      // of one look
 	stop           context.CancelFunc // ends its hints
+	revoking       chan struct{}      // holds one for each revocation under way
 	gone           bool               // nobody uses it any more; written by Run with the broker's mu held
 
 	// owned by Run
@@ -65,7 +66,7 @@ func (b *Broker) open(v Vault) *mount {
 	m.renewer, _ = m.source.(Renewer)
 	m.revoker, _ = m.source.(Revoker)
 	m.notifier, _ = m.source.(Notifier)
-	m.timeout = b.cfg.FetchTimeout
+	m.timeout, m.revoking = b.cfg.FetchTimeout, make(chan struct{}, b.cfg.Parallel)
 	if t, ok := m.source.(Timed); ok && t.Timeout() > 0 {
 		m.timeout = t.Timeout()
 	}
