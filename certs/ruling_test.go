@@ -135,6 +135,27 @@ func TestRollbackAndWhatComesAfter(t *testing.T) {
 	}
 }
 
+func TestASlotWithoutAnOfferIsUpheld(t *testing.T) {
+	s := newStory(t)
+	old, bad := s.pair(100), s.pair(200)
+	s.offer(certs.Activated, 1, old)
+	s.offer(certs.Activated, 2, bad)
+	uphold := func(want certs.Outcome, version int) {
+		t.Helper()
+		s.slot, s.outcome = certs.Uphold(s.slot, s.candidate(), s.now)
+		s.is(want, version)
+		if again, outcome := certs.Uphold(s.slot, s.candidate(), s.now); again != s.slot || outcome != certs.Unchanged {
+			t.Errorf("the same again: %s, told twice", outcome)
+		}
+	}
+	uphold(certs.Unchanged, 2)
+	s.rulings[s.slot.Fingerprint()] = certs.Ruling{Check: certs.CheckRevoked, Reason: "stolen", Stop: true}
+	uphold(certs.Revoked, 1)
+	s.offer(certs.Unchanged, 1, bad) // the source is back, with what was revoked
+	s.rulings[s.slot.Fingerprint()] = certs.Ruling{Check: certs.CheckRevoked, Reason: "stolen too", Stop: true}
+	uphold(certs.Revoked, 0)
+}
+
 func TestARollbackNeedsTheNames(t *testing.T) {
 	s := newStory(t)
 	s.offer(certs.Activated, 1, s.pair(10))

@@ -139,10 +139,22 @@ func Advance(prev *Slot, c Candidate, now time.Time) (*Slot, Outcome) {
 	}
 	mark := c.mark()
 	next, outcome := offer(prev, &c, mark, now)
-	if r, b := next.condemned(&c); b != nil {
-		next, outcome = next.leave(&c, mark, r, b, now, outcome)
-	} else if next.noted != "" {
-		next = next.copy()
+	return next.uphold(&c, mark, outcome, now)
+}
+
+// Uphold is Advance for a slot whose source offers nothing now: c has no pairs. What
+// serves goes on unless a ruling condemns it, it fails its trial, or it ends.
+func Uphold(s *Slot, c Candidate, now time.Time) (*Slot, Outcome) {
+	return s.uphold(&c, s.mark, Unchanged, now)
+}
+
+// uphold leaves what is condemned and tells what has ended.
+func (s *Slot) uphold(c *Candidate, mark [32]byte, outcome Outcome, now time.Time) (*Slot, Outcome) {
+	next := s
+	if r, b := s.condemned(c); b != nil {
+		next, outcome = s.leave(c, mark, r, b, now, outcome)
+	} else if s.noted != "" {
+		next = s.copy()
 		next.note("")
 	}
 	if outcome == Unchanged && !next.ended && next.over(now) {

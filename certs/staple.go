@@ -114,7 +114,8 @@ func checkStaple(c *Candidate, active, b *Bundle, now time.Time) finding {
 }
 
 // Wanted answers the pairs whose status is of interest: those that serve, those
-// that may serve again, and those that wait for a staple.
+// that may serve again, and those that wait for a staple or are kept out by what is
+// known of them: forgotten, they would come back.
 func (s *Slot) Wanted() []*Bundle {
 	if s == nil {
 		return nil
@@ -123,7 +124,7 @@ func (s *Slot) Wanted() []*Bundle {
 	for _, k := range s.kept {
 		all = append(all, k.bundles...)
 	}
-	if s.Refused != nil && s.Refused.Check == CheckStaple {
+	if s.Refused != nil {
 		all = append(all, s.Refused.bundles...)
 	}
 	return all

@@ -21,6 +21,8 @@ type Builder struct {
 	Pools  *upstream.Pools
 	// DefaultCert and DefaultKey are the default slot's pair; zero for none.
 	DefaultCert, DefaultKey spec.Secret
+	// Trial is what a new version of a certificate has to pass; zero for nothing.
+	Trial secrets.TrialRule
 }
 
 // Inputs is what a snapshot is made of.
@@ -28,6 +30,23 @@ type Inputs struct {
 	Document *spec.Document
 	Set      *secrets.Set
 	Now      time.Time
+	// Rulings are what was decided about versions of certificates, nil for nothing.
+	Rulings certs.Rulings
+	// Stapled answers whether the staple of a leaf is at hand; nil for "don't ask".
+	Stapled func(fingerprint string) bool
+	// Tripped is called, and must not block, when a version fails its trial.
+	Tripped func()
+	// Order is what somebody wants done with one certificate, nil for nothing.
+	Order *Order
+}
+
+// Order is what somebody wants done: a slot in place of the one before, or a ruling.
+type Order struct {
+	Certificate string      // its id, "default" for the default slot
+	Slot        *certs.Slot // nil where the rulings say it all
+	Version     int         // that a ruling is on, 0 for the active one
+	Actor       string
+	Reason      string
 }
 
 // build is one run of Build.
@@ -36,6 +55,7 @@ type build struct {
 	prev, next *Snapshot
 	in         Inputs
 	report     *Report
+	origin     string // of the pair that is read last
 }
 
 // Build makes the next snapshot from the previous one (nil at first), reusing
@@ -96,24 +116,40 @@ func (w *build) certificates() {
 	pairs := doc.Pairs()
 	for _, c := range doc.Certificates {
 		cert, key := pairs(c)
-		cand := certs.Candidate{Name: slotName(c, names[c.ID]), Source: "document", Names: names[c.ID]}
+		cand := w.candidate(slotName(c, names[c.ID]), "document", names[c.ID])
 		if !w.pair(&cand, c, "cert", "key", cert, key) || !w.pair(&cand, c, "cert_alt", "key_alt", c.CertAlt, c.KeyAlt) {
-			w.keepSlot(c)
+			if s := w.prevSlot(c.ID); s != nil {
+				cand.Pairs = nil
+				w.next.slots[c.ID] = w.advance(s, cand, c)
+			}
 			continue
 		}
 		w.next.slots[c.ID] = w.advance(w.prevSlot(c.ID), cand, c)
 	}
+	w.defaultSlot()
+}
+
+// defaultSlot advances the slot of the settings' pair.
+func (w *build) defaultSlot() {
 	if w.DefaultCert.IsZero() {
 		return
 	}
-	cand := certs.Candidate{Name: "default", Source: "settings"}
-	var prev *certs.Slot
-	if w.prev != nil {
-		prev = w.prev.def
+	cand := w.candidate("default", "settings", nil)
+	prev := w.prevSlot(defaultID)
+	if !w.pair(&cand, nil, "tls_cert", "tls_key", w.DefaultCert, w.DefaultKey) {
+		if cand.Pairs = nil; prev == nil {
+			return
+		}
 	}
-	w.next.def = prev
-	if w.pair(&cand, nil, "tls_cert", "tls_key", w.DefaultCert, w.DefaultKey) {
-		w.next.def = w.advance(prev, cand, nil)
+	w.next.def = w.advance(prev, cand, nil)
+}
+
+// candidate is one without pairs.
+func (w *build) candidate(name, source string, names []string) certs.Candidate {
+	w.origin = ""
+	return certs.Candidate{
+		Name: name, Source: source, Names: names,
+		Rulings: w.in.Rulings, Stapled: w.in.Stapled, Trial: w.Trial, Tripped: w.in.Tripped,
 	}
 }
 
@@ -150,6 +186,7 @@ func (w *build) pair(cand *certs.Candidate, c *spec.Certificate, certField, keyF
 		if x != nil {
 			cand.Source = x.Source
 			cand.Modified = later(cand.Modified, x.Modified)
+			w.origin = x.Origin
 		}
 	}
 	return true
@@ -162,24 +199,44 @@ func later(a, b time.Time) time.Time {
 	return a
 }
 
+// defaultID stands for the default slot where others have the certificate's id.
+const defaultID = "default"
+
+// prevSlot is the slot that a build begins from: as an order wants it, or as it was.
 func (w *build) prevSlot(id string) *certs.Slot {
-	if w.prev == nil {
+	switch o := w.in.Order; {
+	case o != nil && o.Certificate == id && o.Slot != nil:
+		return o.Slot
+	case w.prev == nil:
 		return nil
 	}
-	return w.prev.slots[id]
+	return w.prev.slotOf(id)
 }
 
-// keepSlot keeps what served before for a certificate whose source has no value now.
-func (w *build) keepSlot(c *spec.Certificate) {
-	if s := w.prevSlot(c.ID); s != nil {
-		w.next.slots[c.ID] = s
+// slotOf is Slot that knows the default one too.
+func (s *Snapshot) slotOf(id string) *certs.Slot {
+	if id == defaultID {
+		return s.def
 	}
+	return s.slots[id]
 }
 
-// advance stages a candidate and notes the outcome.
+// advance stages a candidate and notes the outcome. One without pairs has a source
+// that offers nothing now: what served before does so on, if it may.
 func (w *build) advance(prev *certs.Slot, cand certs.Candidate, c *spec.Certificate) *certs.Slot {
-	slot, outcome := certs.Advance(prev, cand, w.in.Now)
-	w.report.certificate(prev, slot, cand, outcome)
+	var slot *certs.Slot
+	var outcome certs.Outcome
+	if len(cand.Pairs) > 0 {
+		slot, outcome = certs.Advance(prev, cand, w.in.Now)
+	} else {
+		cand.Source = prev.Source
+		slot, outcome = certs.Uphold(prev, cand, w.in.Now)
+	}
+	id := defaultID
+	if c != nil {
+		id = c.ID
+	}
+	w.noteCertificate(id, prev, slot, cand, outcome)
 	if slot.Refused != nil {
 		p := &spec.Problem{Entity: "certificates", Name: cand.Name, Field: "cert", Reason: spec.ReasonCredential, Message: "new version refused: " + slot.Refused.Error()}
 		if c != nil {

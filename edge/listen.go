@@ -24,6 +24,8 @@ type Engine interface {
 	// Drain makes every connection end after the requests in flight, at once where
 	// there are none.
 	Drain(ctx context.Context)
+	// Leave is a Drain of the connections that match, which may take until ctx ends.
+	Leave(ctx context.Context, match func(*exchange.Conn) bool)
 }
 
 // Endpoint is one address to listen on.
@@ -56,6 +58,7 @@ type Server struct {
 
 	listeners []net.Listener
 	next      atomic.Uint64
+	revoked   revokedSet
 
 	mu    sync.Mutex // guards conns
 	conns map[*trackedConn]struct{}
@@ -66,6 +69,7 @@ type Server struct {
 type trackedConn struct {
 	net.Conn
 	facts tlsFacts
+	shook atomic.Bool // facts are complete, for others than the connection's goroutine
 }
 
 // CloseWrite sends the end of our side and leaves the other open, so that a client
@@ -234,6 +238,10 @@ func (s *Server) serve(ctx context.Context, c *trackedConn, e Endpoint) {
 	if tc == nil {
 		return
 	}
+	if c.shook.Store(true); s.revoked.has(&c.facts) {
+		_ = tc.Close() // what it was shown was revoked meanwhile
+		return
+	}
 	state := tc.ConnectionState()
 	if state.NegotiatedProtocol == challengeALPN {
 		_ = tc.Close() // the handshake was all that it was for
@@ -262,9 +270,11 @@ func (s *Server) handshake(ctx context.Context, c *trackedConn) *tls.Conn {
 	if err == nil {
 		_ = c.SetDeadline(time.Time{})
 		state := tc.ConnectionState()
+		c.facts.tried(&state, nil)
 		s.Observer.Handshake(state.ServerName, &state, time.Since(began), nil)
 		return tc
 	}
+	c.facts.tried(nil, err)
 	s.Observer.Handshake("", nil, time.Since(began), err)
 	var record tls.RecordHeaderError
 	if errors.As(err, &record) && record.Conn != nil && looksLikeHTTP(record.RecordHeader) {

@@ -24,6 +24,7 @@ type engine struct {
 	mu      sync.Mutex // guards the group below
 	infos   []*exchange.Conn
 	drained bool
+	left    bool // Leave was called for one of infos
 }
 
 func (e *engine) ServeConn(_ context.Context, c net.Conn, info *exchange.Conn) {
@@ -48,10 +49,19 @@ func (e *engine) Drain(context.Context) {
 	e.mu.Unlock()
 }
 
+// Leave ends connections at their next line.
+func (e *engine) Leave(_ context.Context, match func(*exchange.Conn) bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, info := range e.infos {
+		e.left = e.left || match(info)
+	}
+}
+
 func (e *engine) draining() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.drained
+	return e.drained || e.left
 }
 
 func (e *engine) info(i int) *exchange.Conn {

@@ -45,6 +45,13 @@ type Publisher struct {
 	log       *slog.Logger
 	plan      func(*spec.Document) secrets.Plan
 
+	rulings    Rulings                        // nil for none
+	revocation Revocation                     // nil for none
+	revoked    func(context.Context, Revoked) // nil for nobody
+	told       map[string]bool                // fingerprints of revoked versions; of Run
+	tripped    chan struct{}                  // a version of a certificate failed its trial
+	orders     chan orderInHand               // of operators
+
 	ready chan struct{} // closed once something was published
 
 	mu   sync.Mutex    // guards next
@@ -54,7 +61,10 @@ type Publisher struct {
 // NewPublisher makes a Publisher; Run works. plan names the vaults and references
 // that a document needs.
 func NewPublisher(b *Builder, d Documents, c Credentials, rec Recorder, plan func(*spec.Document) secrets.Plan, log *slog.Logger) *Publisher {
-	return &Publisher{builder: b, documents: d, broker: c, recorder: rec, plan: plan, log: log, ready: make(chan struct{}), next: make(chan struct{})}
+	return &Publisher{
+		builder: b, documents: d, broker: c, recorder: rec, plan: plan, log: log, ready: make(chan struct{}),
+		tripped: make(chan struct{}, 1), orders: make(chan orderInHand), next: make(chan struct{}),
+	}
 }
 
 // Current is the snapshot in force, nil before the first.
@@ -87,60 +97,75 @@ const (
 	lookAgain    = time.Minute // how often time itself is allowed to change a snapshot
 )
 
-// Run is the one loop that builds and publishes. It reacts to four things, one at a time:
+// Run is the one loop that builds and publishes. It reacts to six things, one at a time:
 //
 //   - the documents changed: what they refer to is resolved, then built;
 //   - the credentials changed: the same document is built with the new set;
+//   - what is known of revoked certificates changed, or a version failed its trial;
+//   - an operator wants a certificate rolled back or revoked;
 //   - a minute passed: certificates may have expired or become valid;
 //   - ctx ended.
 func (p *Publisher) Run(ctx context.Context) error {
 	tick := time.NewTicker(lookAgain)
 	defer tick.Stop()
-	var doc *spec.Document
-	var set *secrets.Set
-	load := func() {
-		next, _ := p.documents.Current()
-		if next == nil || next == doc {
-			return
-		}
-		wait, cancel := context.WithTimeout(ctx, resolveWait)
-		set = p.broker.Resolve(wait, p.plan(next))
-		cancel()
-		doc = next
-		p.publish(doc, set)
-		if len(doc.Certificates)+len(doc.Routes) > manyEntities {
-			// Reading a large document takes several times its size for a moment;
-			// the next one may be days away, and other processes want the memory.
-			debug.FreeOSMemory()
+	var in Inputs
+	again := func() {
+		if in.Document != nil {
+			p.publish(ctx, in)
 		}
 	}
-	load()
+	p.load(ctx, &in)
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-p.documents.Changed():
-			load()
+			p.load(ctx, &in)
 		case <-p.broker.Changed():
-			if set = p.broker.Current(); doc != nil {
-				p.publish(doc, set)
-			}
+			in.Set = p.broker.Current()
+			again()
+		case <-p.statusChanged():
+			again()
+		case <-p.tripped:
+			again()
+		case o := <-p.orders:
+			p.obey(ctx, in, o)
 		case <-tick.C:
-			if doc != nil {
-				p.publish(doc, set)
-			}
+			again()
 		}
 	}
 }
 
-// publish builds and, when anything came of it, puts the snapshot in force.
-func (p *Publisher) publish(doc *spec.Document, set *secrets.Set) {
+// load takes a new document and publishes it.
+func (p *Publisher) load(ctx context.Context, in *Inputs) {
+	next, _ := p.documents.Current()
+	if next == nil || next == in.Document {
+		return
+	}
+	wait, cancel := context.WithTimeout(ctx, resolveWait)
+	in.Set = p.broker.Resolve(wait, p.plan(next))
+	cancel()
+	in.Document = next
+	p.publish(ctx, *in)
+	if len(next.Certificates)+len(next.Routes) > manyEntities {
+		// Reading a large document takes several times its size for a moment;
+		// the next one may be days away, and other processes want the memory.
+		debug.FreeOSMemory()
+	}
+}
+
+// publish builds and, when anything came of it, puts the snapshot in force. It
+// answers the one in force then.
+func (p *Publisher) publish(ctx context.Context, in Inputs) *Snapshot {
 	prev := p.current.Load()
 	began := time.Now()
-	next, report := p.builder.Build(prev, Inputs{Document: doc, Set: set, Now: began})
+	in.Now, in.Tripped = began, p.trip
+	p.ruled(&in)
+	next, report := p.builder.Build(prev, in)
 	report.Took = time.Since(began)
-	if prev != nil && prev.Document == doc && prev.Set == set && report.Empty() {
-		return // time passed and nothing came of it
+	if prev != nil && prev.Document == in.Document && prev.Set == in.Set && report.Empty() {
+		p.condemn(ctx, prev, prev)
+		return prev // time passed and nothing came of it
 	}
 	p.current.Store(next) // the only Store in the program
 	p.mu.Lock()
@@ -150,6 +175,9 @@ func (p *Publisher) publish(doc *spec.Document, set *secrets.Set) {
 	if prev == nil {
 		close(p.ready)
 	}
+	p.keepHolds(prev, next)
+	p.condemn(ctx, prev, next)
 	p.recorder.Built(next, report)
 	p.log.Info("snapshot published", slog.Uint64("generation", next.Generation), slog.Duration("took", report.Took), slog.Int("problems", len(next.Problems)))
+	return next
 }

@@ -22,31 +22,77 @@ type Rotation struct {
 	Kind     string // "certificate" or "secret"
 	Name     string // of the slot, or the reference
 	Source   string
-	Result   string // "activated", "refused", "restored", "stale", "missing", "expired", "warning"
+	Result   string // "activated", "refused", "restored", "stale", "missing", "expired", "warning", "rolled_back", "revoked"
 	Check    string // of a refusal
 	Reason   string
 	Old, New int // versions, 0 for none
 	// OldFingerprint and NewFingerprint are those of public certificates; "" for secrets.
 	OldFingerprint, NewFingerprint string
 	Modified                       time.Time // when the source made the new version
+	Origin                         string    // the source's id of the read, which its own audit log has too
+	Actor                          string    // who wanted it; "" for this node
+}
+
+// Took is the time from the change in the source until now, zero when it is unknown
+// or was no change of version.
+func (r *Rotation) Took(now time.Time) time.Duration {
+	if r.Result != "activated" || r.Modified.IsZero() || now.Before(r.Modified) {
+		return 0
+	}
+	return now.Sub(r.Modified)
 }
 
 // Empty says that nothing changed.
 func (r *Report) Empty() bool { return len(r.Rotations) == 0 && !r.NewDoc }
 
-// certificate notes what became of a candidate.
-func (r *Report) certificate(prev, next *certs.Slot, cand certs.Candidate, outcome certs.Outcome) {
+// noteCertificate notes what became of a candidate, and of an order.
+func (w *build) noteCertificate(id string, prev, next *certs.Slot, cand certs.Candidate, outcome certs.Outcome) {
+	was, actor, ordered, old := prev, "", "", 0
+	if o := w.in.Order; o != nil && o.Certificate == id {
+		was, actor, ordered = w.prev.slotOf(id), o.Actor, o.Reason
+		switch {
+		case outcome != certs.Unchanged:
+		case o.Slot != nil:
+			outcome = certs.RolledBack
+		default:
+			outcome, old = certs.Revoked, o.Version // one that does not serve
+		}
+	}
 	if outcome == certs.Unchanged {
 		return
 	}
-	rot := Rotation{Kind: "certificate", Name: next.Name, Source: cand.Source, Result: string(outcome), New: next.Version, NewFingerprint: next.Fingerprint(), Modified: cand.Modified}
-	if prev != nil {
-		rot.Old, rot.OldFingerprint = prev.Version, prev.Fingerprint()
+	rot := Rotation{
+		Kind: "certificate", Name: next.Name, Source: cand.Source, Result: string(outcome), Actor: actor,
+		New: next.Version, NewFingerprint: next.Fingerprint(), Modified: cand.Modified, Origin: w.origin,
 	}
-	if next.Refused != nil {
+	if len(next.Active) == 0 {
+		rot.New = 0
+	}
+	if was != nil {
+		rot.Old, rot.OldFingerprint = was.Version, was.Fingerprint()
+	}
+	if old > 0 {
+		rot.Old, rot.OldFingerprint = old, ""
+	}
+	switch {
+	case outcome == certs.RolledBack || outcome == certs.Revoked:
+		rot.Check, rot.Reason = "", left(next, was, ordered)
+	case next.Refused != nil:
 		rot.Check, rot.Reason = string(next.Refused.Check), next.Refused.Message
 	}
-	r.Rotations = append(r.Rotations, rot)
+	w.report.Rotations = append(w.report.Rotations, rot)
+}
+
+// left says why a version is left.
+func left(next, was *certs.Slot, ordered string) string {
+	if ordered == "" && was != nil {
+		for _, v := range next.History(time.Time{}) {
+			if v.Fingerprint == was.Fingerprint() {
+				return v.Reason
+			}
+		}
+	}
+	return ordered
 }
 
 // compare notes the secrets and the document entities that changed.
@@ -68,7 +114,7 @@ func (w *build) compare() {
 		if was != nil && was.Version == c.Version && was.State == c.State {
 			continue
 		}
-		rot := Rotation{Kind: "secret", Name: c.Name, Source: c.Source, Result: string(c.State), Reason: c.Reason, New: c.Version, Modified: c.Modified}
+		rot := Rotation{Kind: "secret", Name: c.Name, Source: c.Source, Result: string(c.State), Reason: c.Reason, New: c.Version, Modified: c.Modified, Origin: c.Origin}
 		switch c.State {
 		case secrets.Active:
 			rot.Result = "activated"

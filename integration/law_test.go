@@ -87,6 +87,7 @@ var directions = []struct {
 	{"routing/provide/file", []string{"routing/spec", "routing/store", "lib:github.com/fsnotify/fsnotify"}, "providers write documents"},
 	{"routing/upstream", []string{"secrets", "certs", "edge/exchange", "routing/spec"}, "upstreams"},
 	{"routing", []string{"secrets", "certs", "edge/exchange", "routing/spec", "routing/upstream"}, "the router"},
+	{"edge/rulings", []string{"certs"}, "decisions about certificates"},
 	{"edge/sigv4", nil, "signatures are arithmetic"},
 	{"edge/http1", []string{"edge", "edge/exchange"}, "an engine"},
 	{"edge/http2", []string{"edge", "edge/exchange", "lib:golang.org/x/net"}, "an engine"},
@@ -94,7 +95,7 @@ var directions = []struct {
 	{"edge/control", []string{"edge", "edge/exchange", "edge/telemetry", "secrets", "certs", "policy", "routing"}, "the control socket"},
 	{"edge/lastgood", []string{"secrets", "routing/spec"}, "what a node starts from when all else fails; sees neither traffic nor sources"},
 	{"edge/admin", []string{"routing/spec", "routing/store"}, "the Admin API writes documents and cannot reach the data path"},
-	{"edge", []string{"secrets", "certs", "policy", "routing", "edge/exchange", "edge/sigv4"}, "the edge puts all together"},
+	{"edge", []string{"secrets", "certs", "policy", "routing", "edge/exchange", "edge/rulings", "edge/sigv4"}, "the edge puts all together"},
 	{"cmd", []string{"*"}, "wiring"},
 	{"integration", []string{"*"}, "proof"},
 }

@@ -20,6 +20,8 @@ func (n *node) actions() map[string]func(context.Context, control.Action) (any, 
 		"secrets.unpin":    n.unpin,
 		"secrets.check":    n.checkSecret,
 		"credentials.uses": n.uses,
+		"certs.rollback":   n.rollBack,
+		"certs.revoke":     n.revoke,
 	}
 }
 

@@ -105,7 +105,7 @@ func (c *cli) reloadCommand() *cobra.Command {
 }
 
 func (c *cli) certsCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "certs", Short: "Show the certificates of the running node"}
+	cmd := &cobra.Command{Use: "certs", Short: "Show the certificates of the running node, roll them back, revoke them"}
 	fetch := func(cmd *cobra.Command) ([]certFacts, error) {
 		n, err := c.node()
 		if err != nil {
@@ -151,7 +151,16 @@ func (c *cli) certsCommand() *cobra.Command {
 	c.settingFlags(list, "data_dir")
 	c.settingFlags(show, "data_dir")
 	cmd.AddCommand(list, show)
+	cmd.AddCommand(c.certsActions()...)
 	return cmd
+}
+
+// versionName is name@n, "" for a version that never served.
+func versionName(name string, v certVersion) string {
+	if v.Version == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s@%d", name, v.Version)
 }
 
 func (c *cli) showCert(f certFacts) error {
@@ -175,6 +184,11 @@ func (c *cli) showCert(f certFacts) error {
 		}
 		if f.Refused != "" {
 			add("refused", f.Refused)
+		}
+		for _, v := range f.History {
+			if v.Version != f.Version {
+				add(strings.TrimSpace(v.State+" "+versionName(f.Name, v)), "since "+v.Since.Format(time.RFC3339)+" "+v.Reason)
+			}
 		}
 	})
 }

@@ -20,6 +20,20 @@ type certFacts struct {
 	Bundles  []bundleFacts `json:"bundles"`
 	Warnings []string      `json:"warnings,omitempty"`
 	Refused  string        `json:"refused,omitempty"`
+	History  []certVersion `json:"history,omitempty"`
+}
+
+// certVersion is one version of a certificate.
+type certVersion struct {
+	Version     int       `json:"version,omitempty"` // 0 for one that never served
+	State       string    `json:"state"`
+	Fingerprint string    `json:"sha256,omitempty"`
+	Serial      string    `json:"serial,omitempty"`
+	Source      string    `json:"source"`
+	Since       time.Time `json:"since"`
+	Until       time.Time `json:"until,omitzero"`
+	Reason      string    `json:"reason,omitempty"`
+	Kept        bool      `json:"kept,omitempty"` // a rollback can bring it back
 }
 
 type bundleFacts struct {
@@ -55,6 +69,9 @@ func certificateFacts(s *edge.Snapshot, now time.Time) []certFacts {
 		}
 		if slot.Refused != nil {
 			f.Refused = slot.Refused.Error()
+		}
+		for _, v := range slot.History(now) {
+			f.History = append(f.History, certVersion{v.Number, string(v.State), v.Fingerprint, v.Serial, v.Source, v.Since, v.Until, v.Reason, v.Kept})
 		}
 		list = append(list, f)
 		return true

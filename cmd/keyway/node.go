@@ -18,6 +18,7 @@ import (
 	"github.com/keyway-edge/keyway/certs"
 	"github.com/keyway-edge/keyway/certs/acme"
 	"github.com/keyway-edge/keyway/certs/devca"
+	"github.com/keyway-edge/keyway/certs/ocsp"
 	"github.com/keyway-edge/keyway/edge"
 	"github.com/keyway-edge/keyway/edge/control"
 	"github.com/keyway-edge/keyway/edge/exchange/wire"
@@ -54,6 +55,7 @@ type node struct {
 	ech        *certs.ECH // nil when it is off
 	challenges *acme.Challenges
 	server     *edge.Server
+	stapler    *ocsp.Stapler // nil when it is off
 	term       *edge.Terminator
 	draining   atomic.Bool
 }
@@ -169,6 +171,9 @@ func (n *node) dataPath() error {
 		return err
 	}
 	n.publisher = edge.NewPublisher(builder, n.documents, n.broker, n.recorder(), n.vaults.plan, n.log)
+	if err := n.certify(builder); err != nil {
+		return err
+	}
 	var dev edge.DevIssuer
 	if n.config.Development {
 		ca, err := devca.Open(s.DataDir)
@@ -269,6 +274,9 @@ func (n *node) supportTasks() []task {
 		{"session ticket keys", n.tickets.Run},
 		{"ACME challenges", n.challenges.Run},
 		{"control socket", control.New(n.settings.DataDir, (*controlled)(n)).Run},
+	}
+	if n.stapler != nil {
+		tasks = append(tasks, task{"certificate status", n.stapler.Run})
 	}
 	if n.ech != nil {
 		tasks = append(tasks, task{"ECH keys", n.ech.Run})

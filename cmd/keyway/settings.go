@@ -93,6 +93,7 @@ type settings struct {
 
 	CanaryWindow   time.Duration
 	CanaryFailures int
+	TLSOCSP        bool
 }
 
 // hostPort checks one address.

@@ -66,6 +66,7 @@ func sourceSettings() []setting {
 			_, err := certs.NewECH(v, nil)
 			return err
 		}},
+		{key: "tls_ocsp", def: "on", form: "on or off", meaning: "ask the responders that certificates name for their status, in the background: staples, and leaving what was revoked", apply: boolean(func(s *settings) *bool { return &s.TLSOCSP })},
 		{key: "tls_curves", def: "", form: "a comma list of X25519MLKEM768, X25519, P256, P384, P521", meaning: "key exchange groups; empty leaves the safe default of the TLS library", advanced: true, apply: func(s *settings, v string) error {
 			s.TLSCurves = commaList(v)
 			_, err := curves(s.TLSCurves)

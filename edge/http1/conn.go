@@ -20,6 +20,7 @@ type conn struct {
 	nc     net.Conn
 	cancel context.CancelFunc
 	idle   atomic.Bool // read by Drain: the goroutine waits for a request
+	leave  atomic.Bool // set by Leave: this connection ends as in a drain
 
 	x        exchange.Exchange
 	framing  wire.Framing
@@ -40,6 +41,9 @@ type conn struct {
 	served  bool // at least one request was answered
 	watch   watch
 }
+
+// ending says that the connection is to end after the request in flight.
+func (c *conn) ending() bool { return c.s.draining.Load() || c.leave.Load() }
 
 // release gives the buffers back.
 func (c *conn) release() {
@@ -120,7 +124,7 @@ func (c *conn) writeWithin(now time.Time, d time.Duration) {
 func (c *conn) await() bool {
 	c.skipEmptyLines()
 	if c.w > c.r {
-		return !c.s.draining.Load() || c.served
+		return !c.ending() || c.served
 	}
 	began := time.Now()
 	now := began
@@ -136,7 +140,7 @@ func (c *conn) await() bool {
 	for ; ; now = time.Now() {
 		c.readWithin(now, wait)
 		c.idle.Store(true)
-		if c.s.draining.Load() {
+		if c.ending() {
 			if !lingering {
 				lingering = true
 				limit = min(limit, now.Sub(began)+drainLinger)
@@ -145,7 +149,7 @@ func (c *conn) await() bool {
 		}
 		ok, again := c.firstBytes()
 		c.idle.Store(false)
-		if c.s.draining.Load() {
+		if c.ending() {
 			c.s.woken(c)
 		}
 		if ok {

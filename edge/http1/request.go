@@ -32,7 +32,7 @@ func (c *conn) serve(last bool) bool {
 	} else {
 		c.begin()
 	}
-	x.Response.Close = x.Response.Close || last || refused != 0 || c.framing.Close || c.s.draining.Load()
+	x.Response.Close = x.Response.Close || last || refused != 0 || c.framing.Close || c.ending()
 	keep, err := c.answer()
 	c.endWatch()
 	x.Elapsed = time.Since(x.Start)

@@ -27,7 +27,7 @@ func (c *conn) respond() (keep bool, err error) {
 	}
 	w := writer{c: c}
 	w.mode(&c.x)
-	closing := resp.Close || c.framing.Close || w.toEnd || c.s.draining.Load() || c.stopped.Load() || !c.drainable()
+	closing := resp.Close || c.framing.Close || w.toEnd || c.ending() || c.stopped.Load() || !c.drainable()
 	if err := w.head(&c.x, closing); err != nil {
 		return false, fmt.Errorf("writing the response head: %w", err)
 	}

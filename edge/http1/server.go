@@ -109,6 +109,22 @@ func (s *Server) Drain(context.Context) {
 	}
 }
 
+// Leave is a Drain of the connections that match. It returns at once.
+func (s *Server) Leave(_ context.Context, match func(*exchange.Conn) bool) {
+	s.once.Do(s.fill)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		if !match(c.x.Conn) {
+			continue
+		}
+		c.leave.Store(true)
+		if c.idle.Load() {
+			_ = c.nc.SetReadDeadline(time.Unix(1, 0))
+		}
+	}
+}
+
 // woken undoes what a Drain may have done to the deadline of c, which no longer
 // idles: without it a request that comes in that moment would be cut off.
 func (s *Server) woken(c *conn) {

@@ -139,6 +139,38 @@ func TestRequestInTheMomentOfADrain(t *testing.T) {
 	})
 }
 
+func TestLeave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &Server{Handler: &handler{f: echo}}
+		mine, other := &exchange.Conn{ID: 1}, &exchange.Conn{ID: 2}
+		var wg sync.WaitGroup
+		open := func(info *exchange.Conn) net.Conn {
+			c, far := net.Pipe()
+			wg.Go(func() { s.ServeConn(t.Context(), far, info) })
+			ask(t, c, "GET / HTTP/1.1\r\nHost: a\r\n\r\n", 1)
+			return c
+		}
+		idle, busy, spared := open(mine), open(mine), open(other)
+		_, _ = io.WriteString(busy, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhe")
+		synctest.Wait()
+		s.Leave(t.Context(), func(c *exchange.Conn) bool { return c == mine })
+		if got := ask(t, busy, "llo", 1)[0]; got.StatusCode != 200 || !got.Close {
+			t.Errorf("in flight: %d, close %v", got.StatusCode, got.Close)
+		}
+		time.Sleep(2 * drainLinger)
+		if n, err := idle.Read(make([]byte, 1)); n != 0 || err == nil {
+			t.Error("an idle connection that has to leave stays")
+		}
+		if got := ask(t, spared, "GET / HTTP/1.1\r\nHost: a\r\n\r\n", 1)[0]; got.StatusCode != 200 || got.Close {
+			t.Errorf("another connection: %d, close %v", got.StatusCode, got.Close)
+		}
+		for _, c := range []net.Conn{idle, busy, spared} {
+			_ = c.Close()
+		}
+		wg.Wait()
+	})
+}
+
 // upgraded answers 101 with one end of a pipe and gives the test the other.
 func upgraded(far chan<- net.Conn) func(*exchange.Exchange) {
 	return func(x *exchange.Exchange) {

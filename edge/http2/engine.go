@@ -56,7 +56,7 @@ type Engine struct {
 	buffers  sync.Pool
 
 	mu   sync.Mutex // guards open
-	open map[*guard]bool
+	open map[*guard]*exchange.Conn
 }
 
 // New makes an Engine that answers with handler. Nothing is started.
@@ -68,7 +68,7 @@ func New(handler exchange.Handler, set Settings, logger *slog.Logger) (*Engine, 
 	set.Fields = or(set.Fields, 100)
 	set.Glitches = or(set.Glitches, 200)
 	set.BodyIdle = or(set.BodyIdle, 30*time.Second)
-	e := &Engine{handler: handler, set: set, open: map[*guard]bool{}}
+	e := &Engine{handler: handler, set: set, open: map[*guard]*exchange.Conn{}}
 	e.buffers.New = func() any { b := make([]byte, 16<<10); return &b }
 	e.server = &http2.Server{
 		MaxConcurrentStreams:         set.MaxStreams,
@@ -106,7 +106,7 @@ func (e *Engine) ServeConn(ctx context.Context, c net.Conn, info *exchange.Conn)
 		guarded = secureGuard{g, tc}
 	}
 	e.mu.Lock()
-	e.open[g] = true
+	e.open[g] = info
 	e.mu.Unlock()
 	defer func() {
 		e.mu.Lock()
@@ -117,7 +117,9 @@ func (e *Engine) ServeConn(ctx context.Context, c net.Conn, info *exchange.Conn)
 		Context:    ctx,
 		BaseConfig: e.base,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			e.serve(w, r, info)
+			g.streams.Add(1)
+			defer g.streams.Add(-1)
+			e.serve(w, r, info, g)
 		}),
 	})
 }
@@ -154,11 +156,53 @@ func (e *Engine) Drain(ctx context.Context) {
 	_ = e.base.Shutdown(ctx)
 }
 
+// Leave ends the connections that match, each after its last stream: their peers are
+// told not to open more, and one that has none open after a second is closed. It
+// returns when all are closed, or ctx ends.
+func (e *Engine) Leave(ctx context.Context, match func(*exchange.Conn) bool) {
+	e.mu.Lock()
+	var chosen []*guard
+	for g, info := range e.open {
+		if match(info) {
+			chosen = append(chosen, g)
+		}
+	}
+	e.mu.Unlock()
+	idle := make(map[*guard]bool, len(chosen))
+	told := time.Now().Add(farewell)
+	look := time.NewTicker(farewell / 20)
+	defer look.Stop()
+	for {
+		e.mu.Lock()
+		chosen = slices.DeleteFunc(chosen, func(g *guard) bool { return e.open[g] == nil })
+		e.mu.Unlock()
+		if len(chosen) == 0 {
+			return
+		}
+		late := time.Now().After(told)
+		for _, g := range chosen {
+			g.leave()
+			g.over.Store(late)
+			free := g.streams.Load() == 0
+			// Twice in a row: what a stream that has just ended wrote is out by then.
+			if late && free && idle[g] {
+				_ = g.Close()
+			}
+			idle[g] = free
+		}
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 // errPanicked stands in the log for a handler's panic, which it has logged itself.
 var errPanicked = errors.New("the handler panicked")
 
 // serve answers one request.
-func (e *Engine) serve(w http.ResponseWriter, r *http.Request, info *exchange.Conn) {
+func (e *Engine) serve(w http.ResponseWriter, r *http.Request, info *exchange.Conn, g *guard) {
 	x := &exchange.Exchange{Conn: info, Ctx: r.Context(), Start: time.Now()}
 	x.HeadDone = x.Start
 	x.Interim = func(status int, fields *exchange.Fields) error { return interim(w, status, fields) }
@@ -176,5 +220,5 @@ func (e *Engine) serve(w http.ResponseWriter, r *http.Request, info *exchange.Co
 		}
 	}()
 	e.handler.Handle(x)
-	failed = e.respond(x, w)
+	failed = e.respond(x, w, e.draining.Load() || g.over.Load())
 }

@@ -30,6 +30,8 @@ type guard struct {
 	begun   bool       // this side's first frame is out; guarded by writing
 	told    bool       // the farewell is out; guarded by writing
 	leaving atomic.Bool
+	over    atomic.Bool  // the peer had time to read the farewell
+	streams atomic.Int32 // requests being answered
 
 	mu     sync.Mutex // guards level, since, last, closed
 	level  int

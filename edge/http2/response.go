@@ -40,7 +40,7 @@ func interim(w http.ResponseWriter, status int, fields *exchange.Fields) error {
 }
 
 // respond sends the response.
-func (e *Engine) respond(x *exchange.Exchange, w http.ResponseWriter) error {
+func (e *Engine) respond(x *exchange.Exchange, w http.ResponseWriter, last bool) error {
 	resp := &x.Response
 	if c, ok := resp.Body.(io.Closer); ok {
 		defer func() { _ = c.Close() }()
@@ -53,7 +53,7 @@ func (e *Engine) respond(x *exchange.Exchange, w http.ResponseWriter) error {
 	if resp.Length >= 0 && resp.Status != http.StatusNoContent && (resp.Length > 0 || resp.Status != http.StatusNotModified) {
 		header["Content-Length"] = []string{strconv.FormatInt(resp.Length, 10)}
 	}
-	if e.draining.Load() {
+	if last {
 		header["Connection"] = []string{"close"} // never sent: it asks the library for GOAWAY
 	}
 	w.WriteHeader(resp.Status)

@@ -1,11 +1,13 @@
 package http2
 
 import (
+	"context"
 	"errors"
 	"io"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/net/http2"
 
@@ -264,5 +266,66 @@ func TestDrainBeforeFirst(t *testing.T) {
 		if !k.frame() {
 			t.Fatal("the connection ended without GOAWAY")
 		}
+	}
+}
+
+// TestLeave: the connection that is meant gets a GOAWAY and ends after its stream; the
+// other one goes on.
+func TestLeave(t *testing.T) {
+	began, release := make(chan struct{}), make(chan struct{})
+	k, _, e := dial(t, Settings{}, func(x *exchange.Exchange) {
+		if x.Request.Path == "/slow" {
+			close(began)
+			<-release
+		}
+		text(x, 200, "late")
+	})
+	k.open(1, true, head("GET", "/slow")...)
+	<-began
+	e.Leave(t.Context(), func(*exchange.Conn) bool { return false })
+	if e.Leave(canceled(t), func(*exchange.Conn) bool { return true }); k.goAway != nil {
+		t.Fatal("the test's peer reads by itself")
+	}
+	left := make(chan struct{})
+	go func() {
+		defer close(left)
+		e.Leave(t.Context(), func(*exchange.Conn) bool { return true })
+	}()
+	k.open(3, true, head("GET", "/")...)
+	if got := k.verdict(3); got != "200" || k.goAway == nil {
+		t.Errorf("a request that met the GOAWAY on its way got %s", got)
+	}
+	select {
+	case <-left:
+		t.Fatal("left with a request in flight")
+	case <-time.After(farewell + farewell/4):
+	}
+	close(release)
+	if got := k.verdict(1); got != "200" || k.got[1].body != "late" {
+		t.Errorf("the request in flight got %s %q", got, k.got[1].body)
+	}
+	for k.frame() {
+	}
+	<-left
+}
+
+func canceled(t *testing.T) context.Context {
+	ctx, end := context.WithCancel(t.Context())
+	end()
+	return ctx
+}
+
+// TestLeaveIdle: a connection without streams is closed after the farewell.
+func TestLeaveIdle(t *testing.T) {
+	k, _, e := dial(t, Settings{}, echo)
+	k.open(1, true, head("GET", "/")...)
+	if got := k.verdict(1); got != "200" {
+		t.Fatal(got)
+	}
+	e.Leave(t.Context(), func(*exchange.Conn) bool { return true })
+	for k.frame() {
+	}
+	if k.goAway == nil {
+		t.Error("the connection ended without GOAWAY")
 	}
 }

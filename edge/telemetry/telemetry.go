@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"cmp"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -232,9 +233,11 @@ func (t *Telemetry) record(s *edge.Snapshot, x *edge.Rotation) {
 		slog.String("kind", x.Kind), slog.String("name", x.Name), slog.String("source", x.Source), slog.String("result", x.Result),
 		slog.String("check", x.Check), slog.String("reason", x.Reason), slog.Int("old_version", x.Old), slog.Int("new_version", x.New),
 		slog.String("fingerprint", x.NewFingerprint), slog.Uint64("generation", s.Generation))
+	now := time.Now()
 	t.append(secrets.Event{
-		Time: time.Now(), Kind: x.Kind, Subject: x.Name, Source: x.Source, Result: x.Result, Check: x.Check, Reason: x.Reason,
-		OldVersion: x.Old, NewVersion: x.New, OldFingerprint: x.OldFingerprint, NewFingerprint: x.NewFingerprint, Generation: s.Generation, Actor: "node",
+		Time: now, Kind: x.Kind, Subject: x.Name, Source: x.Source, Result: x.Result, Check: x.Check, Reason: x.Reason,
+		OldVersion: x.Old, NewVersion: x.New, OldFingerprint: x.OldFingerprint, NewFingerprint: x.NewFingerprint, Generation: s.Generation,
+		Actor: cmp.Or(x.Actor, "node"), Origin: x.Origin, Took: x.Took(now),
 	})
 }
 

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keyway-edge/keyway/certs/ocsp"
+	"github.com/keyway-edge/keyway/edge"
+	"github.com/keyway-edge/keyway/edge/control"
+	"github.com/keyway-edge/keyway/edge/rulings"
+	"github.com/keyway-edge/keyway/routing/spec"
+	"github.com/keyway-edge/keyway/secrets"
+)
+
+// certify makes the publisher heed what operators, issuers and trials decide about
+// certificates.
+func (n *node) certify(b *edge.Builder) error {
+	kept, err := rulings.Open(n.settings.DataDir, time.Now())
+	if err != nil {
+		return err
+	}
+	b.Trial = secrets.TrialRule{Window: n.settings.CanaryWindow, Failures: n.settings.CanaryFailures}
+	var issuers edge.Revocation
+	if n.settings.TLSOCSP {
+		n.stapler = ocsp.New(nil, n.shared)
+		issuers = n.stapler
+	}
+	n.publisher.Certify(kept, issuers, n.compromised)
+	return nil
+}
+
+// compromised ends what the holder of a revoked certificate's key may have had a hand
+// in: sessions that could be resumed, and connections.
+func (n *node) compromised(ctx context.Context, r edge.Revoked) {
+	n.tickets.RotateNow()
+	n.server.Leave(ctx, r.Fingerprints)
+	n.log.Warn("certificates were revoked: session ticket keys are replaced, connections that used them end", slog.Any("fingerprints", r.Fingerprints))
+}
+
+// rollBack answers `keyway certs rollback`.
+func (n *node) rollBack(ctx context.Context, a control.Action) (any, error) {
+	return n.publisher.RollbackCertificate(ctx, edge.Wish{Certificate: a.Name, Version: a.Version, Reason: a.Reason, Actor: a.Actor})
+}
+
+// revoke answers `keyway certs revoke`. An issuer is asked for another pair, and its
+// lease of the old one ends with that.
+func (n *node) revoke(ctx context.Context, a control.Action) (any, error) {
+	g, err := n.publisher.RevokeCertificate(ctx, edge.Wish{Certificate: a.Name, Version: a.Version, Reason: a.Reason, Actor: a.Actor})
+	if err != nil {
+		return nil, err
+	}
+	if ref := n.issued(g.Certificate); ref != (secrets.Ref{}) {
+		if err := n.broker.Force(ctx, ref); err != nil {
+			g.Warning = strings.TrimPrefix(g.Warning+"; the issuer gave no other pair yet: "+err.Error(), "; ")
+		}
+	}
+	return g, nil
+}
+
+// issued answers the reference through which a certificate is issued, zero for one
+// that is not.
+func (n *node) issued(id string) secrets.Ref {
+	doc := n.publisher.Current().Document
+	for _, c := range doc.Certificates {
+		if c.ID == id && c.Issuer != "" {
+			cert, _ := doc.Pair(c)
+			return cert.Ref
+		}
+	}
+	return spec.Secret{}.Ref
+}
+
+// certsActions are the commands that decide about certificates.
+func (c *cli) certsActions() []*cobra.Command {
+	action := func(do string, cmd *cobra.Command) *cobra.Command {
+		a := control.Action{Do: do}
+		cmd.Args = cobra.ExactArgs(1)
+		cmd.RunE = func(cmd *cobra.Command, args []string) error {
+			a.Name = args[0]
+			var g edge.Granted
+			if err := c.act(cmd, a, &g); err != nil {
+				return err
+			}
+			return c.showGranted(g)
+		}
+		cmd.Flags().StringVar(&a.Reason, "reason", "", "why, for the ledger")
+		flag := "to"
+		if do == "certs.revoke" {
+			flag = "version"
+		}
+		cmd.Flags().IntVar(&a.Version, flag, 0, "the version; 0 for the newest earlier one that is good, or of a revocation the active one")
+		c.settingFlags(cmd, "data_dir")
+		return cmd
+	}
+	return []*cobra.Command{
+		action("certs.rollback", &cobra.Command{
+			Use: "rollback NAME", Short: "Make an earlier version of a certificate serve again",
+			Long: "Make an earlier version of a certificate serve again. The version that is left is not taken again until\n" +
+				"another one was, also after a restart. Connections stay. NAME is an id, a server name, or \"default\".",
+		}),
+		action("certs.revoke", &cobra.Command{
+			Use: "revoke NAME", Short: "Make sure that a version of a certificate never serves again, and end what used it",
+			Long: "Make sure that a version of a certificate never serves again on this node. Another good version takes its\n" +
+				"place; with none, handshakes for its names fail. Session ticket keys are replaced, and connections that used\n" +
+				"it end after the requests in flight, within 10 s. An issuer is asked for another pair. It cannot be undone.",
+		}),
+	}
+}
+
+func (c *cli) showGranted(g edge.Granted) error {
+	serves := fmt.Sprintf("%s@%d", g.Name, g.New)
+	if g.New == 0 {
+		serves = "nothing"
+	}
+	return c.print(g, "CERTIFICATE BEFORE SERVES UNSERVED WARNING", func(add func(...string)) {
+		add(g.Name, fmt.Sprintf("%s@%d", g.Name, g.Old), serves, orDash(strings.Join(g.Unserved, " ")), orDash(g.Warning))
+	})
+}

@@ -1,0 +1,140 @@
+package edge
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"maps"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"github.com/keyway-edge/keyway/edge/exchange"
+)
+
+// leaveWithin is how long the requests in flight on a connection may take whose
+// certificate was revoked.
+const leaveWithin = 10 * time.Second
+
+// revokedSet is the fingerprints that connections must not have been shown.
+type revokedSet struct {
+	set atomic.Pointer[map[string]bool]
+}
+
+func (r *revokedSet) add(fingerprints []string) {
+	next := map[string]bool{}
+	if old := r.set.Load(); old != nil {
+		maps.Copy(next, *old)
+	}
+	for _, f := range fingerprints {
+		next[f] = true
+	}
+	r.set.Store(&next)
+}
+
+// has says whether a connection was shown one of them. A resumed one was shown
+// nothing: its session may be of any version that its name had by then.
+func (r *revokedSet) has(f *tlsFacts) bool {
+	set := r.set.Load()
+	switch {
+	case set == nil:
+		return false
+	case f.bundle != nil:
+		return (*set)[f.bundle.Fingerprint]
+	case f.slot == nil:
+		return false
+	}
+	for _, b := range f.slot.Active {
+		if (*set)[b.Fingerprint] {
+			return true
+		}
+	}
+	for _, v := range f.slot.History(time.Time{}) {
+		if v.Number > 0 && (*set)[v.Fingerprint] {
+			return true
+		}
+	}
+	return false
+}
+
+// Leave ends the connections that were shown a certificate with one of these
+// fingerprints, and those of resumed sessions of its names: HTTP/1.1 after the
+// response in flight, HTTP/2 with GOAWAY, and all that are left after 10 seconds, or
+// when ctx ends, at once. It returns at once and may be called by one goroutine, between Listen and the
+// end of Run.
+func (s *Server) Leave(ctx context.Context, fingerprints []string) {
+	s.revoked.add(fingerprints)
+	match := func(c *exchange.Conn) bool {
+		ci, ok := c.Policy.(*connInfo)
+		return ok && ci.tls != nil && s.revoked.has(ci.tls)
+	}
+	s.mu.Lock() // against the end of Run, which waits for what is counted in
+	defer s.mu.Unlock()
+	if len(s.conns) == 0 {
+		return
+	}
+	ctx, end := context.WithTimeout(ctx, leaveWithin)
+	s.wg.Go(func() {
+		defer end()
+		s.HTTP1.Leave(ctx, match)
+		s.HTTP2.Leave(ctx, match)
+		s.cutRevoked(ctx)
+	})
+}
+
+// cutRevoked waits for the connections of revoked certificates to end, and cuts those
+// that have not when ctx does.
+func (s *Server) cutRevoked(ctx context.Context) {
+	look := time.NewTicker(100 * time.Millisecond)
+	defer look.Stop()
+	for {
+		var left []*trackedConn
+		s.mu.Lock()
+		for c := range s.conns {
+			if c.shook.Load() && s.revoked.has(&c.facts) {
+				left = append(left, c)
+			}
+		}
+		s.mu.Unlock()
+		if len(left) == 0 {
+			return
+		}
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			for _, c := range left {
+				_ = c.Close()
+			}
+			return
+		}
+	}
+}
+
+// tried counts how a handshake went for the version that it showed. Only what a
+// client says of the certificate speaks against it; a resumed handshake shows none.
+func (f *tlsFacts) tried(state *tls.ConnectionState, err error) {
+	if f.slot == nil || f.slot.Trial == nil || f.bundle == nil {
+		return
+	}
+	switch {
+	case state != nil && !state.DidResume:
+		f.slot.Trial.Good()
+	case err != nil && blamesCertificate(err):
+		f.slot.Trial.Bad()
+	}
+}
+
+// blamesCertificate says that a client ended a handshake with an alert about the
+// certificate (RFC 8446, section 6.2). crypto/tls keeps the alert's type to itself.
+func blamesCertificate(err error) bool {
+	var remote *net.OpError
+	if !errors.As(err, &remote) || remote.Op != "remote error" || remote.Err == nil {
+		return false
+	}
+	switch remote.Err.Error() {
+	case "tls: bad certificate", "tls: unsupported certificate", "tls: revoked certificate", "tls: expired certificate",
+		"tls: unknown certificate", "tls: unknown certificate authority":
+		return true
+	}
+	return false
+}
