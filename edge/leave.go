@@ -76,18 +76,18 @@ func (s *Server) Leave(ctx context.Context, fingerprints []string) {
 	ctx, end := context.WithTimeout(ctx, leaveWithin)
 	s.wg.Go(func() {
 		defer end()
-		s.HTTP1.Leave(ctx, match)
-		s.HTTP2.Leave(ctx, match)
-		s.cutRevoked(ctx)
+		s.cutRevoked(ctx, match)
 	})
 }
 
-// cutRevoked waits for the connections of revoked certificates to end, and cuts those
-// that have not when ctx does.
-func (s *Server) cutRevoked(ctx context.Context) {
+// cutRevoked has the connections of revoked certificates end, those too that an engine
+// is only about to get, and cuts the ones that have not when ctx ends.
+func (s *Server) cutRevoked(ctx context.Context, match func(*exchange.Conn) bool) {
 	look := time.NewTicker(100 * time.Millisecond)
 	defer look.Stop()
 	for {
+		s.HTTP1.Leave(ctx, match)
+		s.HTTP2.Leave(ctx, match)
 		var left []*trackedConn
 		s.mu.Lock()
 		for c := range s.conns {

@@ -238,10 +238,8 @@ func (s *Server) serve(ctx context.Context, c *trackedConn, e Endpoint) {
 	if tc == nil {
 		return
 	}
-	if c.shook.Store(true); s.revoked.has(&c.facts) {
-		_ = tc.Close() // what it was shown was revoked meanwhile
-		return
-	}
+	c.shook.Store(true)
+	info.Last = s.revoked.has(&c.facts) // in this very moment
 	state := tc.ConnectionState()
 	if state.NegotiatedProtocol == challengeALPN {
 		_ = tc.Close() // the handshake was all that it was for

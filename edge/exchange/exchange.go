@@ -75,6 +75,7 @@ type Conn struct {
 	Policy     any    // what the listener attached at accept (edge's TLS policy); only edge reads it
 	CertSerial string // version of the certificate shown, as `name@n`; "" in clear
 	Opened     time.Time
+	Last       bool // the connection is to end after its first response
 }
 
 // Secure says whether the client speaks TLS to us.

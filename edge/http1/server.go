@@ -73,6 +73,7 @@ func (s *Server) ServeConn(ctx context.Context, nc net.Conn, info *exchange.Conn
 	ctx, cancel := context.WithCancel(ctx)
 	c := &conn{s: s, nc: nc, cancel: cancel}
 	c.x.Conn, c.x.Ctx = info, ctx
+	c.leave.Store(info.Last)
 	// Made once a connection: a request allocates no closures.
 	c.x.Interim, c.x.WatchClient = c.interim, c.watchClient
 	c.stopBody = c.stopReading

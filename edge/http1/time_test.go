@@ -139,6 +139,14 @@ func TestRequestInTheMomentOfADrain(t *testing.T) {
 	})
 }
 
+// forOne is a connection that is to end after its first response.
+func forOne(t *testing.T, s *Server, wg *sync.WaitGroup) net.Conn {
+	c, far := net.Pipe()
+	wg.Go(func() { s.ServeConn(t.Context(), far, &exchange.Conn{Last: true}) })
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
 func TestLeave(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &Server{Handler: &handler{f: echo}}
@@ -163,6 +171,9 @@ func TestLeave(t *testing.T) {
 		}
 		if got := ask(t, spared, "GET / HTTP/1.1\r\nHost: a\r\n\r\n", 1)[0]; got.StatusCode != 200 || got.Close {
 			t.Errorf("another connection: %d, close %v", got.StatusCode, got.Close)
+		}
+		if got := ask(t, forOne(t, s, &wg), "GET / HTTP/1.1\r\nHost: a\r\n\r\n", 1)[0]; got.StatusCode != 200 || !got.Close {
+			t.Errorf("a connection for one request: %d, close %v", got.StatusCode, got.Close)
 		}
 		for _, c := range []net.Conn{idle, busy, spared} {
 			_ = c.Close()

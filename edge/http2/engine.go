@@ -101,6 +101,7 @@ func (e *Engine) ServeConn(ctx context.Context, c net.Conn, info *exchange.Conn)
 	defer func() { _ = c.Close() }()
 	var guarded net.Conn
 	g := newGuard(c, e.set.Glitches)
+	g.over.Store(info.Last)
 	guarded = g
 	if tc, ok := c.(*tls.Conn); ok {
 		guarded = secureGuard{g, tc}
