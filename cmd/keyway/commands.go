@@ -187,7 +187,7 @@ func (c *cli) showCert(f certFacts) error {
 		}
 		for _, v := range f.History {
 			if v.Version != f.Version {
-				add(strings.TrimSpace(v.State+" "+versionName(f.Name, v)), "since "+v.Since.Format(time.RFC3339)+" "+v.Reason)
+				add("history", strings.Join(strings.Fields(v.State+" "+versionName(f.Name, v)+" since "+v.Since.Format(time.RFC3339)+" "+v.Reason), " "))
 			}
 		}
 	})

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyway-edge/keyway/certs"
 	"github.com/keyway-edge/keyway/edge"
 	"github.com/keyway-edge/keyway/edge/control"
 	"github.com/keyway-edge/keyway/policy"
@@ -229,5 +230,21 @@ func TestPrepareDataDir(t *testing.T) {
 		t.Errorf("%q %v", id, err)
 	} else if again, _ := nodeID(dir); again != id {
 		t.Error("a node's id is made once")
+	}
+}
+
+func TestWhyCertificate(t *testing.T) {
+	claim := func(pattern, why string) certs.Claim {
+		return certs.Claim{Match: certs.Match{Pattern: pattern}, Why: why}
+	}
+	exact, wild, def := claim("a.test", "the exact name"), claim("*.test", "a wildcard"), claim("", "the default certificate")
+	for want, claims := range map[string][]certs.Claim{
+		"nothing else is bound to the name":          nil,
+		"the exact name":                             {exact},
+		"the exact name, before *.test, the default": {exact, wild, def},
+	} {
+		if got := whyCertificate(claims); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/keyway-edge/keyway/certs"
 	"github.com/keyway-edge/keyway/edge"
 	"github.com/keyway-edge/keyway/edge/control"
 	"github.com/keyway-edge/keyway/edge/exchange"
@@ -36,6 +37,7 @@ type certificateChoice struct {
 	Pattern string `json:"pattern,omitempty"`
 	Policy  string `json:"policy,omitempty"`
 	Why     string `json:"why"`
+	Refused string `json:"refused,omitempty"` // the newest version, by the check named
 }
 
 type pluginStep struct {
@@ -141,19 +143,37 @@ func chooseCertificate(s *edge.Snapshot, config *edge.Config, sni string) certif
 	if m.Policy != nil {
 		c.Policy = m.Policy.Name
 	}
+	if m.Slot != nil && m.Slot.Refused != nil {
+		c.Refused = m.Slot.Refused.Error()
+	}
 	switch {
 	case m.Slot != nil && len(m.Slot.Active) > 0:
 		c.Name = fmt.Sprintf("%s@%d", m.Slot.Name, m.Slot.Version)
-		c.Why = "the name is bound to it"
-		if m.Pattern == "" {
-			c.Why = "no name matches, and it is the default"
-		}
+		c.Why = whyCertificate(s.Certs.Explain(sni))
 	case config.Development:
 		c.Why = "no certificate is bound to the name: the development CA issues one for configured names"
+	case m.Slot != nil:
+		c.Why = "what is bound to the name has no version that may serve: the handshake ends with unrecognized_name"
 	default:
 		c.Why = "no certificate is bound to the name and there is no default: the handshake ends with unrecognized_name"
 	}
 	return c
+}
+
+// whyCertificate says why the first of the bindings that match a name serves it.
+func whyCertificate(claims []certs.Claim) string {
+	if len(claims) == 0 {
+		return "nothing else is bound to the name"
+	}
+	why := claims[0].Why
+	if len(claims) > 1 {
+		others := make([]string, 0, len(claims)-1)
+		for _, x := range claims[1:] {
+			others = append(others, cmp.Or(x.Pattern, "the default"))
+		}
+		why += ", before " + strings.Join(others, ", ")
+	}
+	return why
 }
 
 func (c *cli) explainCommand() *cobra.Command {
@@ -186,6 +206,9 @@ func (c *cli) printExplanation(e *explanation) error {
 	}
 	err := c.print(e, "WHAT ANSWER", func(add func(...string)) {
 		add("certificate", orDash(e.Certificate.Name)+" ("+e.Certificate.Why+"; policy "+orDash(e.Certificate.Policy)+")")
+		if e.Certificate.Refused != "" {
+			add("newest version", "refused: "+e.Certificate.Refused)
+		}
 		add("path", e.Path)
 		if e.Refused != "" {
 			add("refused", e.Refused)
