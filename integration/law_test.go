@@ -80,6 +80,7 @@ var directions = []struct {
 	{"routing/spec", []string{"secrets", "lib:go.yaml.in/yaml/v3"}, "desired state is data"},
 	{"certs/ocsp", []string{"secrets", "certs", "lib:golang.org/x/crypto"}, "staples"},
 	{"certs/acme", []string{"secrets", "certs", "lib:golang.org/x/crypto"}, "an issuer; the only user of the ACME client"},
+	{"certs/statevault", []string{"secrets", "secrets/vault", "certs", "lib:github.com/hashicorp/vault/api"}, "shared state"},
 	{"certs/vaultpki", []string{"secrets", "secrets/vault", "certs"}, "an issuer; shares Vault's client"},
 	{"certs/certtest", []string{"secrets", "certs", "lib:golang.org/x/crypto"}, "an authority with a responder, for tests"},
 	{"certs", []string{"secrets", "certs"}, "certificates know the broker and nothing of routing"},

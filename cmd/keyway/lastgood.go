@@ -47,8 +47,12 @@ func (n *node) openLastGood(ctx context.Context) {
 		n.lastGood.ownKey = key.Path
 		n.log.Warn("the last known good state is sealed with a key that lies beside it: whoever reads the data folder can open it; set lastgood_key to a file on another volume", slog.String("key", key.Path))
 	}
+	var keys lastgood.Keys = key
+	if t := n.transitKey(); t != nil {
+		keys = t
+	}
 	n.lastGood.Store = lastgood.New(lastgood.Config{
-		Dir: dir, Mark: filepath.Join(s.DataDir, "last-good.mark"), Node: n.config.NodeID, Keys: key, Log: n.log, Serving: n.serving,
+		Dir: dir, Mark: filepath.Join(s.DataDir, "last-good.mark"), Node: n.config.NodeID, Keys: keys, Log: n.log, Serving: n.serving,
 	})
 	wait, cancel := context.WithTimeout(ctx, loadWait)
 	defer cancel()

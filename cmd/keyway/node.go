@@ -30,6 +30,7 @@ import (
 	"github.com/keyway-edge/keyway/routing/spec"
 	"github.com/keyway-edge/keyway/routing/upstream"
 	"github.com/keyway-edge/keyway/secrets"
+	"github.com/keyway-edge/keyway/secrets/vault"
 )
 
 //go:embed starter.yaml
@@ -43,6 +44,7 @@ type node struct {
 	out        io.Writer
 	documents  *file.Provider
 	broker     *secrets.Broker
+	hcv        *vault.Client // the node's own Vault, nil for none
 	vaults     *vaults
 	lastGood   *lastGood // nil when it is off
 	ledger     *secrets.Ledger
@@ -76,6 +78,9 @@ func newNode(ctx context.Context, s *settings, log *slog.Logger, out io.Writer) 
 		n.config.NodeID = id
 	}
 	if err := n.stores(); err != nil {
+		return nil, err
+	}
+	if err := n.openVault(); err != nil {
 		return nil, err
 	}
 	n.openLastGood(ctx)
@@ -277,6 +282,9 @@ func (n *node) supportTasks() []task {
 	}
 	if n.stapler != nil {
 		tasks = append(tasks, task{"certificate status", n.stapler.Run})
+	}
+	if n.hcv != nil {
+		tasks = append(tasks, task{"login of the node's own Vault", n.hcv.Run})
 	}
 	if n.ech != nil {
 		tasks = append(tasks, task{"ECH keys", n.ech.Run})

@@ -55,6 +55,7 @@ type settings struct {
 
 	TLSCert, TLSKey string
 	TLSCurves       []string
+	HCV             map[string]any // settings of the node's own Vault, by field
 	SharedState     string
 	SharedStateKey  string
 	ECHPublicName   string
@@ -315,6 +316,7 @@ func (s *settings) agree(values map[string]origined) []error {
 	if (s.TLSCert == "") != (s.TLSKey == "") {
 		errs = append(errs, errors.New("settings tls_cert and tls_key go together: set both or neither"))
 	}
+	errs = append(errs, s.agreeOnVault()...)
 	return errs
 }
 

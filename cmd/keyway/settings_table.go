@@ -2,6 +2,7 @@ package main
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/keyway-edge/keyway/certs"
@@ -16,7 +17,7 @@ type (
 
 // settingTable lists every node setting, in the order in which they are shown.
 func settingTable() []setting {
-	return slices.Concat(listenSettings(), sourceSettings(), requestSettings(), logSettings(), limitSettings(), upstreamSettings())
+	return slices.Concat(listenSettings(), sourceSettings(), requestSettings(), logSettings(), limitSettings(), upstreamSettings(), hcvSettings())
 }
 
 const listForm = "a comma list of host:port, or off"
@@ -52,11 +53,17 @@ func sourceSettings() []setting {
 		{key: "tls_cert", def: "", form: "a file, PEM, or a {vault://...} reference", meaning: "certificate chain of the default slot: of unknown names, and of admin and status over TLS", apply: text(func(s *settings) *string { return &s.TLSCert })},
 		{key: "tls_key", def: "", form: "a file, PEM, or a {vault://...} reference", meaning: "private key of the default slot", apply: text(func(s *settings) *string { return &s.TLSKey })},
 		{key: "last_known_good", def: "on", form: "on or off", meaning: "keep the last good document and credentials, sealed, and start from them when documents are bad or sources away", apply: boolean(func(s *settings) *bool { return &s.LastKnownGood })},
-		{key: "lastgood_key", def: "", form: "the absolute path of a file with one line: KEYWAY-LASTGOOD-KEY-1, a space, 32 bytes in base64", meaning: "key of the last known good state; when empty one is made in the data folder, which guards copies of the sealed file alone", apply: absolute(func(s *settings) *string { return &s.LastGoodKey })},
+		{key: "lastgood_key", def: "", form: "the absolute path of a file with one line: KEYWAY-LASTGOOD-KEY-1, a space, 32 bytes in base64; or transit:<mount>/<key> in the node's own Vault", meaning: "key of the last known good state; when empty one is made in the data folder, which guards copies of the sealed file alone", apply: func(s *settings, v string) error {
+			if strings.HasPrefix(v, "transit:") {
+				s.LastGoodKey = v
+				return nil
+			}
+			return absolute(func(s *settings) *string { return &s.LastGoodKey })(s, v)
+		}},
 		{key: "lastgood_dir", def: "", form: "a folder of this node alone", meaning: "where the last known good state is kept; when empty last-good in the data folder", apply: text(func(s *settings) *string { return &s.LastGoodDir })},
 		{key: "canary_window", def: "1m", form: "a duration such as 1m", meaning: "how long the uses of a new version of a credential are watched for failures", apply: duration(func(s *settings) *dur { return &s.CanaryWindow })},
 		{key: "canary_failures", def: "5", form: "a whole number", meaning: "failed uses of a new version, if they are half of all, after which the version before is used again; 0 for never", apply: integer(func(s *settings) *int { return &s.CanaryFailures }, 0)},
-		{key: "shared_state", def: "", form: "a folder", meaning: "what replicas share, sealed: session ticket keys, ECH keys, issued certificates; on a volume that all of them mount, or empty for a folder of this node alone in data_dir", apply: text(func(s *settings) *string { return &s.SharedState })},
+		{key: "shared_state", def: "", form: "a folder, or hcv:<mount>/<path> in the node's own Vault (kv v2)", meaning: "what replicas share, sealed: session ticket keys, ECH keys, issued certificates; on a volume that all of them mount, or empty for a folder of this node alone in data_dir", apply: text(func(s *settings) *string { return &s.SharedState })},
 		{key: "shared_state_key", def: "", form: "a file", meaning: "the key that shared_state is sealed with, the same for all replicas; empty is shared.key in data_dir, made where there is none", apply: text(func(s *settings) *string { return &s.SharedStateKey })},
 		{key: "tls_ech_public_name", def: "", form: "the name of a host", meaning: "turns Encrypted Client Hello on: the server name that is seen on the wire, which needs a certificate here", apply: func(s *settings, v string) error {
 			s.ECHPublicName = v

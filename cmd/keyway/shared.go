@@ -42,7 +42,9 @@ func openShared(ctx context.Context, s *settings) (certs.SharedState, error) {
 // replicas where there are any.
 func (n *node) keys(ctx context.Context) error {
 	var err error
-	if n.shared, err = openShared(ctx, n.settings); err != nil {
+	if state := n.vaultState(); state != nil {
+		n.shared = state
+	} else if n.shared, err = openShared(ctx, n.settings); err != nil {
 		return err
 	}
 	n.tickets = certs.NewSharedTickets(n.shared)

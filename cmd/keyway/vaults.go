@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -30,9 +31,7 @@ func (n *node) credentials() error {
 	if err != nil {
 		return fmt.Errorf("reading the versions of credentials from the ledger: %w", err)
 	}
-	n.vaults = &vaults{}
 	deps := n.vaults.deps(n)
-	sealedConfig := map[string]any{"path": sealedPath(n.settings)}
 	config := secrets.Config{
 		Log:      n.log,
 		Openers:  openers(deps, n.issuing()),
@@ -40,7 +39,7 @@ func (n *node) credentials() error {
 		Trial:    secrets.TrialRule{Window: n.settings.CanaryWindow, Failures: n.settings.CanaryFailures},
 		Versions: versions,
 		Kept:     n.kept(),
-		Vaults:   []secrets.Vault{{Name: "env", Kind: "env"}, {Name: "sealed", Kind: "sealed", Config: sealedConfig}},
+		Vaults:   slices.Clone(n.vaults.fixed),
 	}
 	dir, err := n.vaults.pairDir(n.settings)
 	if err != nil {

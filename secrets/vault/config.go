@@ -303,3 +303,10 @@ func (c *Config) complete() error {
 	}
 	return errors.Join(errs...)
 }
+
+// Fields are the names of every setting, in order.
+func Fields() []string {
+	names := append(slices.Collect(maps.Keys(settings())), "address", "protocol", "host", "port", "timeout")
+	slices.Sort(names)
+	return names
+}
