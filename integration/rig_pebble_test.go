@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"testing"
 	"time"
@@ -27,19 +28,27 @@ type pebble struct {
 // gateway's. env switches its faults on, such as PEBBLE_WFE_NONCEREJECT=50.
 func startPebble(t testing.TB, httpPort, tlsPort int, env ...string) *pebble {
 	t.Helper()
+	return startPebbleWith(t, httpPort, tlsPort, nil, env...)
+}
+
+// startPebbleWith overrides settings of its configuration.
+func startPebbleWith(t testing.TB, httpPort, tlsPort int, settings map[string]any, env ...string) *pebble {
+	t.Helper()
 	server, challtest := tool(t, "pebble"), tool(t, "pebble-challtestsrv")
 	dir := t.TempDir()
 	a := newAuthority(t, "pebble's own")
 	front := a.server(t, "localhost")
 	cert, key := encode(t, front)
 	api, manage, names, challenge := freePort(t), freePort(t), freePort(t), freePort(t)
-	config, err := json.Marshal(map[string]any{"pebble": map[string]any{
+	inner := map[string]any{
 		"listenAddress": fmt.Sprintf("127.0.0.1:%d", api), "managementListenAddress": fmt.Sprintf("127.0.0.1:%d", manage),
 		"certificate": file(t, dir, "cert.pem", cert), "privateKey": file(t, dir, "key.pem", key),
 		"httpPort": httpPort, "tlsPort": tlsPort, "ocspResponderURL": "", "externalAccountBindingRequired": false,
 		"retryAfter": map[string]int{"authz": 1, "order": 1},
 		"profiles":   map[string]any{"default": map[string]any{"description": "for tests", "validityPeriod": 7776000}},
-	}})
+	}
+	maps.Copy(inner, settings)
+	config, err := json.Marshal(map[string]any{"pebble": inner})
 	if err != nil {
 		t.Fatal(err)
 	}

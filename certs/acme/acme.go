@@ -324,6 +324,9 @@ func (s *Source) due(it *item, rec *record, now time.Time) (bool, time.Time) {
 	if rec.Tried.Before(forced) {
 		return true, now // by hand: whatever was planned
 	}
+	if rec.Failures > 0 && rec.Setup != s.cfg.print() {
+		return true, now // what failed may have been repaired
+	}
 	at := rec.RenewAt
 	if rec.Cert == "" || !s.configured(rec.Directory) {
 		at = now
@@ -349,7 +352,7 @@ func (s *Source) configured(url string) bool {
 // look again.
 func (s *Source) issue(ctx context.Context, it *item, rec record) time.Time {
 	began := time.Now()
-	rec.Names, rec.KeyType, rec.Tried = it.names, it.keyType, began
+	rec.Names, rec.KeyType, rec.Tried, rec.Setup = it.names, it.keyType, began, s.cfg.print()
 	j := &job{s: s, rec: &rec}
 	j.save = func(ctx context.Context) error {
 		version, err := saveRecord(ctx, s.deps.State, it.key, s.versionOf(it), rec)

@@ -1,7 +1,9 @@
 package acme
 
 import (
+	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -53,6 +55,13 @@ type OnDemand struct {
 
 // Enabled says whether any name can be had on demand.
 func (o OnDemand) Enabled() bool { return len(o.Allow) > 0 || o.Ask != "" || o.Routes }
+
+// print tells two configs apart; the HMAC key is in it only as part of a digest.
+func (c Config) print() string {
+	c.OnDemand = OnDemand{}
+	sum := sha256.Sum256(fmt.Appendf(nil, "%+v", c))
+	return hex.EncodeToString(sum[:8])
+}
 
 // FieldError is a field of an issuer's config that is not as expected.
 type FieldError struct {

@@ -45,7 +45,8 @@ type record struct {
 	Why      string    `json:"why,omitempty"`
 	Next     time.Time `json:"next,omitzero"` // no attempt before
 
-	Tried time.Time `json:"tried,omitzero"` // when the last attempt began
+	Tried time.Time `json:"tried,omitzero"`  // when the last attempt began
+	Setup string    `json:"setup,omitempty"` // print of the config that it was made with
 }
 
 // window is when an authority suggests to renew (RFC 9773).
