@@ -19,6 +19,11 @@ type Challenges interface {
 	ALPN(name string) (*tls.Certificate, bool)
 }
 
+// Demand tells want of each name that a handshake asks for and that has no certificate
+// of its own. It is called in the handshake and must not wait. Call it before the
+// first handshake.
+func (t *Terminator) Demand(want func(name string)) { t.demand = want }
+
 const (
 	challengePath = "/.well-known/acme-challenge/"
 	challengeALPN = "acme-tls/1"

@@ -29,8 +29,9 @@ type DevIssuer interface {
 type Terminator struct {
 	publisher  *Publisher
 	config     *Config
-	dev        DevIssuer  // nil outside development mode
-	challenges Challenges // nil for none
+	dev        DevIssuer         // nil outside development mode
+	challenges Challenges        // nil for none
+	demand     func(name string) // told of names without a certificate; nil for nobody
 	base       certs.Base
 	root       *tls.Config
 }
@@ -116,6 +117,9 @@ func (t *Terminator) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, 
 		if c, ok := t.development(facts, hello); ok {
 			return c, nil
 		}
+	}
+	if t.demand != nil && (facts.slot == nil || facts.slot == facts.snap.def) && hello.ServerName != "" {
+		t.demand(hostName(hello.ServerName))
 	}
 	if facts.slot == nil {
 		return nil, nil

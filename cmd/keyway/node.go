@@ -56,6 +56,8 @@ type node struct {
 	tickets    *certs.Tickets
 	ech        *certs.ECH // nil when it is off
 	challenges *acme.Challenges
+	demand     *acme.Demand
+	desired    *demanded // documents, with certificates on demand
 	server     *edge.Server
 	stapler    *ocsp.Stapler // nil when it is off
 	term       *edge.Terminator
@@ -91,6 +93,8 @@ func newNode(ctx context.Context, s *settings, log *slog.Logger, out io.Writer) 
 		return nil, err
 	}
 	n.provider()
+	n.demand = acme.NewDemand(n.shared, n.log)
+	n.desired = newDemanded(n.documents, n.demand)
 	if err := n.dataPath(); err != nil {
 		return nil, err
 	}
@@ -175,7 +179,7 @@ func (n *node) dataPath() error {
 	if builder.DefaultCert, builder.DefaultKey, err = n.vaults.defaultPair(s); err != nil {
 		return err
 	}
-	n.publisher = edge.NewPublisher(builder, n.documents, n.broker, n.recorder(), n.vaults.plan, n.log)
+	n.publisher = edge.NewPublisher(builder, n.desired, n.broker, n.recorder(), n.vaults.plan, n.log)
 	if err := n.certify(builder); err != nil {
 		return err
 	}
@@ -198,6 +202,7 @@ func (n *node) listen(ctx context.Context) error {
 	handler.Refresh(n.broker)
 	handler.Challenges(n.challenges)
 	n.term.Challenges(n.challenges)
+	n.term.Demand(n.demand.Want)
 	h2, err := http2.New(handler, http2.Settings{
 		MaxStreams: uint32(s.HTTP2Streams), HeaderList: s.HeaderLimit, Line: s.LineLimit, Target: s.TargetLimit, Fields: s.FieldLimit,
 		Idle: s.IdleTimeout, BodyIdle: s.BodyIdle, MinRate: s.MinBodyRate, WriteStall: s.WriteStall, MaxBody: s.BodyLimit,
@@ -278,6 +283,8 @@ func (n *node) supportTasks() []task {
 		{"ledger", n.ledger.Run},
 		{"session ticket keys", n.tickets.Run},
 		{"ACME challenges", n.challenges.Run},
+		{"names on demand", n.demand.Run},
+		{"documents with names on demand", n.desired.Run},
 		{"control socket", control.New(n.settings.DataDir, (*controlled)(n)).Run},
 	}
 	if n.stapler != nil {
