@@ -73,6 +73,7 @@ func TestProof(t *testing.T) {
 		{"lease_end", proveLeaseEnd},
 		{"database", proveDatabase},
 		{"kills", proveKills},
+		{"acme", proveACME},
 		{"restart", proveRestart},
 		{"many", proveMany},
 		{"flat", proveFlat},

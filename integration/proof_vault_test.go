@@ -80,7 +80,7 @@ func newKeeper(t *testing.T, leases int) *keeper {
 	k.rotate("first")
 	cert, key := encode(t, k.a.server(t, "kept.test"))
 	k.v.put("pair", map[string]string{"cert": cert, "key": key})
-	token := k.v.policy("node", `path "secret/data/*" { capabilities = ["read"] }`, "2m")
+	token := k.v.policy("node", `path "secret/data/*" { capabilities = ["read"] }`, "1h")
 	k.secret.add(token, key)
 	host, port, _ := strings.Cut(k.origin.addr, ":")
 	var doc strings.Builder
@@ -266,7 +266,7 @@ func newDynamic(t *testing.T, ttl, maxTTL string) *dynamic {
 	cert, key := encode(t, d.a.server(t, "kept.test"))
 	file(t, pairs, "tls.crt", cert)
 	file(t, pairs, "tls.key", key)
-	token := d.v.policy("node", `path "database/creds/app" { capabilities = ["read"] }`, "2m")
+	token := d.v.policy("node", `path "database/creds/app" { capabilities = ["read"] }`, "1h")
 	d.secret.add(token, key)
 	host, port, _ := strings.Cut(d.origin.addr, ":")
 	other, otherPort, _ := strings.Cut(open.addr, ":")
