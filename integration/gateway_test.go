@@ -114,7 +114,8 @@ type options struct {
 	env      map[string]string // KEYWAY_... settings
 	proxy    int               // port, 0 for a free one
 	tls      int
-	dir      string // data folder, "" for a new one
+	dir      string        // data folder, "" for a new one
+	patience time.Duration // until it is ready, 0 for 20 s
 }
 
 // start runs a node and waits until it is ready.
@@ -169,7 +170,10 @@ func start(t testing.TB, o options) *gateway {
 			t.Logf("the node said:\n%s", text)
 		}
 	})
-	poll(t, "the node is ready", 20*time.Second, func() bool {
+	if o.patience == 0 {
+		o.patience = 20 * time.Second
+	}
+	poll(t, "the node is ready", o.patience, func() bool {
 		select {
 		case <-g.done:
 			t.Fatalf("the node ended: %v\n%s", g.err, g.log.String())
