@@ -165,6 +165,7 @@ func (v *vaultServer) policy(name, rules, period string) string {
 
 // seal and open are an operator's outage.
 func (v *vaultServer) seal() { v.t.Helper(); v.do("PUT", "sys/seal", nil) }
+
 func (v *vaultServer) open() {
 	v.t.Helper()
 	v.do("PUT", "sys/unseal", map[string]string{"key": v.unseal})
