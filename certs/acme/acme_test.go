@@ -1,0 +1,204 @@
+package acme
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/keyway-edge/keyway/certs/issue"
+	"github.com/keyway-edge/keyway/secrets"
+)
+
+const day = 24 * time.Hour
+
+// TestFetchNeverOrders asks without a working Run, and for names that nobody issues for.
+func TestFetchNeverOrders(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil, nil, "one")
+		for names, why := range map[string]string{"a.test": "it is being issued", "": "give it an SNI", "*.a.test": "dns-01", "127.0.0.1": "no host name"} {
+			_, err := r.fetch(names)
+			if !errors.Is(err, secrets.ErrNotFound) || !strings.Contains(err.Error(), why) {
+				t.Errorf("%q: %v", names, err)
+			}
+		}
+		if calls, _ := r.ca.since(time.Time{}); calls != 0 {
+			t.Errorf("%d calls were made by fetching", calls)
+		}
+		r.state.Fail(errors.New("it is away"))
+		if _, err := r.fetch("b.test"); !errors.Is(err, secrets.ErrUnavailable) {
+			t.Errorf("without the state: %v", err)
+		}
+	})
+}
+
+// TestRenewsForAYear keeps a certificate for 400 days, with every third call refused
+// for its nonce and an account that gets lost: always one in its time, few orders.
+func TestRenewsForAYear(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil, nil, "one")
+		r.ca.badNonce = 3
+		r.deps.Events = func(e secrets.Event) {
+			if e.Result != "issued" {
+				t.Errorf("%s: %s", e.Result, e.Reason)
+			}
+		}
+		began := time.Now()
+		r.run("a.test,b.test")
+		time.Sleep(time.Minute)
+		for time.Since(began) < 400*day {
+			if time.Since(began) > 100*day {
+				r.ca.set(func() { r.ca.forget = len(r.ca.orders) == 2 })
+			}
+			l := r.must("b.test,a.test")
+			if left := time.Until(l.NotAfter); left < 28*day || l.Remark != "" {
+				t.Fatalf("after %v the pair has %v left: %s", time.Since(began), left, l.Remark)
+			}
+			if _, err := issue.Decode(l.Value); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(6 * time.Hour)
+		}
+		if _, orders := r.ca.since(began); orders < 6 || orders > 8 {
+			t.Errorf("%d orders in 400 days", orders)
+		}
+	})
+}
+
+// TestAwayAtRenewal has the authority away for five days at a renewal: the old pair
+// is answered with the reason, the authority is asked rarely, and the new pair comes
+// within a minute after it is back.
+func TestAwayAtRenewal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil, nil, "one")
+		r.run("a.test")
+		time.Sleep(58 * day)
+		old := r.must("a.test")
+		r.ca.set(func() { r.ca.away = true })
+		time.Sleep(2 * day) // the renewal was due
+		from := time.Now()
+		time.Sleep(3 * day)
+		if l := r.must("a.test"); l.Version != old.Version || !strings.Contains(l.Remark, "renewal failed") || !strings.Contains(l.Remark, errAway.Error()) {
+			t.Errorf("version %s, %q", l.Version, l.Remark)
+		}
+		if calls, _ := r.ca.since(from); calls < 3000 || calls > 3*24*3600/20 {
+			t.Errorf("%d calls in 3 days", calls)
+		}
+		r.ca.set(func() { r.ca.away = false })
+		time.Sleep(time.Minute)
+		if l := r.must("a.test"); l.Version == old.Version || l.Remark != "" {
+			t.Errorf("a minute after it is back: %q", l.Remark)
+		}
+	})
+}
+
+// TestRefusedClimbsTheLadder has a name refused for a day, and then taken.
+func TestRefusedClimbsTheLadder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil, nil, "one")
+		r.ca.refuse = func(string) bool { return true }
+		began := time.Now()
+		r.run("a.test")
+		time.Sleep(11 * time.Minute)
+		if _, orders := r.ca.since(began); orders != 5 { // at 0, 1, 3, 5 and 10 minutes
+			t.Errorf("%d orders in 11 minutes", orders)
+		}
+		_, err := r.fetch("a.test")
+		if !errors.Is(err, secrets.ErrNotFound) || !strings.Contains(err.Error(), "attempts failed since") || !strings.Contains(err.Error(), "tried again at") {
+			t.Errorf("the reason: %v", err)
+		}
+		time.Sleep(day)
+		_, orders := r.ca.since(began)
+		if orders < 20 || orders > 35 {
+			t.Errorf("%d orders in a day", orders)
+		}
+		r.ca.set(func() { r.ca.refuse = nil })
+		// By hand it is tried at once, and not again within the minute.
+		ask := secrets.Request{Resource: "id", Options: map[string]string{"names": "a.test", "key_type": "ecdsa-p256"}, Force: true}
+		for range 5 {
+			_, _ = r.Fetch(t.Context(), ask)
+		}
+		time.Sleep(30 * time.Second)
+		l := r.must("a.test")
+		if _, after := r.ca.since(began); after != orders+1 {
+			t.Errorf("%d orders by hand", after-orders)
+		}
+		time.Sleep(time.Hour)
+		if again := r.must("a.test"); again.Version != l.Version {
+			t.Error("it was ordered again for nothing")
+		}
+	})
+}
+
+// TestRateLimited is asked to come back in five hours, and does.
+func TestRateLimited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil, nil, "one")
+		r.ca.limited = 5 * time.Hour
+		r.run("a.test")
+		time.Sleep(10 * time.Second)
+		r.ca.set(func() { r.ca.limited = 0 })
+		from := time.Now()
+		time.Sleep(5*time.Hour - 11*time.Second)
+		if calls, _ := r.ca.since(from); calls != 0 {
+			t.Errorf("%d calls before the time that was asked for", calls)
+		}
+		time.Sleep(time.Minute)
+		r.must("a.test")
+	})
+}
+
+// TestRenewalInformation renews when the authority says so, weeks early.
+func TestRenewalInformation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil, nil, "one")
+		began := time.Now()
+		w := &window{Start: began.Add(20 * day), End: began.Add(21 * day)}
+		var first string
+		r.ca.window = func(serial string) *window {
+			if first == "" {
+				first = serial
+			}
+			if serial == first && time.Since(began) > 10*day { // an incident
+				return w
+			}
+			return &window{Start: began.Add(80 * day), End: began.Add(81 * day)}
+		}
+		r.run("a.test")
+		time.Sleep(20*day - time.Minute)
+		old := r.must("a.test")
+		if _, orders := r.ca.since(began); orders != 1 {
+			t.Errorf("%d orders before the window", orders)
+		}
+		time.Sleep(day + 20*time.Minute)
+		if l := r.must("a.test"); l.Version == old.Version {
+			t.Error("it was not renewed in the window")
+		}
+	})
+}
+
+// TestReplicasOrderOnce has two nodes with one state want the same names for 65 days.
+func TestReplicasOrderOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newRig(t, nil, nil, "a")
+		b := newRig(t, a.ca, a.state, "b")
+		// The authority reaches node a alone.
+		go func() { _ = a.deps.Challenges.Run(t.Context()) }()
+		a.deps.Settle, b.deps.Settle = 6*time.Second, 6*time.Second
+		began := time.Now()
+		a.run("a.test")
+		b.run("a.test")
+		time.Sleep(time.Minute)
+		if a.must("a.test").Version != b.must("a.test").Version {
+			t.Error("replicas have two pairs")
+		}
+		time.Sleep(65 * day)
+		if a.must("a.test").Version != b.must("a.test").Version {
+			t.Error("replicas have two pairs after 65 days")
+		}
+		if _, orders := a.ca.since(began); orders != 2 {
+			t.Errorf("%d orders, want 2", orders)
+		}
+	})
+}
