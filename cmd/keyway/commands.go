@@ -201,6 +201,8 @@ func left(t time.Time) string {
 		return "expired"
 	case d > 48*time.Hour:
 		return fmt.Sprintf("%dd", int(d.Hours()/24))
+	case d < 2*time.Minute:
+		return d.Truncate(time.Second).String()
 	}
 	return d.Truncate(time.Minute).String()
 }

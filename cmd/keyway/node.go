@@ -122,8 +122,8 @@ func (s *settings) development() bool {
 // stores opens the ledger and the access log.
 func (n *node) stores() error {
 	var err error
-	if n.ledger, err = secrets.OpenLedger(secrets.LedgerConfig{Dir: ledgerDir(n.settings)}); err != nil {
-		return fmt.Errorf("opening the ledger: %w", err)
+	if n.ledger, err = openLedger(ledgerDir(n.settings)); err != nil {
+		return err
 	}
 	switch n.settings.AccessLog {
 	case "off":
