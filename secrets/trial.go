@@ -57,6 +57,9 @@ func (t *Trial) Bad() {
 	}
 }
 
+// On says that uses are watched at now.
+func (t *Trial) On(now time.Time) bool { return t != nil && now.Before(t.until) && !t.tripped.Load() }
+
 // Tripped says that the version failed.
 func (t *Trial) Tripped() bool { return t != nil && t.tripped.Load() }
 

@@ -5,7 +5,9 @@ import (
 	"time"
 
 	"github.com/keyway-edge/keyway/certs"
+	"github.com/keyway-edge/keyway/certs/ocsp"
 	"github.com/keyway-edge/keyway/edge"
+	"github.com/keyway-edge/keyway/edge/telemetry"
 )
 
 // certFacts is what commands show of one certificate; no key is in it.
@@ -95,4 +97,21 @@ type secretFacts struct {
 	TTL       float64        `json:"ttl_seconds,omitempty"`
 	Renewable bool           `json:"renewable,omitempty"`
 	History   []versionFacts `json:"history,omitempty"`
+}
+
+// staples is what responders said of certificates, nothing when they are not asked.
+func (n *node) staples() []ocsp.Status {
+	if n.stapler == nil {
+		return nil
+	}
+	return n.stapler.All()
+}
+
+// keyRings is how the keys of sessions and of Encrypted Client Hello stand.
+func (n *node) keyRings() []telemetry.KeyRing {
+	list := []telemetry.KeyRing{{Use: "tickets", RingStatus: n.tickets.Status()}}
+	if n.ech != nil {
+		list = append(list, telemetry.KeyRing{Use: "ech", RingStatus: n.ech.Status()})
+	}
+	return list
 }

@@ -50,6 +50,7 @@ type node struct {
 	ledger     *secrets.Ledger
 	publisher  *edge.Publisher
 	telemetry  *telemetry.Telemetry
+	events     telemetry.Events
 	access     *telemetry.AccessLog
 	pools      *upstream.Pools
 	shared     certs.SharedState
@@ -158,7 +159,8 @@ func (n *node) dataPath() error {
 	s := n.settings
 	n.telemetry = telemetry.New(telemetry.Options{
 		Version: version, NodeID: n.config.NodeID, Ledger: n.ledger, Access: n.access, Log: n.log,
-		Current: func() *edge.Snapshot { return n.publisher.Current() }, Broker: n.broker.Stats, LastGood: n.lastGoodFacts,
+		Current: func() *edge.Snapshot { return n.publisher.Current() }, Broker: n.broker.Stats, Credentials: n.broker.Current, LastGood: n.lastGoodFacts,
+		Staples: n.staples, Keys: n.keyRings, Events: &n.events,
 	})
 	groups, err := curves(s.TLSCurves)
 	if err != nil {
@@ -276,6 +278,7 @@ func (n *node) run(ctx context.Context) error {
 // supportTasks are what requests in flight rely on; they end last.
 func (n *node) supportTasks() []task {
 	tasks := []task{
+		{"certificates that end", n.telemetry.Run},
 		{"credential broker", n.broker.Run},
 		{"documents", n.documents.Run},
 		{"publisher", n.publisher.Run},

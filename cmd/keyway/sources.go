@@ -112,7 +112,9 @@ func (n *node) event(e secrets.Event) {
 	}
 	say("broker event", slog.String("kind", e.Kind), slog.String("name", e.Subject), slog.String("source", e.Source), slog.String("result", e.Result),
 		slog.String("reason", e.Reason), slog.Int("old_version", e.OldVersion), slog.Int("new_version", e.NewVersion), slog.String("origin", e.Origin))
-	if err := n.ledger.Append(e); err != nil {
+	err := n.ledger.Append(e)
+	n.events.Add(e, err != nil)
+	if err != nil {
 		n.log.Error("writing to the ledger failed", slog.Any("error", err))
 	}
 }

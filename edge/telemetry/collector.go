@@ -7,8 +7,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/keyway-edge/keyway/certs"
 )
 
 // labels are pairs of name and value.
@@ -32,6 +30,15 @@ func emitHistogram(out chan<- prometheus.Metric, name, help string, h *histogram
 	out <- prometheus.MustNewConstHistogram(prometheus.NewDesc(name, help, nil, m), n, sum, buckets)
 }
 
+// emitSummary sends a count and a sum.
+func emitSummary(out chan<- prometheus.Metric, name, help string, n uint64, sum float64, l labels) {
+	m := make(prometheus.Labels, len(l)/2)
+	for i := 0; i+1 < len(l); i += 2 {
+		m[l[i]] = l[i+1]
+	}
+	out <- prometheus.MustNewConstSummary(prometheus.NewDesc(name, help, nil, m), n, sum, nil)
+}
+
 // collector samples a node when it is scraped.
 type collector struct{ t *Telemetry }
 
@@ -48,14 +55,7 @@ func (c *collector) broker(out chan<- prometheus.Metric) {
 		emit(out, "keyway_credentials", "Credentials by state", prometheus.GaugeValue, float64(n), labels{"state", string(state)})
 	}
 	emit(out, "keyway_credentials_alarmed", "Credentials that their source has not confirmed for an hour, or that are closed", prometheus.GaugeValue, float64(st.Alarmed), nil)
-	for _, s := range st.Sources {
-		l := labels{"source", s.Name}
-		emit(out, "keyway_source_fetches_total", "Looks at a source that ended", prometheus.CounterValue, float64(s.Fetches), l)
-		emit(out, "keyway_source_failures_total", "Looks at a source that brought no value", prometheus.CounterValue, float64(s.Failures), l)
-		if !s.LastGood.IsZero() {
-			emit(out, "keyway_source_stale_seconds", "Time since a source last answered well", prometheus.GaugeValue, time.Since(s.LastGood).Seconds(), l)
-		}
-	}
+	c.sources(out, st.Sources, time.Now())
 }
 
 // lastGood samples the last known good state on disk.
@@ -70,11 +70,7 @@ func (c *collector) lastGood(out chan<- prometheus.Metric) {
 	if !g.Written.IsZero() {
 		emit(out, "keyway_last_good_age_seconds", "Time since the last known good state was written", prometheus.GaugeValue, time.Since(g.Written).Seconds(), nil)
 	}
-	stale := 0.0
-	if g.Stale {
-		stale = 1
-	}
-	emit(out, "keyway_last_good_stale", "1 while the last known good state cannot be written", prometheus.GaugeValue, stale, nil)
+	emit(out, "keyway_last_good_stale", "1 while the last known good state cannot be written", prometheus.GaugeValue, one(g.Stale), nil)
 	emit(out, "keyway_last_good_bytes", "Size of the last known good state", prometheus.GaugeValue, float64(g.Bytes), nil)
 	emit(out, "keyway_last_good_write_failures_total", "Writes of the last known good state that failed", prometheus.CounterValue, float64(g.Failures), nil)
 }
@@ -86,6 +82,10 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	c.connections(out)
 	c.credentials(out)
 	c.broker(out)
+	c.slots(out, time.Now())
+	c.secrets(out, time.Now())
+	c.keys(out, time.Now())
+	c.events(out)
 	c.lastGood(out)
 	c.snapshot(out)
 	t.kong.collect(t, out)
@@ -130,7 +130,7 @@ func (c *collector) connections(out chan<- prometheus.Metric) {
 	})
 	c.t.shakes.Range(func(key, v any) bool {
 		s := key.(shake)
-		emit(out, "keyway_tls_handshakes_total", "TLS handshakes by result, version and key exchange group", prometheus.CounterValue, float64(v.(*atomic.Uint64).Load()), labels{"result", s.result, "version", s.version, "group", s.group})
+		emit(out, "keyway_tls_handshakes_total", "TLS handshakes by result, version, key exchange group and cipher suite", prometheus.CounterValue, float64(v.(*atomic.Uint64).Load()), labels{"result", s.result, "version", s.version, "group", s.group, "cipher", s.cipher})
 		return true
 	})
 	emitHistogram(out, "keyway_tls_handshake_seconds", "Duration of TLS handshakes that succeeded", &c.t.shakeDur, nil)
@@ -153,7 +153,7 @@ func (c *collector) credentials(out chan<- prometheus.Metric) {
 		emit(out, "keyway_snapshot_builds_total", "Snapshot builds", prometheus.CounterValue, float64(n), labels{"result", result})
 	}
 	emit(out, "keyway_snapshot_build_seconds", "Duration of the last snapshot build", prometheus.GaugeValue, t.buildLast.Seconds(), nil)
-	emit(out, "keyway_ledger_failures_total", "Events that could not be written to the ledger", prometheus.CounterValue, float64(t.ledgerFailed.Load()), nil)
+	emit(out, "keyway_ledger_failures_total", "Events that could not be written to the ledger", prometheus.CounterValue, float64(t.ledgerFailed.Load()+t.opts.Events.ledgerFailures()), nil)
 }
 
 func (c *collector) snapshot(out chan<- prometheus.Metric) {
@@ -164,13 +164,6 @@ func (c *collector) snapshot(out chan<- prometheus.Metric) {
 	emit(out, "keyway_snapshot_generation", "Generation of the snapshot in force", prometheus.GaugeValue, float64(s.Generation), nil)
 	emit(out, "keyway_snapshot_problems", "Objects quarantined or served with a remark", prometheus.GaugeValue, float64(len(s.Problems)), nil)
 	emit(out, "keyway_snapshot_age_seconds", "Age of the snapshot in force", prometheus.GaugeValue, time.Since(s.Built).Seconds(), nil)
-	s.Slots(func(id string, slot *certs.Slot) bool {
-		for _, b := range slot.Active {
-			emit(out, "keyway_certificate_not_after_seconds", "End of the certificate in use, Unix time", prometheus.GaugeValue, float64(b.NotAfter.Unix()),
-				labels{"certificate", slot.Name, "id", id, "key_type", b.KeyType, "serial", b.Serial})
-		}
-		return true
-	})
 	for _, h := range s.Upstreams.Health() {
 		v := 1.0
 		if h.State == "unhealthy" || h.State == "dns_error" {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/keyway-edge/keyway/certs/ocsp"
 	"github.com/keyway-edge/keyway/edge"
 	"github.com/keyway-edge/keyway/routing/spec"
 	"github.com/keyway-edge/keyway/secrets"
@@ -26,6 +27,10 @@ type Options struct {
 	Current         func() *edge.Snapshot // the snapshot in force, nil before the first
 	Ledger          Ledger                // nil for none
 	Broker          func() secrets.Stats  // nil for none
+	Credentials     func() *secrets.Set   // what the broker knows now, nil for none
+	Staples         func() []ocsp.Status  // nil for none
+	Keys            func() []KeyRing      // of sessions and of Encrypted Client Hello, nil for none
+	Events          *Events               // nil for none
 	LastGood        func() LastGood       // nil for none
 	Access          *AccessLog            // nil for off
 	Log             *slog.Logger
@@ -71,7 +76,7 @@ type Telemetry struct {
 
 type connCount struct{ open, total atomic.Int64 }
 
-type shake struct{ result, version, group string }
+type shake struct{ result, version, group, cipher string }
 
 // New makes a Telemetry.
 func New(opts Options) *Telemetry {
@@ -135,12 +140,14 @@ func (t *Telemetry) Opened(endpoint string) {
 // Closed counts a connection out.
 func (t *Telemetry) Closed(endpoint string) { t.endpoint(endpoint).open.Add(-1) }
 
-// Handshake counts a TLS handshake by its result, version and key exchange group.
+// Handshake counts a TLS handshake by its result, version, key exchange group and
+// cipher suite.
 func (t *Telemetry) Handshake(_ string, state *tls.ConnectionState, took time.Duration, err error) {
 	key := shake{result: handshakeResult(err)}
 	if state != nil {
 		key.version = tls.VersionName(state.Version)
 		key.group = state.CurveID.String()
+		key.cipher = tls.CipherSuiteName(state.CipherSuite)
 		if state.DidResume {
 			key.result = "resumed"
 		}

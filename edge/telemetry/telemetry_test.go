@@ -135,7 +135,7 @@ func TestConnectionsAndHandshakes(t *testing.T) {
 	tel.Opened("proxy")
 	tel.Opened("proxy")
 	tel.Closed("proxy")
-	state := &tls.ConnectionState{Version: tls.VersionTLS13, CurveID: tls.X25519}
+	state := &tls.ConnectionState{Version: tls.VersionTLS13, CurveID: tls.X25519, CipherSuite: tls.TLS_AES_128_GCM_SHA256}
 	tel.Handshake("a.test", state, time.Millisecond, nil)
 	resumed := *state
 	resumed.DidResume = true
@@ -150,9 +150,9 @@ func TestConnectionsAndHandshakes(t *testing.T) {
 	text := scrape(t, tel)
 	wantLines(t, text,
 		`keyway_connections_open{listener="proxy"} 1`, `keyway_connections_total{listener="proxy"} 2`,
-		`keyway_tls_handshakes_total{group="X25519",result="full",version="TLS 1.3"} 1`, `keyway_tls_handshakes_total{group="X25519",result="resumed",version="TLS 1.3"} 1`,
-		`keyway_tls_handshakes_total{group="",result="failed",version=""} 50`, `keyway_tls_handshakes_total{group="",result="closed_by_client",version=""} 1`,
-		`keyway_tls_handshakes_total{group="",result="not_tls",version=""} 1`, `keyway_tls_handshakes_total{group="",result="client_certificate",version=""} 1`,
+		`keyway_tls_handshakes_total{cipher="TLS_AES_128_GCM_SHA256",group="X25519",result="full",version="TLS 1.3"} 1`, `keyway_tls_handshakes_total{cipher="TLS_AES_128_GCM_SHA256",group="X25519",result="resumed",version="TLS 1.3"} 1`,
+		`keyway_tls_handshakes_total{cipher="",group="",result="failed",version=""} 50`, `keyway_tls_handshakes_total{cipher="",group="",result="closed_by_client",version=""} 1`,
+		`keyway_tls_handshakes_total{cipher="",group="",result="not_tls",version=""} 1`, `keyway_tls_handshakes_total{cipher="",group="",result="client_certificate",version=""} 1`,
 		`keyway_tls_handshake_seconds_count 2`,
 	)
 	if n := strings.Count(text, "keyway_tls_handshakes_total{"); n != 6 {

@@ -1,0 +1,80 @@
+package telemetry
+
+import (
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/keyway-edge/keyway/certs"
+	"github.com/keyway-edge/keyway/secrets"
+)
+
+// Events counts what sources, issuers and operators do beside the rotations that a
+// build reports: logins, orders, pins, rollbacks, sources that go and come back. The
+// zero value is ready, so that it counts from before there is a Telemetry. Safe for
+// concurrent use; a nil one counts nothing.
+type Events struct {
+	mu     sync.Mutex
+	counts map[eventKey]uint64
+	lost   uint64
+}
+
+type eventKey struct{ kind, result string }
+
+// Add counts an event, and with lost that the ledger could not take it.
+func (e *Events) Add(event secrets.Event, lost bool) {
+	if e == nil {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.counts == nil {
+		e.counts = map[eventKey]uint64{}
+	}
+	e.counts[eventKey{event.Kind, event.Result}]++
+	if lost {
+		e.lost++
+	}
+}
+
+func (e *Events) ledgerFailures() uint64 {
+	if e == nil {
+		return 0
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.lost
+}
+
+func (c *collector) events(out chan<- prometheus.Metric) {
+	e := c.t.opts.Events
+	if e == nil {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for k, n := range e.counts {
+		emit(out, "keyway_events_total", "Events of sources, issuers and operators, which the ledger has too", prometheus.CounterValue, float64(n), labels{"kind", k.kind, "result", k.result})
+	}
+}
+
+// KeyRing is how the keys of one use stand.
+type KeyRing struct {
+	Use string // tickets or ech
+	certs.RingStatus
+}
+
+// keys samples the keys that sessions and Encrypted Client Hello are sealed with.
+func (c *collector) keys(out chan<- prometheus.Metric, now time.Time) {
+	if c.t.opts.Keys == nil {
+		return
+	}
+	for _, k := range c.t.opts.Keys() {
+		l := labels{"use", k.Use}
+		emit(out, "keyway_tls_keys", "Keys that are accepted", prometheus.GaugeValue, float64(k.Keys), l)
+		emit(out, "keyway_tls_key_age_seconds", "Time since the key in use became that", prometheus.GaugeValue, now.Sub(k.Since).Seconds(), l)
+		emit(out, "keyway_tls_key_next_seconds", "Time until the next key takes its place", prometheus.GaugeValue, k.Next.Sub(now).Seconds(), l)
+		emit(out, "keyway_tls_keys_unshared", "1 while the keys of replicas cannot be read", prometheus.GaugeValue, one(k.Error != ""), l)
+	}
+}
