@@ -253,3 +253,36 @@ func (l *loop) tell(e Event) {
 	e.Actor = "broker"
 	l.cfg.Events(e)
 }
+
+// Condemn tells the source of a reference that a lease of it is compromised, where it
+// can be told, beyond giving the lease back. match picks the lease by its value,
+// among the one in use and the one before; false when there is none or no way to
+// tell.
+func (b *Broker) Condemn(ctx context.Context, r Ref, match func(Value) bool) (bool, error) {
+	type found struct {
+		condemner Condemner
+		lease     Lease
+		name      string
+	}
+	f, err := query(ctx, b, func(l *loop, answer chan<- found) {
+		var f found
+		if e, _, err := l.find(r.String()); err == nil && e.mount != nil {
+			f.condemner, _ = e.mount.source.(Condemner)
+			f.name = e.mount.name
+			for _, lease := range []Lease{e.lease, e.prior} {
+				if f.lease.Value.IsZero() && !lease.Value.IsZero() && match(lease.Value) {
+					f.lease = lease
+				}
+			}
+		}
+		answer <- f
+	})
+	if err != nil || f.condemner == nil || f.lease.Value.IsZero() {
+		return false, err
+	}
+	if err := f.condemner.Condemn(ctx, f.lease); err != nil {
+		return false, fmt.Errorf("revoking at %s: %w", f.name, err)
+	}
+	b.cfg.Events(Event{Kind: "source", Subject: f.name, Source: f.name, Result: "revoked", Reason: "compromised", Origin: f.lease.Origin, Actor: "broker"})
+	return true, nil
+}

@@ -64,6 +64,12 @@ type Revoker interface {
 	Revoke(ctx context.Context, l Lease) error
 }
 
+// Condemner is a Source that can tell whoever made a lease that it was compromised,
+// as an authority is told of a key that was lost.
+type Condemner interface {
+	Condemn(ctx context.Context, l Lease) error
+}
+
 // Timed is a Source whose looks need another timeout than the broker's own.
 type Timed interface {
 	Timeout() time.Duration

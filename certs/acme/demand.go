@@ -66,8 +66,10 @@ func NewDemand(state certs.SharedState, log *slog.Logger) *Demand {
 	return &Demand{
 		state: state, log: log, wanted: make(chan string, 64), wake: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 		limit: &limiter{most: 10, in: time.Second}, names: map[string][]admitted{}, denied: map[string]time.Time{}, open: map[string]bool{},
-		client: &http.Client{Timeout: askTime, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-			Transport: &http.Transport{MaxConnsPerHost: demandWorks, IdleConnTimeout: time.Minute, MaxResponseHeaderBytes: 16 << 10}},
+		client: &http.Client{
+			Timeout: askTime, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+			Transport: &http.Transport{MaxConnsPerHost: demandWorks, IdleConnTimeout: time.Minute, MaxResponseHeaderBytes: 16 << 10},
+		},
 	}
 }
 

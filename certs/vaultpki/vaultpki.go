@@ -239,8 +239,11 @@ func expiration(v any) (time.Time, error) {
 	return time.Unix(at, 0), err
 }
 
-// Revoke revokes a certificate that is not used any more.
-func (s revoking) Revoke(ctx context.Context, l secrets.Lease) error {
+// Condemn revokes a certificate whose key was compromised.
+func (s *Source) Condemn(ctx context.Context, l secrets.Lease) error {
 	_, err := s.Write(ctx, s.cfg.Mount+"/revoke", map[string]any{"serial_number": l.ID})
 	return err
 }
+
+// Revoke revokes a certificate that is not used any more.
+func (s revoking) Revoke(ctx context.Context, l secrets.Lease) error { return s.Condemn(ctx, l) }

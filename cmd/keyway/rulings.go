@@ -9,6 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/keyway-edge/keyway/certs"
+	"github.com/keyway-edge/keyway/certs/issue"
 	"github.com/keyway-edge/keyway/certs/ocsp"
 	"github.com/keyway-edge/keyway/edge"
 	"github.com/keyway-edge/keyway/edge/control"
@@ -55,11 +57,28 @@ func (n *node) revoke(ctx context.Context, a control.Action) (any, error) {
 		return nil, err
 	}
 	if ref := n.issued(g.Certificate); ref != (secrets.Ref{}) {
+		// The authority is told first: a new pair takes the old one's place in the broker.
+		if _, err := n.broker.Condemn(ctx, ref, func(v secrets.Value) bool { return issuedLeaf(v) == g.OldFingerprint }); err != nil {
+			g.Warning = strings.TrimPrefix(g.Warning+"; the issuer was not told: "+err.Error(), "; ")
+		}
 		if err := n.broker.Force(ctx, ref); err != nil {
 			g.Warning = strings.TrimPrefix(g.Warning+"; the issuer gave no other pair yet: "+err.Error(), "; ")
 		}
 	}
 	return g, nil
+}
+
+// issuedLeaf is the fingerprint of the leaf in an issuer's lease, "" for none.
+func issuedLeaf(v secrets.Value) string {
+	p, err := issue.Decode(v)
+	if err != nil {
+		return ""
+	}
+	b, refusal := certs.ParseBundle(p)
+	if refusal != nil {
+		return ""
+	}
+	return b.Fingerprint
 }
 
 // issued answers the reference through which a certificate is issued, zero for one
