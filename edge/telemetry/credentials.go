@@ -136,7 +136,7 @@ func (c *collector) slotStates(out chan<- prometheus.Metric, all []slotFacts, no
 	refused := 0
 	for i := range all {
 		f := &all[i]
-		if f.slot.Refused != nil {
+		if _, waits := f.slot.Pending(); f.slot.Refused != nil && !waits {
 			refused++
 		}
 		switch {

@@ -82,7 +82,7 @@ type shake struct{ result, version, group, cipher string }
 func New(opts Options) *Telemetry {
 	t := &Telemetry{
 		opts: opts, registry: prometheus.NewRegistry(), started: time.Now(),
-		rotations: map[rotationKey]uint64{}, rejected: map[string]uint64{}, builds: map[string]uint64{},
+		rotations: map[rotationKey]uint64{}, rejected: map[string]uint64{}, builds: map[string]uint64{"clean": 0, "quarantined": 0, "failed": 0},
 		rotateDur: map[string]*histogram{"certificate": {}, "secret": {}},
 	}
 	t.registry.MustRegister(&collector{t})
