@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -229,6 +230,26 @@ func TestSecretMetrics(t *testing.T) {
 	}
 }
 
+// lines is a log that is read while it is written.
+type lines struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+// take answers what was written since it was asked last.
+func (l *lines) take() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	defer l.text.Reset()
+	return l.text.String()
+}
+
 // TestEndIsSaidHourly is case C-16: the log names a certificate that ends soon once
 // an hour, and the nearer the louder.
 func TestEndIsSaidHourly(t *testing.T) {
@@ -237,7 +258,7 @@ func TestEndIsSaidHourly(t *testing.T) {
 		s := serving(t, began,
 			certtest.Leaf{NotBefore: began.Add(-300 * day), NotAfter: began.Add(31 * day)},
 			certtest.Leaf{NotBefore: began.Add(-time.Hour), NotAfter: began.Add(400 * day)})
-		var log strings.Builder
+		var log lines
 		tel := newTelemetry(t, func(o *Options) {
 			o.Current = func() *edge.Snapshot { return s }
 			o.Log = slog.New(slog.NewJSONHandler(&log, nil))
@@ -261,10 +282,10 @@ func TestEndIsSaidHourly(t *testing.T) {
 				step.wait = day
 			}
 			synctest.Wait()
-			log.Reset()
+			log.take()
 			time.Sleep(step.wait)
 			synctest.Wait()
-			text := log.String()
+			text := log.take()
 			if n := strings.Count(text, "\n"); n < step.lines-1 || n > step.lines {
 				t.Errorf("%d lines until %s, want about %d:\n%s", n, time.Since(began), step.lines, text)
 			}
