@@ -13,7 +13,6 @@ import (
 	"github.com/keyway-edge/keyway/certs"
 	"github.com/keyway-edge/keyway/edge/exchange"
 	"github.com/keyway-edge/keyway/edge/sigv4"
-	"github.com/keyway-edge/keyway/policy"
 	"github.com/keyway-edge/keyway/routing/spec"
 	"github.com/keyway-edge/keyway/secrets"
 )
@@ -333,11 +332,4 @@ func (a *upstreamAuth) judgeUse(status int) {
 			c.Trial.Good()
 		}
 	}
-}
-
-// credentialReply is the answer of a service whose credential cannot be used.
-func credentialReply(a *upstreamAuth) *policy.Reply {
-	reply := policy.ErrorReply(http.StatusServiceUnavailable, "")
-	reply.Err = a.closed
-	return reply
 }

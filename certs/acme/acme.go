@@ -79,7 +79,6 @@ type item struct {
 	next    time.Time // when to look at it
 	busy    bool
 	forced  time.Time // a renewal was asked for
-	holder  string    // what is known of the replica that orders
 }
 
 // Opener is the secrets.Opener of this type.

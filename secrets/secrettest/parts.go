@@ -221,7 +221,7 @@ func failsAs(t *testing.T, s Subject, r secrets.Request, kind error) {
 	case err == nil:
 		t.Errorf("fetching %+v: no error; expected %v", r, kind)
 		return
-	case kind != errAny && !errors.Is(err, kind):
+	case !errors.Is(kind, errAny) && !errors.Is(err, kind):
 		t.Errorf("fetching %+v: %v; expected an error that is %v", r, err, kind)
 	case !lease.Value.IsZero():
 		t.Errorf("fetching %+v: a value beside the error", r)
@@ -229,7 +229,7 @@ func failsAs(t *testing.T, s Subject, r secrets.Request, kind error) {
 		t.Errorf("fetching %+v: the error tells the value", r)
 	}
 	for _, other := range []error{secrets.ErrNotFound, secrets.ErrDenied, secrets.ErrUnavailable} {
-		if kind != errAny && errors.Is(err, other) && !errors.Is(kind, other) {
+		if !errors.Is(kind, errAny) && errors.Is(err, other) && !errors.Is(kind, other) {
 			t.Errorf("fetching %+v: %v is also %v; expected one kind alone", r, err, other)
 		}
 	}

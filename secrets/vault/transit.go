@@ -19,7 +19,7 @@ func NewTransit(c *Client, mount, key string) *Transit {
 	return &Transit{client: c, mount: mount, key: key}
 }
 
-var errTransit = errors.New("Vault answered without what it was asked for")
+var errTransit = errors.New("the answer has not what was asked for")
 
 // Wrap encrypts a key.
 func (t *Transit) Wrap(ctx context.Context, key []byte) ([]byte, error) {
