@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -51,4 +52,54 @@ certificates: [{x_keyway_issuer: own, snis: [lost.test]}]
 			return err == nil && json.Unmarshal([]byte(text), &status) == nil && status.Status == "Revoked"
 		})
 	})
+}
+
+// TestCertificateCommands checks, renews and asks for the ECH configuration by command.
+func TestCertificateCommands(t *testing.T) {
+	v := startVault(t)
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM([]byte(v.pki("1h")))
+	dir := t.TempDir()
+	cert, key := pair(t, "pair.test", "pair.test")
+	file(t, dir, "tls.crt", cert)
+	file(t, dir, "tls.key", key)
+	g := start(t, options{document: `_format_version: "3.0"
+vaults:
+- {name: file, prefix: pair, config: {root: ` + dir + `}}
+` + v.entity("pki", "engine: generic") + `
+x_keyway_issuers: [{name: own, type: vault_pki, config: {vault: pki, role: signed}}]
+certificates:
+- {x_keyway_issuer: own, snis: [issued.test]}
+- {cert: "{vault://pair/tls.crt/}", key: "{vault://pair/tls.key/}", snis: [pair.test]}
+`, env: map[string]string{"KEYWAY_TLS_ECH_PUBLIC_NAME": "public.test"}})
+	old := awaitLeaf(t, g, "issued.test", roots)
+	if out := g.said("certs", "renew", "issued.test"); !strings.Contains(out, "issued.test  1       2") {
+		t.Errorf("certs renew:\n%s", out)
+	}
+	if c, err := shownLeaf(g.tls, "issued.test", roots); err != nil || c.SerialNumber.Cmp(old.SerialNumber) == 0 {
+		t.Errorf("the command is done, and the old certificate serves: %v", err)
+	}
+	for _, name := range []string{"issued.test", "pair.test"} {
+		if out := g.said("certs", "check", name); !strings.Contains(out, "handshake") || strings.Contains(out, "failed") {
+			t.Errorf("certs check %s:\n%s", name, out)
+		}
+	}
+	other, _ := pair(t, "else.test", "else.test")
+	bad, good := file(t, dir, "bad.pem", other), file(t, dir, "good.pem", cert)
+	out, err := g.run("certs", "check", bad, "--key", filepath.Join(dir, "tls.key"), "--for", "pair.test")
+	if err == nil || !strings.Contains(out, "key_mismatch") || !strings.Contains(out, "failed") {
+		t.Errorf("a pair that is none: %v\n%s", err, out)
+	}
+	if out, err = g.run("certs", "check", good, "--key", filepath.Join(dir, "tls.key"), "--for", "issued.test"); err == nil || !strings.Contains(out, "names") {
+		t.Errorf("a pair for other names: %v\n%s", err, out)
+	}
+	if out := g.said("certs", "list"); !strings.Contains(out, "pair.test") || strings.Contains(out, "refused") {
+		t.Errorf("a check changed something:\n%s", out)
+	}
+	if out := g.said("certs", "ech"); !strings.Contains(out, "public.test") || len(strings.Fields(out)) != 4 {
+		t.Errorf("certs ech:\n%s", out)
+	}
+	if out := g.said("audit", "query", "--kind", "admin"); strings.Count(out, "check") < 4 || !strings.Contains(out, "renew") {
+		t.Errorf("the ledger:\n%s", out)
+	}
 }

@@ -21,6 +21,9 @@ func (n *node) actions() map[string]func(context.Context, control.Action) (any, 
 		"secrets.check":    n.checkSecret,
 		"credentials.uses": n.uses,
 		"certs.rollback":   n.rollBack,
+		"certs.check":      n.checkCert,
+		"certs.renew":      n.renew,
+		"certs.ech":        n.echConfig,
 		"certs.revoke":     n.revoke,
 	}
 }

@@ -152,6 +152,7 @@ func (c *cli) certsCommand() *cobra.Command {
 	c.settingFlags(show, "data_dir")
 	cmd.AddCommand(list, show)
 	cmd.AddCommand(c.certsActions()...)
+	cmd.AddCommand(c.certsChecks()...)
 	return cmd
 }
 

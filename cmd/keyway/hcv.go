@@ -28,7 +28,7 @@ func hcvSettings() []setting {
 		case name == "port" || name == "timeout" || slices.Contains(life, name):
 			form, parse = "a number", func(v string) (any, error) { return strconv.ParseFloat(v, 64) }
 		}
-		all = append(all, setting{key: hcvPrefix + name, form: form, advanced: true, meaning: name + " of the vault hcv; the page on vaults says what it means", apply: func(s *settings, v string) error {
+		all = append(all, setting{key: hcvPrefix + name, form: form, advanced: true, meaning: name + " of the vault hcv: see docs/credentials.md", apply: func(s *settings, v string) error {
 			if v == "" {
 				return nil
 			}

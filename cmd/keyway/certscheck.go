@@ -1,0 +1,271 @@
+package main
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keyway-edge/keyway/certs"
+	"github.com/keyway-edge/keyway/edge"
+	"github.com/keyway-edge/keyway/edge/control"
+	"github.com/keyway-edge/keyway/routing/spec"
+	"github.com/keyway-edge/keyway/secrets"
+)
+
+// verdictFacts is what a rehearsal of a certificate says.
+type verdictFacts struct {
+	Certificate string         `json:"certificate"`
+	Outcome     string         `json:"outcome"` // what would become of it
+	Checks      []verdictCheck `json:"checks"`
+}
+
+type verdictCheck struct {
+	Check   string `json:"check"`
+	Verdict string `json:"verdict"`
+	Message string `json:"message,omitempty"`
+}
+
+// certificate finds a certificate of the document by its id or a name bound to it.
+func certificate(s *edge.Snapshot, name string) (*spec.Certificate, []string, error) {
+	if s == nil {
+		return nil, nil, errors.New("no configuration is loaded yet")
+	}
+	names := map[string][]string{}
+	for _, n := range s.Document.SNIs {
+		names[n.Certificate] = append(names[n.Certificate], n.Name)
+	}
+	for _, c := range s.Document.Certificates {
+		if c.ID == name || slices.Contains(names[c.ID], name) {
+			return c, names[c.ID], nil
+		}
+	}
+	return nil, nil, fmt.Errorf("no certificate is called %q; `keyway certs list` shows all", name)
+}
+
+// checkCert answers `keyway certs check`: every check of a pair, or of what the source
+// of a certificate answers now, with nothing activated.
+func (n *node) checkCert(ctx context.Context, a control.Action) (any, error) {
+	s := n.publisher.Current()
+	cand := certs.Candidate{Name: a.Name, Source: "command"}
+	var slot *certs.Slot
+	if a.Name != "" {
+		c, names, err := certificate(s, a.Name)
+		if err != nil {
+			return nil, err
+		}
+		cand.Names, slot = names, s.Slot(c.ID)
+		if slot != nil {
+			cand.Name, cand.Source = slot.Name, slot.Source
+		}
+		if a.Cert == "" {
+			if cand.Pairs, err = n.offered(ctx, s.Document, c); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if a.Cert != "" {
+		cand.Pairs = []certs.Pair{{Cert: secrets.NewValue([]byte(a.Cert)), Key: secrets.NewValue(a.Key)}}
+	}
+	r := certs.Rehearse(slot, cand, time.Now())
+	f := verdictFacts{Certificate: cand.Name, Outcome: string(r.Outcome)}
+	for _, x := range r.Results {
+		f.Checks = append(f.Checks, verdictCheck{string(x.Check), string(x.Verdict), x.Message})
+	}
+	n.did(a, "check", f.Outcome, 0)
+	return f, nil
+}
+
+// offered answers what the source of a certificate has now. An issuer is not asked,
+// since that would have it issue: what it gave last is judged again.
+func (n *node) offered(ctx context.Context, doc *spec.Document, c *spec.Certificate) ([]certs.Pair, error) {
+	value := func(s spec.Secret) (secrets.Value, error) {
+		if s.Ref.IsZero() {
+			return s.Value, nil
+		}
+		if c.Issuer == "" {
+			return n.vaults.now(ctx, n, s.Ref)
+		}
+		x := n.broker.Current().Get(s.Ref)
+		if x == nil || x.Value.IsZero() {
+			return secrets.Value{}, errors.New("its issuer has given no pair yet; `keyway secrets list` says why")
+		}
+		return x.Value, nil
+	}
+	var pairs []certs.Pair
+	cert, key := doc.Pair(c)
+	for _, p := range [][2]spec.Secret{{cert, key}, {c.CertAlt, c.KeyAlt}} {
+		if p[0].IsZero() && p[1].IsZero() {
+			continue
+		}
+		var pair certs.Pair
+		var err error
+		if pair.Cert, err = value(p[0]); err == nil {
+			pair.Key, err = value(p[1])
+		}
+		if err != nil {
+			return nil, err
+		}
+		pairs = append(pairs, pair)
+	}
+	return pairs, nil
+}
+
+// now asks the source of a reference past the broker.
+func (v *vaults) now(ctx context.Context, n *node, r secrets.Ref) (secrets.Value, error) {
+	all := v.fixed
+	if planned := v.planned.Load(); planned != nil {
+		all = append(all[:len(all):len(all)], *planned...)
+	}
+	i := slices.IndexFunc(all, func(x secrets.Vault) bool { return x.Name == r.Vault })
+	if i < 0 {
+		return secrets.Value{}, fmt.Errorf("there is no vault named %q", r.Vault)
+	}
+	open := openers(v.deps(n), n.issuing())[all[i].Kind]
+	if open == nil {
+		return secrets.Value{}, fmt.Errorf("vault %s: there is no source of kind %q", r.Vault, all[i].Kind)
+	}
+	return secrets.FetchOnce(ctx, open, all[i], r)
+}
+
+// renewFacts is what a renewal by command brought.
+type renewFacts struct {
+	Certificate string `json:"certificate"`
+	Before      int    `json:"before"`
+	Serves      int    `json:"serves"`
+	Note        string `json:"note,omitempty"`
+}
+
+// renew answers `keyway certs renew`: the source or issuer is asked anew, and what came
+// of it is waited for.
+func (n *node) renew(ctx context.Context, a control.Action) (any, error) {
+	s := n.publisher.Current()
+	c, _, err := certificate(s, a.Name)
+	if err != nil {
+		return nil, err
+	}
+	cert, _ := s.Document.Pair(c)
+	if cert.Ref.IsZero() {
+		return nil, fmt.Errorf("certificate %s stands in the document itself; replace it there", a.Name)
+	}
+	f := renewFacts{Certificate: a.Name}
+	if slot := s.Slot(c.ID); slot != nil {
+		f.Certificate, f.Before = slot.Name, slot.Version
+	}
+	n.did(a, "renew", a.Reason, f.Before)
+	if err := n.broker.Force(ctx, cert.Ref); err != nil {
+		return nil, err
+	}
+	wait, cancel := context.WithTimeout(ctx, actWait/2)
+	defer cancel()
+	n.publisher.Await(wait, func(s *edge.Snapshot) bool {
+		slot := s.Slot(c.ID)
+		return slot != nil && slot.Version != f.Before
+	})
+	if slot := n.publisher.Current().Slot(c.ID); slot != nil {
+		f.Serves = slot.Version
+	}
+	if f.Serves == f.Before {
+		f.Note = "the source has nothing newer yet; an ACME authority may take longer: `keyway certs show` and `keyway secrets list` tell"
+		if x := n.broker.Current().Get(cert.Ref); x != nil && x.Reason != "" {
+			f.Note = x.Reason
+		}
+	}
+	return f, nil
+}
+
+// echFacts is what an HTTPS record needs.
+type echFacts struct {
+	PublicName string `json:"public_name"`
+	ConfigList string `json:"config_list"` // base64
+}
+
+func (n *node) echConfig(context.Context, control.Action) (any, error) {
+	if n.ech == nil {
+		return nil, errors.New("tls_ech_public_name is not set: there is no Encrypted Client Hello")
+	}
+	list, err := n.ech.ConfigList()
+	if err != nil {
+		return nil, err
+	}
+	return echFacts{n.settings.ECHPublicName, base64.StdEncoding.EncodeToString(list)}, nil
+}
+
+// certsChecks are the commands that look and ask.
+func (c *cli) certsChecks() []*cobra.Command {
+	var key, name string
+	check := &cobra.Command{
+		Use: "check NAME|FILE", Short: "Make every check of a certificate, activating nothing", Args: cobra.ExactArgs(1),
+		Long: "Make every check of what the source of a certificate answers now, or of a PEM chain in FILE with its --key, against\n" +
+			"the names and the active version of --for NAME. Exit status 1 when it would be refused.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			a := control.Action{Do: "certs.check", Name: args[0]}
+			if text, err := os.ReadFile(args[0]); err == nil {
+				if key == "" {
+					return &exitError{exitSettings, errors.New("--key is missing; expected the file of the chain's private key")}
+				}
+				private, err := os.ReadFile(key)
+				if err != nil {
+					return fmt.Errorf("reading --key: %w", err)
+				}
+				a.Name, a.Cert, a.Key = name, string(text), private
+			}
+			var f verdictFacts
+			if err := c.act(cmd, a, &f); err != nil {
+				return err
+			}
+			return c.showVerdict(f)
+		},
+	}
+	check.Flags().StringVar(&key, "key", "", "file of the private key")
+	check.Flags().StringVar(&name, "for", "", "certificate whose names and active version count")
+	renew := &cobra.Command{
+		Use: "renew NAME", Short: "Ask the source or issuer of a certificate for a new version now", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var f renewFacts
+			if err := c.act(cmd, control.Action{Do: "certs.renew", Name: args[0]}, &f); err != nil {
+				return err
+			}
+			return c.print(f, "CERTIFICATE BEFORE SERVES NOTE", func(add func(...string)) {
+				add(f.Certificate, fmt.Sprint(f.Before), fmt.Sprint(f.Serves), orDash(f.Note))
+			})
+		},
+	}
+	ech := &cobra.Command{
+		Use: "ech", Short: "Print the Encrypted Client Hello configuration for DNS", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var f echFacts
+			if err := c.act(cmd, control.Action{Do: "certs.ech"}, &f); err != nil {
+				return err
+			}
+			return c.print(f, "PUBLIC-NAME ECH", func(add func(...string)) { add(f.PublicName, f.ConfigList) })
+		},
+	}
+	for _, x := range []*cobra.Command{check, renew, ech} {
+		c.settingFlags(x, "data_dir")
+	}
+	return []*cobra.Command{check, renew, ech}
+}
+
+func (c *cli) showVerdict(f verdictFacts) error {
+	failed := false
+	err := c.print(f, "CHECK VERDICT MESSAGE", func(add func(...string)) {
+		for _, x := range f.Checks {
+			add(x.Check, x.Verdict, orDash(x.Message))
+		}
+		add("outcome", f.Outcome, "-")
+	})
+	for _, x := range f.Checks {
+		failed = failed || x.Verdict == string(certs.Failed)
+	}
+	if err == nil && (failed || strings.Contains(f.Outcome, "refused")) {
+		return quiet(exitFailed)
+	}
+	return err
+}
