@@ -63,6 +63,7 @@ func (b *Broker) Run(ctx context.Context) error {
 	for _, k := range b.cfg.Kept {
 		l.kept[k.Ref] = k
 	}
+	b.cfg.Kept = nil // only this loop reads it; old values must not stay in memory
 	for ref, n := range b.cfg.Versions {
 		l.history[ref] = trace{version: n}
 	}
@@ -178,6 +179,7 @@ func (l *loop) reschedule(e *entry, now time.Time) {
 func (l *loop) wakeDue(now time.Time) {
 	if !now.Before(l.nextSweep) {
 		l.nextSweep = now.Add(sweepAll)
+		clear(l.kept) // what no document asked for in the first minute
 		for _, e := range l.entries {
 			l.reschedule(e, now)
 			l.judge(e, now)
