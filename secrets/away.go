@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 )
 
@@ -27,6 +28,7 @@ type away struct {
 	until    time.Time // no look before
 	probing  bool
 	parked   []*entry // due and waiting, in turn
+	failed   *entry   // whose look failed last
 	last     error
 }
 
@@ -73,7 +75,7 @@ func (l *loop) answered(r result, now time.Time) {
 			l.tell(Event{Kind: "source", Subject: m.name, Source: m.name, Result: "recovered", Took: now.Sub(a.since)})
 			l.cfg.Log.Info("source answers again", "source", m.name, "away", now.Sub(a.since))
 		}
-		a.failures, a.probing, a.last = 0, false, nil
+		a.failures, a.probing, a.last, a.failed = 0, false, nil, nil
 		l.release(m, now)
 		return
 	}
@@ -83,7 +85,12 @@ func (l *loop) answered(r result, now time.Time) {
 	}
 	// Looks that were under way together when it went away are one failure.
 	if a.failures == 0 || a.probing {
-		a.failures++
+		// One resource that fails again and again tells of itself: it waits by its own
+		// step, and the others do not wait longer for it.
+		if a.failures == 0 || r.entry != a.failed {
+			a.failures++
+		}
+		a.failed = r.entry
 		a.until = now.Add(probeWait(a.failures, r.err, rand.Float64()))
 	}
 	a.probing, a.last = false, r.err
@@ -136,8 +143,9 @@ func (l *loop) probeDue(now time.Time) {
 	for _, m := range l.mounts {
 		a := &m.away
 		for a.failures > 0 && !a.probing && !now.Before(a.until) && len(a.parked) > 0 {
-			e := a.parked[0]
-			a.parked = a.parked[1:]
+			i := max(slices.IndexFunc(a.parked, func(e *entry) bool { return e.failures == 0 }), 0)
+			e := a.parked[i]
+			a.parked = slices.Delete(a.parked, i, i+1)
 			e.parked = false
 			if e.dropped || e.mount != m || e.inFlight || e.queued {
 				continue
