@@ -37,7 +37,8 @@ func (x *setting) flag() string { return strings.ReplaceAll(x.key, "_", "-") }
 // settings is the node's settings, read and checked.
 type settings struct {
 	ProxyListen, ProxyTLSListen, AdminListen, AdminTLSListen []string
-	ManagerListen, StatusListen, StatusTLSListen             []string
+	ManagerListen, ManagerTLSListen                          []string
+	StatusListen, StatusTLSListen                            []string
 
 	DataDir     string
 	Documents   []string

@@ -29,6 +29,7 @@ func listenSettings() []setting {
 		{key: "admin_listen", def: "127.0.0.1:8001", form: listForm, meaning: "where the node's read-only admin facts are served, in clear", apply: addresses(func(s *settings) *[]string { return &s.AdminListen })},
 		{key: "admin_tls_listen", def: "off", form: listForm, meaning: "the same over TLS, with the default certificate", apply: addresses(func(s *settings) *[]string { return &s.AdminTLSListen })},
 		{key: "manager_listen", def: "127.0.0.1:8002", form: listForm, meaning: "where the manager page is served", apply: addresses(func(s *settings) *[]string { return &s.ManagerListen })},
+		{key: "manager_tls_listen", def: "off", form: listForm, meaning: "the same over TLS, with the default certificate", apply: addresses(func(s *settings) *[]string { return &s.ManagerTLSListen })},
 		{key: "status_listen", def: "127.0.0.1:8100", form: listForm, meaning: "where status, readiness and metrics are served, in clear", apply: addresses(func(s *settings) *[]string { return &s.StatusListen })},
 		{key: "status_tls_listen", def: "off", form: listForm, meaning: "the same over TLS, with the default certificate", apply: addresses(func(s *settings) *[]string { return &s.StatusTLSListen })},
 	}

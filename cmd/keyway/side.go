@@ -36,6 +36,7 @@ func (n *node) sideListeners() []task {
 	add("admin", s.AdminListen, facts, false)
 	add("admin-tls", s.AdminTLSListen, facts, true)
 	add("manager", s.ManagerListen, page, false)
+	add("manager-tls", s.ManagerTLSListen, page, true)
 	return tasks
 }
 
