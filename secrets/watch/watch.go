@@ -63,12 +63,12 @@ func (f *Folders) Run(ctx context.Context) error {
 		return fmt.Errorf("watching folders: %w", err)
 	}
 	defer w.Close()
-	signal(f.changed) // whatever happened before the watch began
 	tick := time.NewTicker(rewatch)
 	defer tick.Stop()
 	var burst time.Time
 	var end <-chan time.Time
 	f.watch(w)
+	signal(f.changed) // whatever happened before the watch began
 	for {
 		select {
 		case <-ctx.Done():
