@@ -296,8 +296,10 @@ func proveDatabase(t *testing.T, n figures) []outcome {
 	d.up.mu.Lock()
 	users, fails := len(d.up.users), d.up.fails
 	d.up.mu.Unlock()
-	if users < 3 || len(fails) > 0 {
-		t.Errorf("%d users in the time of three of their lives; failed logins: %q", users, fails)
+	// Each renewal has its jitter, and the first renewals of the short form take most of
+	// a life: the second user is the one that proves a change under load.
+	if users < 2 || len(fails) > 0 {
+		t.Errorf("%d users in the time of two of their lives; failed logins: %q", users, fails)
 	}
 	if now := len(d.p.users()); now > 3 {
 		t.Errorf("%d users live at once, at most one and those in their overlap: %v", now, d.p.users())
