@@ -1,8 +1,12 @@
 package edge
 
 import (
+	"fmt"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/keyway-edge/keyway/certs"
@@ -55,7 +59,6 @@ type build struct {
 	prev, next *Snapshot
 	in         Inputs
 	report     *Report
-	origin     string // of the pair that is read last
 }
 
 // Build makes the next snapshot from the previous one (nil at first), reusing
@@ -114,48 +117,60 @@ func (w *build) certificates() {
 	}
 	w.next.slots = make(map[string]*certs.Slot, len(doc.Certificates))
 	pairs := doc.Pairs()
+	list := make([]*staged, 0, len(doc.Certificates)+1)
 	for _, c := range doc.Certificates {
+		s := &staged{id: c.ID, cert: c, prev: w.prevSlot(c.ID), cand: w.candidate(slotName(c, names[c.ID]), "document", names[c.ID])}
 		cert, key := pairs(c)
-		cand := w.candidate(slotName(c, names[c.ID]), "document", names[c.ID])
-		if !w.pair(&cand, c, "cert", "key", cert, key) || !w.pair(&cand, c, "cert_alt", "key_alt", c.CertAlt, c.KeyAlt) {
-			if s := w.prevSlot(c.ID); s != nil {
-				cand.Pairs = nil
-				w.next.slots[c.ID] = w.advance(s, cand, c)
-			}
-			continue
+		if !w.pair(s, "cert", "key", cert, key) || !w.pair(s, "cert_alt", "key_alt", c.CertAlt, c.KeyAlt) {
+			s.cand.Pairs = nil
 		}
-		w.next.slots[c.ID] = w.advance(w.prevSlot(c.ID), cand, c)
+		list = append(list, s)
 	}
-	w.defaultSlot()
+	if s := w.defaultPair(); s != nil {
+		list = append(list, s)
+	}
+	list = slices.DeleteFunc(list, func(s *staged) bool { return s.prev == nil && len(s.cand.Pairs) == 0 })
+	w.advance(list)
+	for _, s := range list {
+		w.settle(s)
+	}
 }
 
-// defaultSlot advances the slot of the settings' pair.
-func (w *build) defaultSlot() {
+// defaultPair is what the settings offer, nil for nothing.
+func (w *build) defaultPair() *staged {
 	if w.DefaultCert.IsZero() {
-		return
+		return nil
 	}
-	cand := w.candidate("default", "settings", nil)
-	prev := w.prevSlot(defaultID)
-	if !w.pair(&cand, nil, "tls_cert", "tls_key", w.DefaultCert, w.DefaultKey) {
-		if cand.Pairs = nil; prev == nil {
-			return
-		}
+	s := &staged{id: defaultID, prev: w.prevSlot(defaultID), cand: w.candidate("default", "settings", nil)}
+	if !w.pair(s, "tls_cert", "tls_key", w.DefaultCert, w.DefaultKey) {
+		s.cand.Pairs = nil
 	}
-	w.next.def = w.advance(prev, cand, nil)
+	return s
+}
+
+// staged is what is offered to one slot, and what came of it.
+type staged struct {
+	id      string
+	cert    *spec.Certificate // nil for the default pair
+	prev    *certs.Slot
+	cand    certs.Candidate // without pairs where the source offers nothing now
+	origin  string          // of the pair that was read last
+	slot    *certs.Slot
+	outcome certs.Outcome
 }
 
 // candidate is one without pairs.
 func (w *build) candidate(name, source string, names []string) certs.Candidate {
-	w.origin = ""
 	return certs.Candidate{
 		Name: name, Source: source, Names: names,
 		Rulings: w.in.Rulings, Stapled: w.in.Stapled, Trial: w.Trial, Tripped: w.in.Tripped,
 	}
 }
 
-// pair adds a certificate and its key to a candidate. It answers false, with the
-// problem listed, when one of them has no value.
-func (w *build) pair(cand *certs.Candidate, c *spec.Certificate, certField, keyField string, cert, key spec.Secret) bool {
+// pair adds a certificate and its key to what is offered. It answers false, with
+// the problem listed, when one of them has no value.
+func (w *build) pair(to *staged, certField, keyField string, cert, key spec.Secret) bool {
+	c, cand := to.cert, &to.cand
 	if cert.IsZero() && key.IsZero() {
 		return true
 	}
@@ -186,7 +201,7 @@ func (w *build) pair(cand *certs.Candidate, c *spec.Certificate, certField, keyF
 		if x != nil {
 			cand.Source = x.Source
 			cand.Modified = later(cand.Modified, x.Modified)
-			w.origin = x.Origin
+			to.origin = x.Origin
 		}
 	}
 	return true
@@ -221,30 +236,66 @@ func (s *Snapshot) slotOf(id string) *certs.Slot {
 	return s.slots[id]
 }
 
-// advance stages a candidate and notes the outcome. One without pairs has a source
-// that offers nothing now: what served before does so on, if it may.
-func (w *build) advance(prev *certs.Slot, cand certs.Candidate, c *spec.Certificate) *certs.Slot {
-	var slot *certs.Slot
-	var outcome certs.Outcome
-	if len(cand.Pairs) > 0 {
-		slot, outcome = certs.Advance(prev, cand, w.in.Now)
+// fewSlots are advanced faster by one than by many.
+const fewSlots = 64
+
+// advance judges what is offered to each slot, on all processors: of ten thousand
+// certificates at a start each is parsed, checked and tried.
+func (w *build) advance(list []*staged) {
+	workers := min(runtime.GOMAXPROCS(0), (len(list)+fewSlots-1)/fewSlots)
+	if workers < 2 {
+		for _, s := range list {
+			s.advance(w.in.Now)
+		}
+		return
+	}
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	var panicked atomic.Value
+	for range workers {
+		wg.Go(func() {
+			defer func() {
+				if p := recover(); p != nil {
+					panicked.Store(fmt.Sprint(p))
+				}
+			}()
+			for i := next.Add(1) - 1; i < int64(len(list)); i = next.Add(1) - 1 {
+				list[i].advance(w.in.Now)
+			}
+		})
+	}
+	wg.Wait()
+	if p := panicked.Load(); p != nil {
+		panic(p) // where whoever builds expects it: the node drains
+	}
+}
+
+// advance judges what is offered to one slot. Where the source offers nothing now,
+// what served before does so on, if it may.
+func (s *staged) advance(now time.Time) {
+	if len(s.cand.Pairs) > 0 {
+		s.slot, s.outcome = certs.Advance(s.prev, s.cand, now)
+		return
+	}
+	s.cand.Source = s.prev.Source
+	s.slot, s.outcome = certs.Uphold(s.prev, s.cand, now)
+}
+
+// settle takes a slot into the snapshot and notes the outcome.
+func (w *build) settle(s *staged) {
+	if s.cert == nil {
+		w.next.def = s.slot
 	} else {
-		cand.Source = prev.Source
-		slot, outcome = certs.Uphold(prev, cand, w.in.Now)
+		w.next.slots[s.id] = s.slot
 	}
-	id := defaultID
-	if c != nil {
-		id = c.ID
-	}
-	w.noteCertificate(id, prev, slot, cand, outcome)
-	if slot.Refused != nil {
-		p := &spec.Problem{Entity: "certificates", Name: cand.Name, Field: "cert", Reason: spec.ReasonCredential, Message: "new version refused: " + slot.Refused.Error()}
-		if c != nil {
-			p.ID, p.Pos = c.ID, c.Pos
+	w.noteCertificate(s)
+	if s.slot.Refused != nil {
+		p := &spec.Problem{Entity: "certificates", Name: s.cand.Name, Field: "cert", Reason: spec.ReasonCredential, Message: "new version refused: " + s.slot.Refused.Error()}
+		if s.cert != nil {
+			p.ID, p.Pos = s.cert.ID, s.cert.Pos
 		}
 		w.problem(p)
 	}
-	return slot
 }
 
 // slotName is what logs and metrics call a certificate: its first name, else its id.

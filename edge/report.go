@@ -46,7 +46,8 @@ func (r *Rotation) Took(now time.Time) time.Duration {
 func (r *Report) Empty() bool { return len(r.Rotations) == 0 && !r.NewDoc }
 
 // noteCertificate notes what became of a candidate, and of an order.
-func (w *build) noteCertificate(id string, prev, next *certs.Slot, cand certs.Candidate, outcome certs.Outcome) {
+func (w *build) noteCertificate(s *staged) {
+	id, prev, next, cand, outcome := s.id, s.prev, s.slot, s.cand, s.outcome
 	was, actor, ordered, old := prev, "", "", 0
 	if o := w.in.Order; o != nil && o.Certificate == id {
 		was, actor, ordered = w.prev.slotOf(id), o.Actor, o.Reason
@@ -63,7 +64,7 @@ func (w *build) noteCertificate(id string, prev, next *certs.Slot, cand certs.Ca
 	}
 	rot := Rotation{
 		Kind: "certificate", Name: next.Name, Source: cand.Source, Result: string(outcome), Actor: actor,
-		New: next.Version, NewFingerprint: next.Fingerprint(), Modified: cand.Modified, Origin: w.origin,
+		New: next.Version, NewFingerprint: next.Fingerprint(), Modified: cand.Modified, Origin: s.origin,
 	}
 	if len(next.Active) == 0 {
 		rot.New = 0

@@ -121,11 +121,16 @@ func (l *loop) mail() {
 	l.trials(now)
 }
 
-// hinted looks again at all that a source gave.
+// hinted looks again at what a source hinted at, which is all that it gave where it
+// does not know better.
 func (l *loop) hinted(m *mount) {
 	now := time.Now()
+	touched := func(string) bool { return true }
+	if m.pointer != nil {
+		touched = m.pointer.Touched()
+	}
 	for _, e := range l.entries {
-		if e.mount == m {
+		if e.mount == m && touched(e.request.Resource) {
 			l.soon(e, now)
 		}
 	}

@@ -32,6 +32,7 @@ type mount struct {
 	renewer        Renewer // nil where the source has none
 	revoker        Revoker
 	notifier       Notifier
+	pointer        Pointer
 	timeout        time.Duration      // of one look
 	stop           context.CancelFunc // ends its hints
 	revoking       chan struct{}      // holds one for each revocation under way
@@ -66,6 +67,7 @@ func (b *Broker) open(v Vault) *mount {
 	m.renewer, _ = m.source.(Renewer)
 	m.revoker, _ = m.source.(Revoker)
 	m.notifier, _ = m.source.(Notifier)
+	m.pointer, _ = m.source.(Pointer)
 	m.timeout, m.revoking = b.cfg.FetchTimeout, make(chan struct{}, b.cfg.Parallel)
 	if t, ok := m.source.(Timed); ok && t.Timeout() > 0 {
 		m.timeout = t.Timeout()

@@ -82,3 +82,11 @@ type Notifier interface {
 	Run(ctx context.Context) error
 	Changed() <-chan struct{}
 }
+
+// Pointer is a Notifier that knows what its hints are about. Touched answers, for a
+// resource as in a Request, whether it may have changed since Touched was called
+// last. A Notifier that is none hints at all that it gave.
+type Pointer interface {
+	Notifier
+	Touched() func(resource string) bool
+}

@@ -15,9 +15,13 @@ package file
 import (
 	"context"
 	"fmt"
+	"maps"
+	"os"
 	"path"
 	"path/filepath"
 	"strconv"
+	"strings"
+	"sync"
 
 	"github.com/keyway-edge/keyway/secrets"
 	"github.com/keyway-edge/keyway/secrets/watch"
@@ -68,11 +72,14 @@ func Open(config map[string]any) (secrets.Source, error) {
 type Source struct {
 	cfg     Config
 	folders *watch.Folders
+
+	mu     sync.Mutex      // guards linked
+	linked map[string]bool // files that are links to another folder
 }
 
 // New makes a Source.
 func New(c Config) *Source {
-	return &Source{c, watch.New(c.Root)}
+	return &Source{cfg: c, folders: watch.New(c.Root), linked: make(map[string]bool)}
 }
 
 // Run watches folders until ctx ends.
@@ -80,6 +87,76 @@ func (s *Source) Run(ctx context.Context) error { return s.folders.Run(ctx) }
 
 // Changed hints that a file may have changed.
 func (s *Source) Changed() <-chan struct{} { return s.folders.Changed() }
+
+// note remembers whether a file is a link to another folder. Links into a mount's
+// own generation are no such links.
+func (s *Source) note(name string) {
+	target, err := os.Readlink(filepath.Join(s.cfg.Root, filepath.FromSlash(name)))
+	elsewhere := err == nil && strings.Contains(target, "/") && !strings.HasPrefix(target, link+"/")
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if elsewhere {
+		s.linked[name] = true
+	} else {
+		delete(s.linked, name)
+	}
+}
+
+// Touched answers which files and folders may have changed since it was asked last.
+func (s *Source) Touched() func(resource string) bool {
+	paths, all := s.folders.Touched()
+	t := touched{all: all, at: make(map[string]bool), over: make(map[string]bool)}
+	for _, p := range paths {
+		rel, err := filepath.Rel(s.cfg.Root, p)
+		if err != nil || rel == ".." || strings.HasPrefix(rel, "../") {
+			t.all = true
+			break
+		}
+		t.add(filepath.ToSlash(rel))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t.linked = maps.Clone(s.linked)
+	return t.has
+}
+
+// touched is a set of paths below the root.
+type touched struct {
+	all    bool
+	at     map[string]bool // these, and all below them
+	over   map[string]bool // the folders above these
+	linked map[string]bool // links to another folder, where nobody sees what happens
+}
+
+func (t *touched) add(p string) {
+	// What a mount keeps there decides about all that is beside it.
+	if strings.HasPrefix(path.Base(p), "..") {
+		p = path.Dir(p)
+	}
+	t.at[p] = true
+	for p != "." {
+		p = path.Dir(p)
+		t.over[p] = true
+	}
+}
+
+func (t *touched) has(resource string) bool {
+	name := clean(resource)
+	if t.all || t.over[name] || t.at["."] || t.linked[name] {
+		return true
+	}
+	for ; name != "."; name = path.Dir(name) {
+		if t.at[name] {
+			return true
+		}
+	}
+	return false
+}
+
+// clean is a resource as a path below the root.
+func clean(resource string) string {
+	return path.Clean(strings.TrimLeft(path.Join("/", resource), "/"))
+}
 
 // Fetch answers a file, or a folder as a JSON object of its files.
 func (s *Source) Fetch(ctx context.Context, r secrets.Request) (secrets.Lease, error) {
@@ -100,6 +177,7 @@ func (s *Source) Fetch(ctx context.Context, r secrets.Request) (secrets.Lease, e
 	// The folder is watched even while there is no such file: it may come.
 	name := path.Clean(r.Resource)
 	s.folders.Add(filepath.Join(s.cfg.Root, filepath.Dir(filepath.FromSlash(path.Join("/", name)))))
+	s.note(clean(name))
 	lease, folder, err := read(s.cfg.Root, name, keep)
 	if folder {
 		s.folders.Add(filepath.Join(s.cfg.Root, filepath.FromSlash(name)))

@@ -288,3 +288,76 @@ func TestRotationOnDiskIsSeenWithinASecondAndAsAPair(t *testing.T) {
 		}
 	}
 }
+
+// running runs a source's watch for the time of a test.
+func running(t *testing.T, s *file.Source) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	select {
+	case <-s.Changed():
+	case <-time.After(10 * time.Second):
+		t.Fatal("no hint at the start")
+	}
+	s.Touched()
+}
+
+func TestHintsSayWhere(t *testing.T) {
+	root := t.TempDir()
+	for _, name := range []string{"flat", "a/x", "b/x", "archive/cert2"} {
+		write(t, filepath.Join(root, name), "old")
+	}
+	mount := filepath.Join(root, "mount")
+	swap(t, mount, "..gen0", map[string]string{"tls.crt": "old"})
+	if err := os.Symlink("archive/cert2", filepath.Join(root, "live")); err != nil {
+		t.Fatal(err)
+	}
+	s := file.New(file.Config{Root: root})
+	running(t, s)
+	all := []string{"flat", "a/x", "a", "b/x", "b/missing", "mount", "mount/tls.crt", "live", "missing"}
+	for _, name := range all {
+		_, _ = s.Fetch(t.Context(), secrets.Request{Resource: name})
+	}
+	for _, c := range []struct {
+		name   string
+		change func()
+		want   []string // "live" leads to where nobody watches: each hint is one for it
+	}{
+		{"a file", func() { write(t, filepath.Join(root, "a/x"), "new") }, []string{"a/x", "a", "live"}},
+		{"one at the top", func() { write(t, filepath.Join(root, "flat"), "new") }, []string{"flat", "live"}},
+		{"one that was missing", func() { write(t, filepath.Join(root, "b/missing"), "new") }, []string{"b/missing", "live"}},
+		{"a generation", func() { swap(t, mount, "..gen1", map[string]string{"tls.crt": "new"}) }, []string{"mount", "mount/tls.crt", "live"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			c.change()
+			got := make(map[string]bool)
+			deadline := time.After(10 * time.Second)
+			for len(got) < len(c.want) {
+				select {
+				case <-s.Changed():
+				case <-deadline:
+					t.Fatalf("hints at %v; expected %q", got, c.want)
+				}
+				touched := s.Touched()
+				for _, name := range all {
+					if touched(name) || touched("/"+name+"/") {
+						got[name] = true
+					}
+				}
+			}
+			for _, name := range c.want {
+				delete(got, name)
+			}
+			if len(got) > 0 {
+				t.Errorf("hints at %v too", got)
+			}
+		})
+	}
+}

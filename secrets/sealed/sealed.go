@@ -132,6 +132,18 @@ func New(c Config) *Store {
 	return &Store{cfg: c, folders: watch.New(filepath.Dir(c.Path))}
 }
 
+// Touched answers whether the file may have changed since it was asked last; others
+// in its folder change more often.
+func (s *Store) Touched() func(resource string) bool {
+	paths, all := s.folders.Touched()
+	for _, p := range paths {
+		// What a mount keeps beside it decides about its links.
+		bookkeeping := strings.HasPrefix(filepath.Base(p), "..")
+		all = all || bookkeeping || p == filepath.Clean(s.cfg.Path) || p == filepath.Clean(s.cfg.KeyFile) || p == filepath.Dir(s.cfg.Path)
+	}
+	return func(string) bool { return all }
+}
+
 // Reference is how a document refers to a whole secret of a vault. A name with a
 // slash needs the slash at the end, or its last part would be taken for a key.
 func Reference(vault, name string) string {

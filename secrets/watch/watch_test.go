@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -96,4 +97,92 @@ func eventually(t *testing.T, f *watch.Folders, change func(), what string) {
 		}
 	}
 	t.Fatalf("no hint %s", what)
+}
+
+// touches answers what was touched until want is among it.
+func touches(t *testing.T, f *watch.Folders, want string) []string {
+	t.Helper()
+	var seen []string
+	deadline := time.After(10 * time.Second)
+	for {
+		paths, all := f.Touched()
+		if all {
+			t.Error("anything may have changed; expected paths")
+		}
+		if seen = append(seen, paths...); slices.Contains(seen, want) {
+			return seen
+		}
+		select {
+		case <-f.Changed():
+		case <-deadline:
+			t.Fatalf("%s was not touched, but %q", want, seen)
+		}
+	}
+}
+
+func TestTouchedNamesWhatChanged(t *testing.T) {
+	root := t.TempDir()
+	for _, dir := range []string{"a", "b", "c"} {
+		if err := os.Mkdir(filepath.Join(root, dir), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f := watch.New(root, filepath.Join(root, "a"))
+	run(t, f)
+	if _, all := f.Touched(); !all {
+		t.Error("at the start anything may have changed before; Touched does not say so")
+	}
+	f.Add(filepath.Join(root, "b")) // watched when Add returns
+	touch(t, filepath.Join(root, "b", "x"))
+	if seen := touches(t, f, filepath.Join(root, "b", "x")); slices.Contains(seen, filepath.Join(root, "a")) {
+		t.Errorf("touched %q; expected b alone", seen)
+	}
+	if paths, all := f.Touched(); all || len(paths) > 0 {
+		t.Errorf("asked again: %q, %v", paths, all)
+	}
+}
+
+func TestFolderOfTwoNamesIsTouchedUnderBoth(t *testing.T) {
+	root := t.TempDir()
+	one, two := filepath.Join(root, "one"), filepath.Join(root, "two")
+	if err := os.Mkdir(one, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("one", two); err != nil {
+		t.Fatal(err)
+	}
+	f := watch.New(one, two)
+	run(t, f)
+	f.Touched()
+	touch(t, filepath.Join(one, "x"))
+	touches(t, f, filepath.Join(two, "x"))
+	f.Touched()
+	touch(t, filepath.Join(two, "y"))
+	touches(t, f, filepath.Join(one, "y"))
+}
+
+func TestFolderBehindAReplacedLinkIsWatched(t *testing.T) {
+	root := t.TempDir()
+	for _, dir := range []string{"first", "second"} {
+		if err := os.Mkdir(filepath.Join(root, dir), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	current := filepath.Join(root, "current")
+	if err := os.Symlink("first", current); err != nil {
+		t.Fatal(err)
+	}
+	f := watch.New(root, current)
+	run(t, f)
+	f.Touched()
+	if err := os.Symlink("second", current+".new"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(current+".new", current); err != nil {
+		t.Fatal(err)
+	}
+	touches(t, f, current)
+	f.Touched()
+	touch(t, filepath.Join(root, "second", "x"))
+	touches(t, f, filepath.Join(current, "x"))
 }

@@ -1,0 +1,49 @@
+package secrets_test
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/keyway-edge/keyway/secrets"
+	"github.com/keyway-edge/keyway/secrets/secrettest"
+)
+
+// pointing is a source whose hints are about one resource.
+type pointing struct {
+	*secrettest.Source
+	at *string
+}
+
+func (p pointing) Touched() func(string) bool {
+	at := *p.at
+	return func(resource string) bool { return resource == at }
+}
+
+func TestHintIsFollowedWhereItPoints(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		at := "one"
+		source := secrettest.New(t)
+		b := start(t, config(pointing{source, &at}))
+		source.Put("one", "1")
+		source.Put("two", "1")
+		b.Resolve(t.Context(), plan("{vault://fake/one}", "{vault://fake/two}"))
+		before := source.Fetches("two")
+		source.Put("one", "2")
+		source.Put("two", "2")
+		source.Hint()
+		time.Sleep(time.Second)
+		for ref, want := range map[string]string{"one": "2", "two": "1"} {
+			r, err := secrets.ParseRef("{vault://fake/" + ref + "}")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if is := string(b.Current().Get(r).Value.Reveal()); is != want {
+				t.Errorf("%s is %s, want %s", ref, is, want)
+			}
+		}
+		if n := source.Fetches("two") - before; n != 0 {
+			t.Errorf("%d looks at what the hint was not about", n)
+		}
+	})
+}
