@@ -21,15 +21,30 @@ func debug(more map[string]string) map[string]string {
 	return env
 }
 
-// signedFleet is a fleet of names whose pairs an authority signs.
-func signedFleet(t *testing.T, a *authority, names int) *fleet {
+// signedFleet is a fleet of names whose pairs an authority signs. Keys of them are
+// added to the canaries.
+func signedFleet(t *testing.T, a *authority, names int, c *canaries) *fleet {
 	t.Helper()
 	f := &fleet{dir: filepath.Join(t.TempDir(), "pairs"), known: map[string][]version{}}
 	f.issue = func(name string) (string, string) { return encode(t, a.server(t, name)) }
+	f.watch(c)
 	for i := range names {
 		f.rotate(t, i)
 	}
 	return f
+}
+
+// watch makes the keys of the first pairs to come canaries, and those of every
+// hundredth after.
+func (f *fleet) watch(c *canaries) {
+	issue, n := f.issue, 0
+	f.issue = func(name string) (string, string) {
+		cert, key := issue(name)
+		if n++; n <= 100 || n%100 == 0 && n <= 10000 {
+			c.add(key)
+		}
+		return cert, key
+	}
 }
 
 // document has one certificate for each name and one service for all.
@@ -72,16 +87,8 @@ func (l *clients) shown(name string) string {
 // proveCertificates rotates certificates of many names under load.
 func proveCertificates(t *testing.T, n figures) []outcome {
 	a := newAuthority(t, "proof")
-	f := signedFleet(t, a, n.names)
 	var secret canaries
-	issue := f.issue
-	f.issue = func(name string) (string, string) {
-		cert, key := issue(name)
-		if len(secret) < 100 {
-			secret.add(key)
-		}
-		return cert, key
-	}
+	f := signedFleet(t, a, n.names, &secret)
 	o := tattle(t, nil)
 	g := start(t, options{document: f.document(n.names, o.addr), env: debug(nil)})
 	l := (&clients{g: g, roots: a.pool(), names: f.names(n.names), stale: f.stale}).begin(4)
@@ -111,19 +118,22 @@ func proveCertificates(t *testing.T, n figures) []outcome {
 // pair each time, and its ledger holds.
 func proveKills(t *testing.T, n figures) []outcome {
 	a := newAuthority(t, "proof")
-	f := signedFleet(t, a, 4)
+	var secret canaries
+	f := signedFleet(t, a, 4, &secret)
 	o := tattle(t, nil)
 	dir := filepath.Join(t.TempDir(), "data")
 	same := options{document: f.document(4, o.addr), dir: dir, proxy: freePort(t), tls: freePort(t), env: debug(nil)}
 	g := start(t, same)
 	l := (&clients{g: g, roots: a.pool(), names: f.names(4), stale: f.stale}).begin(2)
 	var worst time.Duration
+	var said strings.Builder // by those that were killed
 	for i := range n.kills {
 		f.rotate(t, i%4)
 		time.Sleep(time.Duration(mathrand.IntN(30)) * time.Millisecond)
 		l.down.Store(true)
 		_ = g.cmd.Process.Signal(syscall.SIGKILL)
 		<-g.done
+		said.WriteString(g.log.String())
 		at := time.Now()
 		g = start(t, same)
 		if got := l.shown(f.name(i % 4)); got != f.newest(i%4) {
@@ -137,8 +147,7 @@ func proveKills(t *testing.T, n figures) []outcome {
 	if out, err := g.run("audit", "verify"); err != nil {
 		t.Errorf("the ledger does not hold after %d kills: %v: %s", n.kills, err, out)
 	}
-	g.stop(syscall.SIGTERM)
-	return []outcome{judge(t, "SIGKILL during a swap", l, 0, worst, "%d kills; requests of the dead are not counted", n.kills)}
+	return []outcome{judge(t, "SIGKILL during a swap", l, secret.scan(t, g, said.String()), worst, "%d kills; requests of the dead are not counted", n.kills)}
 }
 
 // proveMany starts with many certificates and leases at once: ready within 10 s,
@@ -146,13 +155,18 @@ func proveKills(t *testing.T, n figures) []outcome {
 func proveMany(t *testing.T, n figures) []outcome {
 	a := newAuthority(t, "proof")
 	v := startVault(t)
-	f := signedFleet(t, a, n.certs)
+	var secret canaries
+	f := signedFleet(t, a, n.certs, &secret)
 	o := tattle(t, nil)
 	var doc strings.Builder
 	doc.WriteString(strings.Replace(f.document(n.certs, o.addr), "vaults: [", fmt.Sprintf("vaults: [{name: hcv, prefix: hv, config: {address: %q, token: %s, kv: v2, mount: secret}}, ", v.addr, v.token), 1))
 	doc.WriteString("consumers:\n")
 	for i := range n.leases {
-		v.put(fmt.Sprintf("many/%d", i), map[string]string{"key": fmt.Sprintf("many-key-%d", i)})
+		key := fmt.Sprintf("canary-many-key-%d-c0ffee", i)
+		if i%20 == 0 {
+			secret.add(key)
+		}
+		v.put(fmt.Sprintf("many/%d", i), map[string]string{"key": key})
 		fmt.Fprintf(&doc, "- {username: c%d, keyauth_credentials: [{key: \"{vault://hv/many/%d/key}\"}]}\n", i, i)
 	}
 	at := time.Now()
@@ -175,19 +189,21 @@ func proveMany(t *testing.T, n figures) []outcome {
 		swap = max(swap, time.Since(at))
 	}
 	l.end()
+	peak := g.peak()
 	if ready > 10*time.Second {
 		t.Errorf("ready after %s, at most 10s", ready)
 	}
 	if started > 400*mebi {
 		t.Errorf("%d MiB at the most when it is ready, at most 400", started/mebi)
 	}
-	return []outcome{judge(t, "many certificates and leases", l, 0, swap, "%d certificates, %d leases: ready %.1fs (%.1fs of CPU), all active %.1fs, peak %d MiB, %d MiB after swaps", n.certs, n.leases, ready.Seconds(), cpu.Seconds(), all.Seconds(), started/mebi, g.peak()/mebi)}
+	return []outcome{judge(t, "many certificates and leases", l, secret.scan(t, g), swap, "%d certificates, %d leases: ready %.1fs (%.1fs of CPU), all active %.1fs, peak %d MiB, %d MiB after swaps", n.certs, n.leases, ready.Seconds(), cpu.Seconds(), all.Seconds(), started/mebi, peak/mebi)}
 }
 
 // proveFlat rotates many times: nothing grows.
 func proveFlat(t *testing.T, n figures) []outcome {
 	a := newAuthority(t, "proof")
-	f := signedFleet(t, a, n.names)
+	var secret canaries
+	f := signedFleet(t, a, n.names, &secret)
 	o := tattle(t, nil)
 	g := start(t, options{document: f.document(n.names, o.addr)})
 	l := (&clients{g: g, roots: a.pool(), names: f.names(n.names), stale: f.stale}).begin(1)
@@ -211,8 +227,9 @@ func proveFlat(t *testing.T, n figures) []outcome {
 	if late.heap > early.heap*5/4+8*mebi || late.goroutines > early.goroutines+50 || late.files > early.files+50 {
 		t.Errorf("it grew from %+v to %+v", early, late)
 	}
-	return []outcome{judge(t, "many rotations", l, 0, 0, "%d rotations, %.0f activated; least heap %.1f then %.1f MiB, goroutines %d, %d, descriptors %d, %d; peak %d MiB", n.many, activated,
-		float64(early.heap)/mebi, float64(late.heap)/mebi, early.goroutines, late.goroutines, early.files, late.files, g.peak()/mebi)}
+	peak := g.peak()
+	return []outcome{judge(t, "many rotations", l, secret.scan(t, g), 0, "%d rotations, %.0f activated; least heap %.1f then %.1f MiB, goroutines %d, %d, descriptors %d, %d; peak %d MiB", n.many, activated,
+		float64(early.heap)/mebi, float64(late.heap)/mebi, early.goroutines, late.goroutines, early.files, late.files, peak/mebi)}
 }
 
 // least keeps the least of each figure over many looks: what is not garbage.

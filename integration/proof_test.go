@@ -189,10 +189,11 @@ func forms(secret string) []string {
 }
 
 // scan ends a node with SIGQUIT, for its stack dump, and looks for canaries in all
-// that it said and left: log, metrics, status, what commands print, the data folder.
-func (c canaries) scan(t *testing.T, g *gateway) int64 {
+// that it said and left: log, metrics, status, what commands print, the data folder;
+// and in what those before it said.
+func (c canaries) scan(t *testing.T, g *gateway, before ...string) int64 {
 	t.Helper()
-	places := map[string]string{}
+	places := map[string]string{"the logs before": strings.Join(before, "")}
 	for _, path := range []string{"/metrics", "/status", "/status/ready"} {
 		_, places[path] = g.read(path)
 	}

@@ -224,8 +224,8 @@ func proveOutages(t *testing.T, n figures) []outcome {
 type basic struct {
 	p  *postgres
 	mu sync.Mutex // guards users
-	// users are those who logged in.
-	users map[string]bool
+	// users are those who logged in, and their passwords.
+	users map[string]string
 	fails []string
 }
 
@@ -238,7 +238,7 @@ func (b *basic) check(r *http.Request) (int, string) {
 		b.fails = append(b.fails, fmt.Sprintf("%s: %v", name, err))
 		return http.StatusUnauthorized, "PostgreSQL says no"
 	}
-	b.users[name] = true
+	b.users[name] = password
 	return http.StatusOK, "ok"
 }
 
@@ -259,7 +259,7 @@ func newDynamic(t *testing.T, ttl, maxTTL string) *dynamic {
 	d := &dynamic{p: startPostgres(t), v: startVault(t), a: newAuthority(t, "proof")}
 	d.v.database(d.p, ttl, maxTTL)
 	d.f = faultProxy(t, d.v.addr, nil, nil)
-	d.up = &basic{p: d.p, users: map[string]bool{}}
+	d.up = &basic{p: d.p, users: map[string]string{}}
 	d.origin = tattle(t, d.up.check)
 	open := tattle(t, nil)
 	pairs := t.TempDir()
@@ -283,6 +283,17 @@ services:
 	return d
 }
 
+// scan looks for the passwords of users too.
+func (d *dynamic) scan(t *testing.T) int64 {
+	t.Helper()
+	d.up.mu.Lock()
+	for _, password := range d.up.users {
+		d.secret.add(password)
+	}
+	d.up.mu.Unlock()
+	return d.secret.scan(t, d.gateway)
+}
+
 func (d *dynamic) load(path string) *clients {
 	return (&clients{g: d.gateway, roots: d.a.pool(), names: []string{"kept.test"}, path: path}).begin(1)
 }
@@ -304,7 +315,7 @@ func proveDatabase(t *testing.T, n figures) []outcome {
 	if now := len(d.p.users()); now > 3 {
 		t.Errorf("%d users live at once, at most one and those in their overlap: %v", now, d.p.users())
 	}
-	canaries := d.secret.scan(t, d.gateway) // ends the node with its leases held
+	canaries := d.scan(t) // ends the node with its leases held
 	at := time.Now()
 	poll(t, "no user outlives its lease", 30*time.Second, func() bool { return len(d.p.users()) == 0 })
 	return []outcome{judge(t, "dynamic users of PostgreSQL", l, canaries, 0, "%d users in turn, each request logs in; the last was gone %.1fs after the node", users, time.Since(at).Seconds())}
@@ -351,8 +362,9 @@ func proveLeaseEnd(t *testing.T, n figures) []outcome {
 	poll(t, "it is open again", 60*time.Second, func() bool { return status() == http.StatusOK })
 	recovery := time.Since(at)
 	open.end()
-	first := judge(t, "Vault down, until the lease ends", data, 0, 0, "no request lost before the end of the lease")
-	return []outcome{first, judge(t, "Vault down past a lease's end, other routes", open, d.secret.scan(t, d.gateway), recovery, "the route closed %.1fs after Vault went: %d answers, all 503", ended.Seconds(), closed)}
+	canaries := d.scan(t)
+	first := judge(t, "Vault down, until the lease ends", data, canaries, 0, "no request lost before the end of the lease")
+	return []outcome{first, judge(t, "Vault down past a lease's end, other routes", open, canaries, recovery, "the route closed %.1fs after Vault went: %d answers, all 503", ended.Seconds(), closed)}
 }
 
 // proveRestart starts the node again with its document and Vault away: it serves what
