@@ -72,6 +72,7 @@ func (d documents) Current() (*spec.Document, spec.Problems) { return d.doc, nil
 func (d documents) Changed() <-chan struct{}                 { return d.docHint }
 
 func (s *scene) Resolve(context.Context, secrets.Plan) *secrets.Set { return s.Current() }
+func (s *scene) Want(secrets.Plan)                                  {}
 func (s *scene) Current() *secrets.Set                              { s.mu.Lock(); defer s.mu.Unlock(); return s.set }
 func (s *scene) Changed() <-chan struct{}                           { return s.setHint }
 func (s *scene) Built(_ *Snapshot, r *Report) {

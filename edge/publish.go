@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,9 +23,12 @@ type Documents interface {
 
 // Credentials is the broker as the publisher needs it.
 type Credentials interface {
-	// Resolve makes the references of a plan wanted and waits, for as long as ctx
-	// allows, until each has a value or a reason for having none.
+	// Resolve makes the references of a plan wanted and waits, while good values
+	// come and for as long as ctx allows, until each has a value or a reason for
+	// having none.
 	Resolve(ctx context.Context, plan secrets.Plan) *secrets.Set
+	// Want makes the references of a plan wanted.
+	Want(plan secrets.Plan)
 	Current() *secrets.Set
 	Changed() <-chan struct{}
 }
@@ -92,14 +96,15 @@ func (p *Publisher) Await(ctx context.Context, ok func(*Snapshot) bool) bool {
 }
 
 const (
-	resolveWait  = 5 * time.Second // how long a new document waits for its secrets
+	resolveMost  = time.Minute // how long a new document waits for its secrets at the most
 	manyEntities = 2000
 	lookAgain    = time.Minute // how often time itself is allowed to change a snapshot
 )
 
-// Run is the one loop that builds and publishes. It reacts to six things, one at a time:
+// Run is the one loop that builds and publishes. It reacts to seven things, one at a time:
 //
-//   - the documents changed: what they refer to is resolved, then built;
+//   - the documents changed: what they refer to is asked for beside what is needed now;
+//   - the secrets of a new document are there: it is built;
 //   - the credentials changed: the same document is built with the new set;
 //   - what is known of revoked certificates changed, or a version failed its trial;
 //   - an operator wants a certificate rolled back or revoked;
@@ -114,13 +119,19 @@ func (p *Publisher) Run(ctx context.Context) error {
 			p.publish(ctx, in)
 		}
 	}
-	p.load(ctx, &in)
+	var coming arrival
+	defer func() { coming.end() }()
+	coming = p.load(ctx, in, coming)
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-p.documents.Changed():
-			p.load(ctx, &in)
+			coming = p.load(ctx, in, coming)
+		case in.Set = <-coming.set:
+			in.Document = coming.document
+			coming = arrival{}
+			p.take(ctx, in)
 		case <-p.broker.Changed():
 			in.Set = p.broker.Current()
 			again()
@@ -136,18 +147,54 @@ func (p *Publisher) Run(ctx context.Context) error {
 	}
 }
 
-// load takes a new document and publishes it.
-func (p *Publisher) load(ctx context.Context, in *Inputs) {
-	next, _ := p.documents.Current()
-	if next == nil || next == in.Document {
-		return
+// arrival is a new document whose secrets are on their way; zero for none.
+type arrival struct {
+	document *spec.Document
+	set      <-chan *secrets.Set
+	cancel   context.CancelFunc
+}
+
+// end gives an arrival up and waits for its goroutine.
+func (a arrival) end() {
+	if a.document != nil {
+		a.cancel()
+		<-a.set
 	}
-	wait, cancel := context.WithTimeout(ctx, resolveWait)
-	in.Set = p.broker.Resolve(wait, p.plan(next))
-	cancel()
-	in.Document = next
-	p.publish(ctx, *in)
-	if len(next.Certificates)+len(next.Routes) > manyEntities {
+}
+
+// load asks for the secrets of a new document, instead of one that came before and
+// was not ready. What is in force goes on meanwhile, and so do its credentials.
+func (p *Publisher) load(ctx context.Context, in Inputs, coming arrival) arrival {
+	next, _ := p.documents.Current()
+	if next == nil || next == coming.document {
+		return coming
+	}
+	if coming.end(); next == in.Document {
+		p.broker.Want(p.plan(next))
+		return arrival{}
+	}
+	plan := p.plan(next)
+	if in.Document != nil {
+		old := p.plan(in.Document)
+		plan.Vaults, plan.Refs = slices.Concat(old.Vaults, plan.Vaults), slices.Concat(old.Refs, plan.Refs)
+	}
+	wait, cancel := context.WithTimeout(ctx, resolveMost)
+	set := make(chan *secrets.Set, 1)
+	go func() { // its owner is the arrival
+		defer cancel()
+		set <- p.broker.Resolve(wait, plan)
+	}()
+	return arrival{next, set, cancel}
+}
+
+// take publishes a new document.
+func (p *Publisher) take(ctx context.Context, in Inputs) {
+	first := p.current.Load() == nil
+	p.publish(ctx, in)
+	if !first {
+		p.broker.Want(p.plan(in.Document)) // and not what the one before needed
+	}
+	if d := in.Document; len(d.Certificates)+len(d.Routes) > manyEntities {
 		// Reading a large document takes several times its size for a moment;
 		// the next one may be days away, and other processes want the memory.
 		debug.FreeOSMemory()

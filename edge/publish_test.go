@@ -47,6 +47,7 @@ func (b broker) Resolve(ctx context.Context, p secrets.Plan) *secrets.Set {
 	}
 	return b.set
 }
+func (b broker) Want(p secrets.Plan)      { b.plans = append(b.plans, p) }
 func (b broker) Current() *secrets.Set    { return b.set }
 func (b broker) Changed() <-chan struct{} { return b.setHint }
 
@@ -164,7 +165,7 @@ func TestPublisherBoundsTheWaitForSecrets(t *testing.T) {
 		if p.Current() != nil {
 			t.Fatal("the secrets may still come")
 		}
-		time.Sleep(resolveWait)
+		time.Sleep(resolveMost)
 		synctest.Wait()
 		s := p.Current()
 		if s == nil {
@@ -172,6 +173,55 @@ func TestPublisherBoundsTheWaitForSecrets(t *testing.T) {
 		}
 		if bound(t, s, "a").Closed == nil || bound(t, s, "b").Closed != nil {
 			t.Error("what needs the secret is closed, and nothing else")
+		}
+	})
+}
+
+func TestPublisherServesOnWhileADocumentWaits(t *testing.T) {
+	doc, next := load(t, what("{vault://env/x}")), load(t, strings.Replace(what("{vault://env/y}"), "/b", "/c", 1))
+	publishing(t, func(w *world) {
+		w.doc, w.set = doc, secrets.NewSet(1, credential(t, "{vault://env/x}", "one", 1))
+	}, func(w *world, p *Publisher) {
+		w.doc, w.stuck = next, true
+		w.docHint <- struct{}{}
+		synctest.Wait()
+		if s := p.Current(); s.Document != doc {
+			t.Fatal("the new document is in force without its secrets")
+		}
+		if refs := w.plans[len(w.plans)-1].Refs; len(refs) != 2 {
+			t.Errorf("wanted %v, expected what both documents need", refs)
+		}
+		w.set = secrets.NewSet(2, credential(t, "{vault://env/x}", "two", 2))
+		w.setHint <- struct{}{}
+		synctest.Wait()
+		if s := p.Current(); s.Document != doc || s.Set != w.set {
+			t.Error("a credential changed while a document waits, and is not in force")
+		}
+		w.docHint <- struct{}{} // a hint that brings nothing must not begin anew
+		synctest.Wait()
+		if w.resolves != 2 {
+			t.Errorf("%d resolves, want 2", w.resolves)
+		}
+		time.Sleep(resolveMost)
+		synctest.Wait()
+		if s := p.Current(); s.Document != next {
+			t.Error("the new document is not in force")
+		}
+		if refs := w.plans[len(w.plans)-1].Refs; len(refs) != 1 || refs[0].String() != "{vault://env/y}" {
+			t.Errorf("wanted %v, expected what the new document needs", refs)
+		}
+		w.doc, w.stuck = doc, true
+		w.docHint <- struct{}{}
+		synctest.Wait()
+		w.doc = next // taken back before its secrets came
+		w.docHint <- struct{}{}
+		synctest.Wait()
+		if refs := w.plans[len(w.plans)-1].Refs; len(refs) != 1 {
+			t.Errorf("wanted %v, expected what the document in force needs", refs)
+		}
+		time.Sleep(2 * resolveMost)
+		if p.Current().Document != next {
+			t.Error("a document that was taken back is in force")
 		}
 	})
 }

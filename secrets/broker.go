@@ -91,9 +91,10 @@ func (b *Broker) Want(plan Plan) {
 }
 
 // Resolve is Want, and waits until each reference has a value or a reason for
-// having none, or ctx ends; then the set as it stands is answered, in which what
-// is still on its way is Pending. A source that is slow or away thus delays a
-// start or a reload by no more than the caller allows.
+// having none, until no source gave a good value for five seconds, or ctx ends; then
+// the set as it stands is answered, in which what is still on its way is Pending. A
+// source that is away thus delays a start or a reload by little, and one that has
+// much to give is waited for, for as long as the caller allows.
 func (b *Broker) Resolve(ctx context.Context, plan Plan) *Set {
 	answer := make(chan *Set, 1)
 	b.mu.Lock()

@@ -252,6 +252,34 @@ func TestResolveWaitsNoLongerThanAllowed(t *testing.T) {
 	})
 }
 
+func TestResolveIsPatientWhileValuesCome(t *testing.T) {
+	inBubble(t, func(t *testing.T, b bench) {
+		var refs []string
+		for i := range 80 { // four at a time, one second each
+			b.source.Put(fmt.Sprint("key", i), "v")
+			refs = append(refs, fmt.Sprintf("{vault://fake/key%d}", i))
+		}
+		b.source.Delay(time.Second)
+		begin := time.Now()
+		set := b.Resolve(t.Context(), plan(refs...))
+		if took := time.Since(begin); took < 20*time.Second || took > 22*time.Second {
+			t.Errorf("Resolve took %v; all values are there after 20 s", took)
+		}
+		for _, r := range plan(refs...).Refs {
+			if c := set.Get(r); c == nil || c.State != secrets.Active {
+				t.Fatalf("%s: %+v", r, c)
+			}
+		}
+		b.source.Delay(time.Hour)
+		b.source.Put("slow", "v")
+		begin = time.Now()
+		b.Resolve(t.Context(), plan(append(refs, "{vault://fake/slow}")...))
+		if took := time.Since(begin); took > 6*time.Second {
+			t.Errorf("Resolve took %v for a source that gives nothing", took)
+		}
+	})
+}
+
 func TestHungSourceTimesOutAndIsNotCrowded(t *testing.T) {
 	inBubble(t, func(t *testing.T, b bench) {
 		b.source.Delay(20 * time.Second)

@@ -10,6 +10,9 @@ import (
 // node that restarts while all of them are away.
 const keptWait = time.Second
 
+// patience is how long a plan waits for the next good value of those it waits for.
+const patience = 5 * time.Second
+
 // Kept is the last known good state of one reference, for a store that is sealed.
 type Kept struct {
 	Ref      string
@@ -93,5 +96,11 @@ func (l *loop) await(e *entry, yes bool) {
 
 // settled says that who waits for a plan need not wait any longer.
 func (l *loop) settled(now time.Time) bool {
-	return len(l.waiting) > 0 && (l.pending == 0 || l.pending == l.primed && now.Sub(l.waitedAt) >= keptWait)
+	switch {
+	case len(l.waiting) == 0:
+		return false
+	case l.pending == 0, l.pending == l.primed && now.Sub(l.waitedAt) >= keptWait:
+		return true
+	}
+	return now.Sub(latest(l.waitedAt, l.goodAt)) >= patience
 }

@@ -32,6 +32,7 @@ type loop struct {
 	pending  int       // entries not looked at yet
 	primed   int       // of those, the ones with a last known good value
 	waitedAt time.Time // since when somebody waits for a plan to be resolved
+	goodAt   time.Time // when a first look at something was good last
 	inFlight int       // looks running or queued
 
 	generation  uint64
@@ -252,6 +253,9 @@ func (l *loop) ended(r result) {
 		return
 	}
 	was := e.lease
+	if r.err == nil && !e.looked {
+		l.goodAt = now
+	}
 	l.await(e, false)
 	if useless, ok := e.take(r.lease, r.err, l.moment(now)); ok {
 		l.giveBack(r.mount, useless, now.Add(e.keep()))
@@ -377,6 +381,9 @@ func (l *loop) pause(now time.Time) time.Duration {
 	}
 	if len(l.waiting) > 0 && l.pending > 0 && l.pending == l.primed {
 		sooner(l.waitedAt.Add(keptWait))
+	}
+	if len(l.waiting) > 0 {
+		sooner(latest(l.waitedAt, l.goodAt).Add(patience))
 	}
 	return max(at.Sub(now), 0)
 }
