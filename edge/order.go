@@ -43,8 +43,9 @@ func (p *Publisher) Certify(kept Rulings, issuers Revocation, revoked func(conte
 	p.rulings, p.revocation, p.revoked = kept, issuers, revoked
 }
 
-// trip hints that a version failed its trial.
-func (p *Publisher) trip() {
+// Rebuild hints that what was decided about certificates differs, as when a version
+// failed its trial or a replica revoked one.
+func (p *Publisher) Rebuild() {
 	select {
 	case p.tripped <- struct{}{}:
 	default:

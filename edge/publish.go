@@ -53,7 +53,7 @@ type Publisher struct {
 	revocation Revocation                     // nil for none
 	revoked    func(context.Context, Revoked) // nil for nobody
 	told       map[string]bool                // fingerprints of revoked versions; of Run
-	tripped    chan struct{}                  // a version of a certificate failed its trial
+	tripped    chan struct{}                  // what was decided about certificates differs
 	orders     chan orderInHand               // of operators
 
 	ready chan struct{} // closed once something was published
@@ -106,7 +106,7 @@ const (
 //   - the documents changed: what they refer to is asked for beside what is needed now;
 //   - the secrets of a new document are there: it is built;
 //   - the credentials changed: the same document is built with the new set;
-//   - what is known of revoked certificates changed, or a version failed its trial;
+//   - what issuers or replicas say of certificates changed, or one failed its trial;
 //   - an operator wants a certificate rolled back or revoked;
 //   - a minute passed: certificates may have expired or become valid;
 //   - ctx ended.
@@ -206,7 +206,7 @@ func (p *Publisher) take(ctx context.Context, in Inputs) {
 func (p *Publisher) publish(ctx context.Context, in Inputs) *Snapshot {
 	prev := p.current.Load()
 	began := time.Now()
-	in.Now, in.Tripped = began, p.trip
+	in.Now, in.Tripped = began, p.Rebuild
 	p.ruled(&in)
 	next, report := p.builder.Build(prev, in)
 	report.Took = time.Since(began)

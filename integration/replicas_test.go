@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -129,5 +130,61 @@ func TestReplicasShareKeys(t *testing.T) {
 	})
 	if err != nil || count < 4 {
 		t.Errorf("%d files in the shared folder, %v", count, err)
+	}
+}
+
+// TestReplicasShareRevocations revokes a certificate at one node: the other that
+// shares its state serves it no longer, ends its connections, and says why.
+func TestReplicasShareRevocations(t *testing.T) {
+	cert, key := pair(t, "a.test", "a.test")
+	dir := t.TempDir()
+	file(t, dir, "tls.crt", cert)
+	file(t, dir, "tls.key", key)
+	document := fmt.Sprintf("_format_version: \"3.0\"\nvaults: [{name: file, prefix: pair, config: {root: %s}}]\n"+
+		"certificates: [{cert: \"{vault://pair/tls.crt/}\", key: \"{vault://pair/tls.key/}\", snis: [a.test]}]\nroutes: [{name: r, paths: [/], hosts: [a.test]}]\n", dir)
+	volume := filepath.Join(t.TempDir(), "volume")
+	env := map[string]string{"KEYWAY_SHARED_STATE": volume, "KEYWAY_DEVELOPMENT": "off"}
+	one := start(t, options{document: document, env: env})
+	env["KEYWAY_SHARED_STATE_KEY"] = filepath.Join(one.dir, "shared.key")
+	two := start(t, options{document: document, env: env})
+	open, err := tls.Dial("tcp", two.tls, &tls.Config{ServerName: "a.test", InsecureSkipVerify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open.Close()
+	// A connection that has begun is one of the engine, which ends it when it is idle.
+	if _, err := fmt.Fprintf(open, "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := open.Read(make([]byte, 4096)); err != nil {
+		t.Fatal(err)
+	}
+	if f := one.rule(t, "revoke", "a.test", "--reason", "the key was seen"); f.Old != 1 || f.New != 0 || f.Warning != "" {
+		t.Errorf("revoked: %+v", f)
+	}
+	poll(t, "the replica serves it no longer", 15*time.Second, func() bool {
+		c, err := tls.Dial("tcp", two.tls, &tls.Config{ServerName: "a.test", InsecureSkipVerify: true})
+		if err == nil {
+			_ = c.Close()
+		}
+		return err != nil
+	})
+	if err := open.SetDeadline(time.Now().Add(15 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	rest, err := io.ReadAll(open)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the replica's connection is still open after %d bytes", len(rest))
+	}
+	out, err := two.run("audit", "query", "--json")
+	if err != nil || !strings.Contains(out, "the key was seen") {
+		t.Errorf("the replica's ledger does not say why: %v %s", err, out)
+	}
+	// A node that comes later knows it from its start.
+	env["KEYWAY_SHARED_STATE_KEY"] = filepath.Join(one.dir, "shared.key")
+	three := start(t, options{document: document, env: env})
+	if c, err := tls.Dial("tcp", three.tls, &tls.Config{ServerName: "a.test", InsecureSkipVerify: true}); err == nil {
+		_ = c.Close()
+		t.Error("a new replica serves the revoked certificate")
 	}
 }

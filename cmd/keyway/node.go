@@ -24,6 +24,7 @@ import (
 	"github.com/keyway-edge/keyway/edge/exchange/wire"
 	"github.com/keyway-edge/keyway/edge/http1"
 	"github.com/keyway-edge/keyway/edge/http2"
+	"github.com/keyway-edge/keyway/edge/rulings"
 	"github.com/keyway-edge/keyway/edge/telemetry"
 	"github.com/keyway-edge/keyway/policy"
 	"github.com/keyway-edge/keyway/routing/provide/file"
@@ -61,6 +62,7 @@ type node struct {
 	desired    *demanded // documents, with certificates on demand
 	server     *edge.Server
 	stapler    *ocsp.Stapler // nil when it is off
+	rulings    *rulings.Store
 	term       *edge.Terminator
 	draining   atomic.Bool
 }
@@ -96,7 +98,7 @@ func newNode(ctx context.Context, s *settings, log *slog.Logger, out io.Writer) 
 	n.provider()
 	n.demand = acme.NewDemand(n.shared, n.log)
 	n.desired = newDemanded(n.documents, n.demand)
-	if err := n.dataPath(); err != nil {
+	if err := n.dataPath(ctx); err != nil {
 		return nil, err
 	}
 	// A node that has nothing to serve says why and does not start; one that runs,
@@ -155,7 +157,7 @@ func (n *node) provider() {
 }
 
 // dataPath makes what serves requests.
-func (n *node) dataPath() error {
+func (n *node) dataPath(ctx context.Context) error {
 	s := n.settings
 	n.telemetry = telemetry.New(telemetry.Options{
 		Version: version, NodeID: n.config.NodeID, Ledger: n.ledger, Access: n.access, Log: n.log,
@@ -182,7 +184,7 @@ func (n *node) dataPath() error {
 		return err
 	}
 	n.publisher = edge.NewPublisher(builder, n.desired, n.broker, n.recorder(), n.vaults.plan, n.log)
-	if err := n.certify(builder); err != nil {
+	if err := n.certify(ctx, builder); err != nil {
 		return err
 	}
 	var dev edge.DevIssuer
@@ -286,6 +288,7 @@ func (n *node) supportTasks() []task {
 		{"ledger", n.ledger.Run},
 		{"session ticket keys", n.tickets.Run},
 		{"ACME challenges", n.challenges.Run},
+		{"revocations of replicas", func(ctx context.Context) error { return n.rulings.Run(ctx, n.shared, n.publisher.Rebuild, n.log) }},
 		{"names on demand", n.demand.Run},
 		{"documents with names on demand", n.desired.Run},
 		{"control socket", control.New(n.settings.DataDir, (*controlled)(n)).Run},

@@ -21,7 +21,7 @@ import (
 
 // certify makes the publisher heed what operators, issuers and trials decide about
 // certificates.
-func (n *node) certify(b *edge.Builder) error {
+func (n *node) certify(ctx context.Context, b *edge.Builder) error {
 	kept, err := rulings.Open(n.settings.DataDir, time.Now())
 	if err != nil {
 		return err
@@ -33,8 +33,17 @@ func (n *node) certify(b *edge.Builder) error {
 		issuers = n.stapler
 	}
 	n.publisher.Certify(kept, issuers, n.compromised)
+	n.rulings = kept
+	wait, cancel := context.WithTimeout(ctx, rulingsWait)
+	defer cancel()
+	if err := kept.Sync(wait, n.shared); err != nil {
+		n.log.Warn("what replicas revoked cannot be read yet", slog.Any("error", err))
+	}
 	return nil
 }
+
+// rulingsWait is how long a start, or who revokes, waits for the shared state.
+const rulingsWait = 2 * time.Second
 
 // compromised ends what the holder of a revoked certificate's key may have had a hand
 // in: sessions that could be resumed, and connections.
@@ -55,6 +64,11 @@ func (n *node) revoke(ctx context.Context, a control.Action) (any, error) {
 	g, err := n.publisher.RevokeCertificate(ctx, edge.Wish{Certificate: a.Name, Version: a.Version, Reason: a.Reason, Actor: a.Actor})
 	if err != nil {
 		return nil, err
+	}
+	wait, cancel := context.WithTimeout(ctx, rulingsWait)
+	defer cancel()
+	if err := n.rulings.Sync(wait, n.shared); err != nil {
+		g.Warning = strings.TrimPrefix(g.Warning+"; the replicas are not told yet: "+err.Error(), "; ")
 	}
 	if ref := n.issued(g.Certificate); ref != (secrets.Ref{}) {
 		// The authority is told first: a new pair takes the old one's place in the broker.
@@ -124,9 +138,10 @@ func (c *cli) certsActions() []*cobra.Command {
 		}),
 		action("certs.revoke", &cobra.Command{
 			Use: "revoke NAME", Short: "Make sure that a version of a certificate never serves again, and end what used it",
-			Long: "Make sure that a version of a certificate never serves again on this node. Another good version takes its\n" +
-				"place; with none, handshakes for its names fail. Session ticket keys are replaced, and connections that used\n" +
-				"it end after the requests in flight, within 10 s. An issuer is asked for another pair. It cannot be undone.",
+			Long: "Make sure that a version of a certificate never serves again on this node, and within seconds on those that\n" +
+				"share its state. Another good version takes its place; with none, handshakes for its names fail. Session\n" +
+				"ticket keys are replaced, and connections that used it end after the requests in flight, within 10 s. An\n" +
+				"issuer is asked for another pair. It cannot be undone.",
 		}),
 	}
 }

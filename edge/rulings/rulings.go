@@ -1,7 +1,8 @@
 // Package rulings keeps what operators and trials decided about versions of
 // certificates: which were revoked and which were rolled back. The decisions are an
 // input of every build, and are kept in a file of the data folder so that a restart
-// does not bring back what was left. No secret is in it.
+// does not bring back what was left. Revocations are shared with the replicas. No
+// secret is in it.
 package rulings
 
 import (
@@ -48,9 +49,16 @@ func (e Entry) ruling() certs.Ruling {
 	return certs.Ruling{Check: e.Check, Reason: e.Reason, Stop: e.Stop}
 }
 
+// forgotten says that the version ended so long ago that nobody asks.
+func (e Entry) forgotten(now time.Time) bool {
+	return !e.NotAfter.IsZero() && !now.Before(e.NotAfter.Add(grace))
+}
+
 // Store keeps the decisions. Its methods may be called by any goroutine.
 type Store struct {
-	path string
+	path    string
+	learned chan struct{} // a replica decided something
+	revoked chan struct{} // this node did
 
 	mu   sync.Mutex // guards all
 	all  map[string]Entry
@@ -66,7 +74,7 @@ type file struct {
 // Open reads the decisions of the data folder dir. A file that cannot be read is an
 // error: without it a version that was revoked would serve again.
 func Open(dir string, now time.Time) (*Store, error) {
-	s := &Store{path: filepath.Join(dir, FileName), all: map[string]Entry{}}
+	s := &Store{path: filepath.Join(dir, FileName), all: map[string]Entry{}, learned: make(chan struct{}, 1), revoked: make(chan struct{}, 1)}
 	text, err := os.ReadFile(s.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return s, nil
@@ -85,7 +93,7 @@ func Open(dir string, now time.Time) (*Store, error) {
 		if e.Check != certs.CheckRevoked && e.Check != certs.CheckRolledBack || e.Fingerprint == "" {
 			return nil, fmt.Errorf("reading the rulings on certificates in %s: ruling %q on %q; expected %q or %q on a fingerprint", s.path, e.Check, e.Fingerprint, certs.CheckRevoked, certs.CheckRolledBack)
 		}
-		if e.NotAfter.IsZero() || now.Before(e.NotAfter.Add(grace)) {
+		if !e.forgotten(now) {
 			s.all[e.Fingerprint] = e
 		}
 	}
@@ -131,6 +139,7 @@ func (s *Store) Revoke(entries ...Entry) error {
 		e.Check = certs.CheckRevoked
 		s.all[e.Fingerprint] = e
 	}
+	hint(s.revoked)
 	return s.keep()
 }
 
