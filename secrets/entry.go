@@ -244,9 +244,9 @@ func (e *entry) judge(w *wanted, now time.Time) (State, string) {
 		}
 		return state, joined("the last good value may not be used longer than resurrect_ttl", why)
 	case e.refusal != "":
-		return Refused, why
+		return Refused, joined(w.pinnedWhy(), why)
 	}
-	return Stale, why
+	return Stale, joined(w.pinnedWhy(), why)
 }
 
 func (w *wanted) pinnedWhy() string {
@@ -294,8 +294,8 @@ func plain(err error) string {
 }
 
 func joined(a, b string) string {
-	if b == "" {
-		return a
+	if a == "" || b == "" {
+		return a + b
 	}
 	return a + "; " + b
 }

@@ -1,6 +1,7 @@
 package secrets_test
 
 import (
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -44,6 +45,31 @@ func TestHintIsFollowedWhereItPoints(t *testing.T) {
 		}
 		if n := source.Fetches("two") - before; n != 0 {
 			t.Errorf("%d looks at what the hint was not about", n)
+		}
+	})
+}
+
+func TestReasonsAreWholeWhilePinnedAndNot(t *testing.T) {
+	inBubble(t, func(t *testing.T, b bench) {
+		const ref = "{vault://fake/key}"
+		b.source.Put("key", "1")
+		b.Resolve(t.Context(), plan(ref))
+		b.source.Shape(func(l *secrets.Lease) { l.Remark = "the source says so" })
+		b.source.Put("key", "2")
+		b.source.Hint()
+		time.Sleep(time.Second)
+		if c := b.get(ref); c.Reason != "the source says so" {
+			t.Errorf("reason %q", c.Reason)
+		}
+		if err := b.Pin(t.Context(), ref, 1); err != nil {
+			t.Fatal(err)
+		}
+		b.source.Put("key", "")
+		b.source.Hint()
+		time.Sleep(time.Second)
+		c := b.get(ref)
+		if c.State != secrets.Refused || !strings.HasPrefix(c.Reason, "version 1 is pinned; the source has version 2; ") {
+			t.Errorf("%s: reason %q", c.State, c.Reason)
 		}
 	})
 }
