@@ -323,7 +323,7 @@ func (s *Source) due(it *item, rec *record, now time.Time) (bool, time.Time) {
 	if rec.Tried.Before(forced) {
 		return true, now // by hand: whatever was planned
 	}
-	if rec.Failures > 0 && rec.Setup != s.cfg.print() {
+	if rec.Failures > 0 && !slices.Contains(rec.Setups, s.cfg.print()) {
 		return true, now // what failed may have been repaired
 	}
 	at := rec.RenewAt
@@ -351,7 +351,10 @@ func (s *Source) configured(url string) bool {
 // look again.
 func (s *Source) issue(ctx context.Context, it *item, rec record) time.Time {
 	began := time.Now()
-	rec.Names, rec.KeyType, rec.Tried, rec.Setup = it.names, it.keyType, began, s.cfg.print()
+	s.mu.Lock()
+	forced := rec.Tried.Before(it.forced)
+	s.mu.Unlock()
+	rec.Names, rec.KeyType, rec.Tried = it.names, it.keyType, began
 	j := &job{s: s, rec: &rec}
 	j.save = func(ctx context.Context) error {
 		version, err := saveRecord(ctx, s.deps.State, it.key, s.versionOf(it), rec)
@@ -366,7 +369,10 @@ func (s *Source) issue(ctx context.Context, it *item, rec record) time.Time {
 		return time.Now().Add(stateWait) // it was stopped; the order is gone on with
 	}
 	if o.err != nil {
-		rec.failed(o, time.Now(), rand.Float64())
+		rec.failed(o, s.cfg.print(), time.Now(), rand.Float64())
+		if forced {
+			rec.RenewAt = began // whoever asked by hand, perhaps after a compromise, still wants it
+		}
 	}
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), stateTime)
 	defer cancel()

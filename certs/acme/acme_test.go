@@ -2,6 +2,7 @@ package acme
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -199,6 +200,52 @@ func TestReplicasOrderOnce(t *testing.T) {
 		}
 		if _, orders := a.ca.since(began); orders != 2 {
 			t.Errorf("%d orders, want 2", orders)
+		}
+	})
+}
+
+// TestByHandIsInsistedOn has a pair renewed by hand, as after a compromise, while the
+// authority refuses for an hour: it is not left for the two months until it is due.
+func TestByHandIsInsistedOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil, nil, "one")
+		r.run("a.test")
+		time.Sleep(day)
+		old := r.must("a.test")
+		r.ca.set(func() { r.ca.refuse = func(string) bool { return true } })
+		_, _ = r.Fetch(t.Context(), secrets.Request{Resource: "id", Options: map[string]string{"names": "a.test", "key_type": "ecdsa-p256"}, Force: true})
+		time.Sleep(time.Hour)
+		r.ca.set(func() { r.ca.refuse = nil })
+		time.Sleep(time.Hour)
+		l := r.must("a.test")
+		if l.Version == old.Version {
+			t.Error("one failure, and nobody tries again")
+		}
+		time.Sleep(day)
+		if r.must("a.test").Version != l.Version {
+			t.Error("it was ordered again for nothing")
+		}
+	})
+}
+
+// TestReplicasThatDifferKeepTheLadder has nodes of two configurations, as during a
+// roll-out, want a name that is refused for a day.
+func TestReplicasThatDifferKeepTheLadder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newRig(t, nil, nil, "a")
+		a.ca.refuse = func(string) bool { return true }
+		began := time.Now()
+		a.run("a.test")
+		for i := range 5 {
+			r := newRig(t, a.ca, a.state, fmt.Sprint(i))
+			if i%2 == 0 {
+				r.cfg.Emails = []string{"ops@b.test"}
+			}
+			r.run("a.test")
+		}
+		time.Sleep(day)
+		if _, orders := a.ca.since(began); orders < 20 || orders > 40 {
+			t.Errorf("%d orders in a day", orders)
 		}
 	})
 }

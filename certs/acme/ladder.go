@@ -4,7 +4,8 @@ import "time"
 
 // The rungs of failure: how long after the first, second, ... refused attempt the
 // next one is made. They are those of certmagic: quick where a name was just being
-// pointed here, and far below what authorities allow where nobody repairs it.
+// pointed here, seldom where nobody repairs it. An authority that counts the failures
+// of an hour may end the quick ones with a 429, whose Retry-After then holds.
 var rungs = [...]time.Duration{
 	1 * time.Minute, 2 * time.Minute, 2 * time.Minute, 5 * time.Minute, // 10 min in all
 	10 * time.Minute, 10 * time.Minute, 10 * time.Minute, 20 * time.Minute, 20 * time.Minute, 20 * time.Minute, 20 * time.Minute, // 2 h

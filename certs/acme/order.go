@@ -288,6 +288,6 @@ func (j *job) take(a *authority, der [][]byte, key crypto.Signer) error {
 	r.Serial, r.CertID, r.Issued, r.NotBefore, r.NotAfter = leaf.SerialNumber.Text(16), certID(leaf), time.Now(), leaf.NotBefore, leaf.NotAfter
 	r.Order, r.Window, r.AskARI = nil, nil, time.Time{}
 	r.RenewAt = renewal(r.NotBefore, r.NotAfter, j.s.cfg.RenewBefore, nil, j.s.random())
-	r.Failures, r.Refused, r.Since, r.Why, r.Next = 0, 0, time.Time{}, "", time.Time{}
+	r.Failures, r.Refused, r.Since, r.Why, r.Next, r.Setups = 0, 0, time.Time{}, "", time.Time{}, nil
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -45,8 +46,9 @@ type record struct {
 	Why      string    `json:"why,omitempty"`
 	Next     time.Time `json:"next,omitzero"` // no attempt before
 
-	Tried time.Time `json:"tried,omitzero"`  // when the last attempt began
-	Setup string    `json:"setup,omitempty"` // print of the config that it was made with
+	Setups []string `json:"setups,omitempty"` // prints of the configs that they were made with, oldest first
+
+	Tried time.Time `json:"tried,omitzero"` // when the last attempt began
 }
 
 // window is when an authority suggests to renew (RFC 9773).
@@ -145,8 +147,16 @@ func (r *record) waiting(now time.Time) string {
 	return text
 }
 
+// mostSetups is how many configs of one issuer replicas may have and still climb one
+// ladder together.
+const mostSetups = 8
+
 // failed notes an attempt that brought nothing.
-func (r *record) failed(o outcome, now time.Time, rnd float64) {
+func (r *record) failed(o outcome, setup string, now time.Time, rnd float64) {
+	if !slices.Contains(r.Setups, setup) {
+		r.Setups = append(slices.Clone(r.Setups), setup)
+		r.Setups = r.Setups[max(0, len(r.Setups)-mostSetups):]
+	}
 	if r.Failures++; r.Since.IsZero() {
 		r.Since = now
 	}

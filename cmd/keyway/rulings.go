@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -58,8 +59,8 @@ func (n *node) rollBack(ctx context.Context, a control.Action) (any, error) {
 	return n.publisher.RollbackCertificate(ctx, edge.Wish{Certificate: a.Name, Version: a.Version, Reason: a.Reason, Actor: a.Actor})
 }
 
-// revoke answers `keyway certs revoke`. An issuer is asked for another pair, and its
-// lease of the old one ends with that.
+// revoke answers `keyway certs revoke`. The issuer of what was revoked is told; where
+// that served, it is asked for another pair, and its lease of the old one ends with that.
 func (n *node) revoke(ctx context.Context, a control.Action) (any, error) {
 	g, err := n.publisher.RevokeCertificate(ctx, edge.Wish{Certificate: a.Name, Version: a.Version, Reason: a.Reason, Actor: a.Actor})
 	if err != nil {
@@ -72,8 +73,11 @@ func (n *node) revoke(ctx context.Context, a control.Action) (any, error) {
 	}
 	if ref := n.issued(g.Certificate); ref != (secrets.Ref{}) {
 		// The authority is told first: a new pair takes the old one's place in the broker.
-		if _, err := n.broker.Condemn(ctx, ref, func(v secrets.Value) bool { return issuedLeaf(v) == g.OldFingerprint }); err != nil {
+		if _, err := n.broker.Condemn(ctx, ref, func(v secrets.Value) bool { return slices.Contains(g.Revoked, issuedLeaf(v)) }); err != nil {
 			g.Warning = strings.TrimPrefix(g.Warning+"; the issuer was not told: "+err.Error(), "; ")
+		}
+		if !slices.Contains(g.Revoked, g.OldFingerprint) {
+			return g, nil // what serves is another version, and good
 		}
 		if err := n.broker.Force(ctx, ref); err != nil {
 			g.Warning = strings.TrimPrefix(g.Warning+"; the issuer gave no other pair yet: "+err.Error(), "; ")
