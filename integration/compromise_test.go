@@ -40,6 +40,18 @@ vaults:
 x_keyway_issuers: [{name: own, type: vault_pki, config: {vault: pki, role: signed}}]
 certificates: [{x_keyway_issuer: own, snis: [lost.test]}]
 `})
+		first := awaitLeaf(t, g, "lost.test", roots)
+		g.said("certs", "renew", "lost.test")
+		second := awaitLeaf(t, g, "lost.test", roots)
+		if out := g.said("certs", "revoke", "lost.test", "--version", "1"); strings.Contains(out, "issuer") {
+			t.Errorf("certs revoke --version 1:\n%s", out)
+		}
+		if third, err := shownLeaf(g.tls, "lost.test", roots); err != nil || third.SerialNumber.Cmp(second.SerialNumber) != 0 || v.revoked(second) {
+			t.Errorf("version 1 was revoked, and it hit version 2: %v", err)
+		}
+		if !v.revoked(first) {
+			t.Error("the issuer does not count version 1 as revoked")
+		}
 		check(t, g, "lost.test", roots, v.revoked)
 	})
 	t.Run("acme", func(t *testing.T) {

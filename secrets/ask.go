@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// forceGap is the least time between two forced looks at one resource.
-const forceGap = time.Second
+// ForceGap is the least time between two forced looks at one resource.
+const ForceGap = time.Second
 
 // ErrUnknownRef says that the broker was never asked for a reference.
 var ErrUnknownRef = errors.New("no document or setting refers to it")
@@ -69,10 +69,10 @@ func (b *Broker) Force(ctx context.Context, r Ref) error {
 			answer <- e.broken
 		case e.parked:
 			answer <- fmt.Errorf("forcing %s: %w", r, ErrUnavailable)
-		case now.Sub(e.forced) < forceGap && !e.inFlight:
+		case now.Sub(e.forced) < ForceGap && !e.inFlight:
 			err := e.err
 			l.answers = append(l.answers, func() { answer <- err })
-		case now.Sub(e.forced) < forceGap: // that look is under way
+		case now.Sub(e.forced) < ForceGap: // that look is under way
 			e.waiting = append(e.waiting, waiter{e.forced, answer})
 		default:
 			e.waiting = append(e.waiting, waiter{now, answer})

@@ -14,6 +14,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -163,6 +164,8 @@ func (s *Source) Fetch(ctx context.Context, r secrets.Request) (secrets.Lease, e
 		return secrets.Lease{}, fmt.Errorf("issuing certificate %s for %s: %w", r.Resource, r.Options["names"], err)
 	}
 	s.mu.Lock()
+	// Names that nobody wants any more go with their certificates.
+	maps.DeleteFunc(s.made, func(_ string, l secrets.Lease) bool { return time.Now().After(l.NotAfter) })
 	s.made[key] = lease
 	s.mu.Unlock()
 	return lease, nil
@@ -239,8 +242,12 @@ func expiration(v any) (time.Time, error) {
 	return time.Unix(at, 0), err
 }
 
-// Condemn revokes a certificate whose key was compromised.
+// Condemn revokes a certificate whose key was compromised. It is not answered again,
+// even if Vault cannot be told.
 func (s *Source) Condemn(ctx context.Context, l secrets.Lease) error {
+	s.mu.Lock()
+	maps.DeleteFunc(s.made, func(_ string, made secrets.Lease) bool { return made.ID == l.ID })
+	s.mu.Unlock()
 	_, err := s.Write(ctx, s.cfg.Mount+"/revoke", map[string]any{"serial_number": l.ID})
 	return err
 }

@@ -2,6 +2,9 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/pem"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -79,11 +82,40 @@ func (n *node) revoke(ctx context.Context, a control.Action) (any, error) {
 		if !slices.Contains(g.Revoked, g.OldFingerprint) {
 			return g, nil // what serves is another version, and good
 		}
-		if err := n.broker.Force(ctx, ref); err != nil {
+		if err := n.another(ctx, ref, g.Revoked); err != nil {
 			g.Warning = strings.TrimPrefix(g.Warning+"; the issuer gave no other pair yet: "+err.Error(), "; ")
 		}
 	}
 	return g, nil
+}
+
+// another has an issuer asked for a pair in place of revoked ones. Soon after a look by
+// force the broker answers what that brought: then it is asked once more.
+func (n *node) another(ctx context.Context, ref secrets.Ref, revoked []string) error {
+	for again := true; ; again = false {
+		if err := n.broker.Force(ctx, ref); err != nil {
+			return err
+		}
+		x := n.broker.Current().Get(ref)
+		if !again || x == nil || !slices.Contains(revoked, firstLeaf(x.Value)) {
+			return nil
+		}
+		select {
+		case <-time.After(secrets.ForceGap):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// firstLeaf is the fingerprint of the first certificate in PEM text, "" for none.
+func firstLeaf(v secrets.Value) string {
+	block, _ := pem.Decode(v.Reveal())
+	if block == nil {
+		return ""
+	}
+	sum := sha256.Sum256(block.Bytes)
+	return hex.EncodeToString(sum[:])
 }
 
 // issuedLeaf is the fingerprint of the leaf in an issuer's lease, "" for none.
