@@ -28,6 +28,8 @@ type Rotation struct {
 	Old, New int // versions, 0 for none
 	// OldFingerprint and NewFingerprint are those of public certificates; "" for secrets.
 	OldFingerprint, NewFingerprint string
+	Serial                         string    // of the leaf that serves then, hexadecimal; "" for secrets
+	NotAfter                       time.Time // its end; zero for secrets
 	Modified                       time.Time // when the source made the new version
 	Origin                         string    // the source's id of the read, which its own audit log has too
 	Actor                          string    // who wanted it; "" for this node
@@ -68,6 +70,8 @@ func (w *build) noteCertificate(s *staged) {
 	}
 	if len(next.Active) == 0 {
 		rot.New = 0
+	} else {
+		rot.Serial, rot.NotAfter = next.Active[0].Serial, next.Active[0].NotAfter
 	}
 	if was != nil {
 		rot.Old, rot.OldFingerprint = was.Version, was.Fingerprint()

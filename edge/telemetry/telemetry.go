@@ -236,10 +236,15 @@ func (t *Telemetry) record(s *edge.Snapshot, x *edge.Rotation) {
 	if x.Result != "activated" {
 		say = t.opts.Log.Warn
 	}
-	say("credential changed",
+	attrs := []any{
 		slog.String("kind", x.Kind), slog.String("name", x.Name), slog.String("source", x.Source), slog.String("result", x.Result),
 		slog.String("check", x.Check), slog.String("reason", x.Reason), slog.Int("old_version", x.Old), slog.Int("new_version", x.New),
-		slog.String("fingerprint", x.NewFingerprint), slog.Uint64("generation", s.Generation))
+		slog.String("fingerprint", x.NewFingerprint), slog.Uint64("generation", s.Generation),
+	}
+	if x.Serial != "" {
+		attrs = append(attrs, slog.String("serial", x.Serial), slog.Time("not_after", x.NotAfter))
+	}
+	say("credential changed", attrs...)
 	now := time.Now()
 	t.append(secrets.Event{
 		Time: now, Kind: x.Kind, Subject: x.Name, Source: x.Source, Result: x.Result, Check: x.Check, Reason: x.Reason,
