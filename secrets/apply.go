@@ -44,6 +44,9 @@ func (l *loop) apply(plan Plan, now time.Time) {
 		if e.mount != m {
 			l.remount(e, m, byText, now)
 		}
+		for _, w := range e.wanted {
+			l.prime(e, w, now)
+		}
 		l.judge(e, now)
 		l.reschedule(e, now)
 	}
@@ -65,7 +68,6 @@ func (l *loop) wantRefs(e *entry, byText map[string]Ref, now time.Time) {
 	for text, r := range byText {
 		if e.wanted[text] == nil {
 			e.adopt(r, l.moment(now))
-			l.prime(e, e.wanted[text])
 		}
 	}
 }

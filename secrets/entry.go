@@ -42,6 +42,7 @@ type entry struct {
 	after    time.Duration
 
 	looked   bool // a look ended since it was wanted or its vault changed
+	primed   bool // not yet, and there is a value to start with
 	inFlight bool
 	queued   bool
 	parked   bool // waits until its source answers again

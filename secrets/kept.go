@@ -55,7 +55,7 @@ func (b *Broker) Export(ctx context.Context) ([]Kept, error) {
 }
 
 // prime gives a reference that is new to this process its last known good value.
-func (l *loop) prime(e *entry, w *wanted) {
+func (l *loop) prime(e *entry, w *wanted, now time.Time) {
 	k, ok := l.kept[w.ref.String()]
 	if !ok || !w.use.value.IsZero() || !e.lease.Value.IsZero() || k.Value.IsZero() {
 		return
@@ -69,12 +69,12 @@ func (l *loop) prime(e *entry, w *wanted) {
 	if t := l.history[w.ref.String()]; t.version <= k.Version {
 		l.history[w.ref.String()] = trace{k.Version, k.Value.Fingerprint()}
 	}
-	e.good, e.lease.NotAfter = k.Good, k.NotAfter
-	if !e.kept {
-		e.kept = true
-		if !e.looked {
-			l.primed++
-		}
+	e.good, e.lease.NotAfter, e.kept = k.Good, k.NotAfter, true
+	// One that is over already is nothing to start with: its source is waited for.
+	over := !k.NotAfter.IsZero() && !now.Before(k.NotAfter) || !now.Before(k.Good.Add(e.life.ResurrectTTL))
+	if !over && !e.looked && !e.primed {
+		e.primed = true
+		l.primed++
 	}
 }
 
@@ -89,8 +89,9 @@ func (l *loop) await(e *entry, yes bool) {
 		n = -1
 	}
 	l.pending += n
-	if e.kept {
-		l.primed += n
+	if e.primed {
+		e.primed = false
+		l.primed--
 	}
 }
 

@@ -345,7 +345,7 @@ func TestLastKnownGood(t *testing.T) {
 		return func(c *secrets.Config) { // bubbles begin at one time
 			k := kept[0]
 			k.Good = time.Now().Add(good)
-			if end > 0 {
+			if end != 0 {
 				k.NotAfter = time.Now().Add(end)
 			}
 			c.Kept = []secrets.Kept{k}
@@ -365,6 +365,16 @@ func TestLastKnownGood(t *testing.T) {
 			}
 			b.expect(key, secrets.Stale, 1, "one")
 		})
+	})
+	t.Run("value that is over, source slow", func(t *testing.T) {
+		for _, c := range []struct{ good, end time.Duration }{{-25 * time.Hour, 0}, {-time.Hour, -time.Minute}} {
+			bubble(t, with(c.good, c.end), func(t *testing.T, b bench, _ *events) {
+				b.source.Put("key", "three")
+				b.source.Delay(3 * time.Second)
+				b.Resolve(t.Context(), plan(key))
+				b.expect(key, secrets.Active, 3, "three")
+			})
+		}
 	})
 	t.Run("source away for longer than the value may be used", func(t *testing.T) {
 		bubble(t, with(-24*time.Hour+4*time.Second, 0), func(t *testing.T, b bench, _ *events) {
