@@ -6,6 +6,7 @@ import (
 	"errors"
 	"maps"
 	"net"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -39,7 +40,7 @@ func (r *revokedSet) has(f *tlsFacts) bool {
 	switch {
 	case set == nil:
 		return false
-	case f.bundle != nil:
+	case f.bundle != nil && !f.resumed:
 		return (*set)[f.bundle.Fingerprint]
 	case f.slot == nil:
 		return false
@@ -70,7 +71,7 @@ func (s *Server) Leave(ctx context.Context, fingerprints []string) {
 	}
 	s.mu.Lock() // against the end of Run, which waits for what is counted in
 	defer s.mu.Unlock()
-	if len(s.conns) == 0 {
+	if len(s.conns) == 0 && (len(s.side) == 0 || s.draining) {
 		return
 	}
 	ctx, end := context.WithTimeout(ctx, leaveWithin)
@@ -88,14 +89,7 @@ func (s *Server) cutRevoked(ctx context.Context, match func(*exchange.Conn) bool
 	for {
 		s.HTTP1.Leave(ctx, match)
 		s.HTTP2.Leave(ctx, match)
-		var left []*trackedConn
-		s.mu.Lock()
-		for c := range s.conns {
-			if c.shook.Load() && s.revoked.has(&c.facts) {
-				left = append(left, c)
-			}
-		}
-		s.mu.Unlock()
+		left := s.leavers()
 		if len(left) == 0 {
 			return
 		}
@@ -111,8 +105,9 @@ func (s *Server) cutRevoked(ctx context.Context, match func(*exchange.Conn) bool
 }
 
 // tried counts how a handshake went for the version that it showed. Only what a
-// client says of the certificate speaks against it; a resumed handshake shows none.
-func (f *tlsFacts) tried(state *tls.ConnectionState, err error) {
+// client says of the certificate speaks against it, and each client once, since saying
+// so costs it nothing; a resumed handshake shows none.
+func (f *tlsFacts) tried(peer netip.Addr, state *tls.ConnectionState, err error) {
 	if f.slot == nil || f.slot.Trial == nil || f.bundle == nil {
 		return
 	}
@@ -120,7 +115,7 @@ func (f *tlsFacts) tried(state *tls.ConnectionState, err error) {
 	case state != nil && !state.DidResume:
 		f.slot.Trial.Good()
 	case err != nil && blamesCertificate(err):
-		f.slot.Trial.Bad()
+		f.slot.Trial.BadFrom(peer)
 	}
 }
 

@@ -60,9 +60,11 @@ type Server struct {
 	next      atomic.Uint64
 	revoked   revokedSet
 
-	mu    sync.Mutex // guards conns
-	conns map[*trackedConn]struct{}
-	wg    sync.WaitGroup
+	mu       sync.Mutex // guards conns, side and draining
+	conns    map[*trackedConn]struct{}
+	side     map[*trackedConn]struct{} // of side services
+	draining bool
+	wg       sync.WaitGroup
 }
 
 // trackedConn is an accepted connection with what the edge keeps of it.
@@ -70,6 +72,7 @@ type trackedConn struct {
 	net.Conn
 	facts tlsFacts
 	shook atomic.Bool // facts are complete, for others than the connection's goroutine
+	idle  atomic.Bool // of a side service: between two requests
 }
 
 // CloseWrite sends the end of our side and leaves the other open, so that a client
@@ -131,6 +134,9 @@ func (s *Server) Run(ctx context.Context, force <-chan struct{}) error {
 var ErrCut = errors.New("connections were cut: requests were still in flight at the end of the grace period")
 
 func (s *Server) drain(ctx context.Context, force <-chan struct{}) error {
+	s.mu.Lock()
+	s.draining = true
+	s.mu.Unlock()
 	s.HTTP1.Drain(ctx)
 	s.wg.Go(func() { s.HTTP2.Drain(ctx) }) // takes a moment, in which connections may be cut
 	idle := make(chan struct{})
@@ -261,18 +267,20 @@ func (s *Server) handshake(ctx context.Context, c *trackedConn) *tls.Conn {
 	if limit == 0 {
 		limit = 10 * time.Second
 	}
-	began := time.Now()
+	began, peer := time.Now(), addrPort(c.RemoteAddr()).Addr()
 	_ = c.SetDeadline(began.Add(limit))
 	tc := tls.Server(c, s.Terminator.Config())
 	err := tc.HandshakeContext(ctx)
 	if err == nil {
 		_ = c.SetDeadline(time.Time{})
 		state := tc.ConnectionState()
-		c.facts.tried(&state, nil)
+		c.facts.tried(peer, &state, nil)
+		// Whoever stays for days must not keep what was in force when it came.
+		c.facts.snap, c.facts.resumed = nil, state.DidResume
 		s.Observer.Handshake(state.ServerName, &state, time.Since(began), nil)
 		return tc
 	}
-	c.facts.tried(nil, err)
+	c.facts.tried(peer, nil, err)
 	s.Observer.Handshake("", nil, time.Since(began), err)
 	var record tls.RecordHeaderError
 	if errors.As(err, &record) && record.Conn != nil && looksLikeHTTP(record.RecordHeader) {
@@ -307,18 +315,4 @@ func pause(ctx context.Context, d time.Duration) {
 	case <-t.C:
 	case <-ctx.Done():
 	}
-}
-
-// TrackListener wraps a listener of a side service so that its connections can
-// be handshaken by a Terminator.
-func TrackListener(l net.Listener) net.Listener { return trackListener{l} }
-
-type trackListener struct{ net.Listener }
-
-func (l trackListener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return &trackedConn{Conn: c}, nil
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -331,18 +332,20 @@ func TestAVersionThatClientsRefuseIsLeft(t *testing.T) {
 	s, cert2, key2 := twoVersions(t)
 	facts := &tlsFacts{slot: s.serves(2)}
 	facts.bundle = facts.slot.Active[0]
+	client := func(n byte) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, n}) }
 	refusal := error(&net.OpError{Op: "remote error", Err: errors.New("tls: unknown certificate authority")})
 	for range 5 { // nobody's fault, or not the certificate's
-		facts.tried(nil, io.EOF)
-		facts.tried(nil, &net.OpError{Op: "remote error", Err: errors.New("tls: protocol version not supported")})
+		facts.tried(client(1), nil, io.EOF)
+		facts.tried(client(1), nil, &net.OpError{Op: "remote error", Err: errors.New("tls: protocol version not supported")})
 	}
-	facts.tried(&tls.ConnectionState{}, nil)
-	for range 2 {
-		facts.tried(nil, refusal)
+	facts.tried(client(1), &tls.ConnectionState{}, nil)
+	for range 20 { // one stranger alone, and another
+		facts.tried(client(1), nil, refusal)
+		facts.tried(client(2), nil, refusal)
 	}
 	time.Sleep(20 * time.Millisecond)
 	s.serves(2)
-	facts.tried(nil, refusal)
+	facts.tried(client(3), nil, refusal)
 	s.serves(1)
 	poll(t, "it is reported", func() bool { return s.last().Result == "rolled_back" })
 	if x := s.last(); !strings.Contains(x.Reason, "handshakes failed") {

@@ -3,8 +3,10 @@ package edge
 import (
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net/http"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/keyway-edge/keyway/certs"
@@ -13,10 +15,27 @@ import (
 
 // tlsFacts is what a handshake chose, kept with its connection.
 type tlsFacts struct {
-	snap   *Snapshot // pinned at the ClientHello: policy and certificate are of one generation
-	policy *certs.Policy
-	slot   *certs.Slot
-	bundle *certs.Bundle
+	snap    *Snapshot // pinned at the ClientHello: policy and certificate are of one generation; nil after the handshake
+	policy  *certs.Policy
+	slot    *certs.Slot
+	bundle  *certs.Bundle // what the client was shown; of a resumed session nil, or what it would be shown
+	resumed bool
+
+	verified atomic.Pointer[certs.Policy] // that the client was last held against, nil for policy
+}
+
+// verify says why a connection must not go on under a policy with the rules of its own:
+// one with other revocation lists, or that one after its lists have changed.
+func (f *tlsFacts) verify(want *certs.Policy, state *tls.ConnectionState) error {
+	last := f.verified.Load()
+	if last == want || last == nil && f.policy == want {
+		return nil
+	}
+	if err := want.Verify(*state); err != nil {
+		return fmt.Errorf("holding the connection against TLS policy %s: %w", want.Name, err)
+	}
+	f.verified.Store(want)
+	return nil
 }
 
 // DevIssuer issues certificates in development mode.
@@ -180,7 +199,8 @@ func (f *tlsFacts) certVersion() string {
 
 // misdirected answers 421 when the name in Host has another TLS policy than the
 // one that this connection was made under: a client certificate asked of one name
-// can't be walked around by naming another in the handshake (RFC 9110, 15.5.20).
+// can't be walked around by naming another in the handshake (RFC 9110, 15.5.20). A
+// client certificate that was revoked since then is asked for anew too.
 func (h *Handler) misdirected(r *request) *policy.Reply {
 	snap := r.snap
 	if len(snap.policies) == 1 && (r.info.tls == nil || r.info.tls.policy.Fingerprint == snap.policies[""].Fingerprint) {
@@ -190,12 +210,16 @@ func (h *Handler) misdirected(r *request) *policy.Reply {
 	if want == nil {
 		want = snap.policies[""]
 	}
-	if r.info.tls == nil {
+	reply := &policy.Reply{Status: http.StatusMisdirectedRequest, Message: "Misdirected request"}
+	switch f := r.info.tls; {
+	case f == nil:
 		if !want.NeedsTLS() {
 			return nil
 		}
-	} else if r.info.tls.policy.Fingerprint == want.Fingerprint {
-		return nil
+	case f.policy.Fingerprint == want.Fingerprint:
+		if reply.Err = f.verify(want, r.x.Conn.TLS); reply.Err == nil {
+			return nil
+		}
 	}
-	return &policy.Reply{Status: http.StatusMisdirectedRequest, Message: "Misdirected request"}
+	return reply
 }

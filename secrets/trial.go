@@ -1,6 +1,8 @@
 package secrets
 
 import (
+	"net/netip"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -13,14 +15,22 @@ type TrialRule struct {
 }
 
 // Trial counts how the uses of a new version end in its first minute. Its methods
-// may be called by any goroutine, take no lock, and do nothing on nil.
+// may be called by any goroutine, take no lock but for failures that peers tell of, and
+// do nothing on nil.
 type Trial struct {
 	until     time.Time
 	rule      TrialRule
 	good, bad atomic.Int64
 	tripped   atomic.Bool
 	notify    func()
+
+	mu    sync.Mutex // guards peers
+	peers map[netip.Addr]struct{}
 }
+
+// mostPeers is how many peers may speak against a version: many more than it takes
+// where uses are few, and a bound on what is remembered of strangers.
+const mostPeers = 4096
 
 // NewTrial begins a trial. notify is called once, when it fails, and must not block.
 func NewTrial(began time.Time, rule TrialRule, notify func()) *Trial {
@@ -54,6 +64,33 @@ func (t *Trial) Bad() {
 	}
 	if t.tripped.CompareAndSwap(false, true) && t.notify != nil {
 		t.notify()
+	}
+}
+
+// BadFrom counts a use that failed by a peer's word, which costs the peer nothing:
+// each address speaks once, and a network of IPv6 (/64), which one host may have to
+// itself, like one address.
+func (t *Trial) BadFrom(peer netip.Addr) {
+	if t == nil || t.tripped.Load() || time.Now().After(t.until) {
+		return
+	}
+	if peer = peer.Unmap().WithZone(""); peer.Is6() {
+		net, _ := peer.Prefix(64) // 64 is a length that it has
+		peer = net.Addr()
+	}
+	t.mu.Lock()
+	_, again := t.peers[peer]
+	if !again && len(t.peers) < mostPeers {
+		if t.peers == nil {
+			t.peers = map[netip.Addr]struct{}{}
+		}
+		t.peers[peer] = struct{}{}
+	} else {
+		again = true
+	}
+	t.mu.Unlock()
+	if !again {
+		t.Bad()
 	}
 }
 

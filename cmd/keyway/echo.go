@@ -21,7 +21,7 @@ func echo(address string) task {
 		if err != nil {
 			return fmt.Errorf("listening on %s: %w; set echo_listen to another address or to off", address, err)
 		}
-		return serveHTTP(ctx, l, http.HandlerFunc(answerEcho))
+		return serveHTTP(ctx, l, http.HandlerFunc(answerEcho), nil)
 	}}
 }
 
@@ -44,10 +44,14 @@ func answerEcho(w http.ResponseWriter, r *http.Request) {
 }
 
 // serveHTTP serves a small internal endpoint until ctx ends. It is not the data plane.
-func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
+// prepare, nil for nothing, has a say in the server before it serves.
+func serveHTTP(ctx context.Context, l net.Listener, h http.Handler, prepare func(*http.Server)) error {
 	srv := &http.Server{
 		Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second,
 		WriteTimeout: time.Minute, IdleTimeout: 75 * time.Second, MaxHeaderBytes: 32 << 10,
+	}
+	if prepare != nil {
+		prepare(srv)
 	}
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(l) }()

@@ -41,17 +41,18 @@ func (n *node) sideListeners() []task {
 }
 
 // side serves one of them. Their certificates are the default slot's, through the
-// same callbacks as the proxy's: what swaps there swaps here.
+// same callbacks as the proxy's: what swaps there swaps here, and what is revoked there
+// ends connections here.
 func (n *node) side(ctx context.Context, name, address string, h http.Handler, secure bool) error {
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", address)
 	if err != nil {
 		return fmt.Errorf("listening on %s for %s: %w", address, name, err)
 	}
-	if secure {
-		l = tls.NewListener(edge.TrackListener(l), n.term.Config())
+	if !secure {
+		return serveHTTP(ctx, l, h, nil)
 	}
-	return serveHTTP(ctx, l, h)
+	return serveHTTP(ctx, tls.NewListener(edge.TrackListener(l), n.term.Config()), h, n.server.Side)
 }
 
 // adminFacts is what GET / of the admin listener answers.
