@@ -73,6 +73,7 @@ var directions = []struct {
 	{"secrets/sealed", []string{"secrets", "secrets/watch"}, "a source"},
 	{"secrets/file", []string{"secrets", "secrets/watch"}, "a source"},
 	{"secrets/env", []string{"secrets"}, "a source"},
+	{"secrets/kube", []string{"secrets", "lib:k8s.io/client-go"}, "a source; the only user of the Kubernetes client"},
 	{"secrets/vault", []string{"secrets", "lib:github.com/hashicorp/vault/api"}, "a source; the only user of Vault's client"},
 	{"secrets", nil, "the broker is the bottom of the house"},
 	{"edge/exchange/wire", []string{"edge/exchange"}, "the codec lies below engines and upstream"},

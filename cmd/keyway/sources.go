@@ -13,6 +13,7 @@ import (
 	"github.com/keyway-edge/keyway/secrets"
 	"github.com/keyway-edge/keyway/secrets/env"
 	"github.com/keyway-edge/keyway/secrets/file"
+	"github.com/keyway-edge/keyway/secrets/kube"
 	"github.com/keyway-edge/keyway/secrets/sealed"
 	"github.com/keyway-edge/keyway/secrets/vault"
 )
@@ -20,7 +21,7 @@ import (
 // openers are the kinds of vaults and types of issuers of this build.
 func openers(deps vault.Deps, issuing acme.Deps) map[string]secrets.Opener {
 	return map[string]secrets.Opener{
-		"env": env.Open, "file": file.Open, "sealed": sealed.Open, "hcv": vault.Opener(deps),
+		"env": env.Open, "file": file.Open, "sealed": sealed.Open, "hcv": vault.Opener(deps), "kube": kube.Open,
 		"vault_pki": vaultpki.Opener(deps), "acme": acme.Opener(issuing),
 	}
 }
@@ -46,6 +47,7 @@ func sourceSchemas() spec.Schemas {
 		"vaults/env":    verify("env", open(env.Open)),
 		"vaults/file":   verify("file", open(file.Open)),
 		"vaults/sealed": verify("sealed", open(sealed.Open)),
+		"vaults/kube":   verify("kube", func(c map[string]any) error { _, err := kube.Parse(c); return err }),
 		"vaults/hcv":    verify("hcv", func(c map[string]any) error { _, err := vault.Parse(c); return err }),
 		"x_keyway_issuers/vault_pki": verify("vault_pki", func(c map[string]any) error {
 			_, err := vaultpki.Parse(c)

@@ -1,0 +1,254 @@
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+	"unicode/utf8"
+
+	"k8s.io/client-go/rest"
+
+	"github.com/keyway-edge/keyway/secrets"
+)
+
+const (
+	limit   = 8 << 20          // bytes of one answer or event; a Secret has at most 1 MiB of data
+	patient = 30 * time.Second // for the beginning of an answer, when the caller has no shorter limit
+)
+
+var (
+	errForeign = fmt.Errorf("%w: its namespace is not one that this vault may read", secrets.ErrDenied)
+	errExpired = errors.New("the version to go on from is too old")
+)
+
+// key names a Secret.
+type key struct{ namespace, name string }
+
+func (k key) String() string { return k.namespace + "/" + k.name }
+
+// object is what is read of a Secret. Values are bytes, which never print as text.
+type object struct {
+	Metadata struct {
+		ResourceVersion   string    `json:"resourceVersion"`
+		CreationTimestamp time.Time `json:"creationTimestamp"`
+		ManagedFields     []struct {
+			Time time.Time `json:"time"`
+		} `json:"managedFields"`
+	} `json:"metadata"`
+	Data map[string][]byte `json:"data"`
+}
+
+// lease makes one of a Secret. A value that is not text becomes null, which no
+// reference can use: the broker tells whoever asks for that key.
+func (o *object) lease() (secrets.Lease, error) {
+	fields := make(map[string]*string, len(o.Data))
+	for name, b := range o.Data {
+		fields[name] = nil
+		if utf8.Valid(b) {
+			s := string(b)
+			fields[name] = &s
+		}
+	}
+	whole, err := json.Marshal(fields)
+	if err != nil {
+		return secrets.Lease{}, errors.New("its data cannot be encoded")
+	}
+	modified := o.Metadata.CreationTimestamp
+	for _, f := range o.Metadata.ManagedFields {
+		if f.Time.After(modified) {
+			modified = f.Time
+		}
+	}
+	return secrets.Lease{Value: secrets.NewValue(whole), Version: o.Metadata.ResourceVersion, Modified: modified}, nil
+}
+
+// api asks the API server.
+type api struct {
+	base   *url.URL
+	client *http.Client
+}
+
+// connect makes an api. It opens no connection and starts nothing, which is why
+// the transport is made here: client-go's own starts goroutines that never end.
+func connect(rc *rest.Config) (*api, error) {
+	base, _, err := rest.DefaultServerUrlFor(rc)
+	if err != nil {
+		return nil, fmt.Errorf("the API server's address: %w", err)
+	}
+	tlsConfig, err := rest.TLSConfigFor(rc)
+	if err != nil {
+		return nil, fmt.Errorf("the API server's authorities or the client certificate: %w", err)
+	}
+	transport := &http.Transport{
+		TLSClientConfig: tlsConfig, TLSHandshakeTimeout: 10 * time.Second, ForceAttemptHTTP2: true,
+		Proxy: rc.Proxy, MaxIdleConnsPerHost: 4, IdleConnTimeout: 90 * time.Second, ResponseHeaderTimeout: patient,
+		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second}, // a dead connection is no quiet watch
+	}
+	wrapped, err := rest.HTTPWrappersForConfig(rc, transport)
+	if err != nil {
+		return nil, fmt.Errorf("the login at the API server: %w", err)
+	}
+	return &api{base, &http.Client{
+		Transport:     wrapped,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // a token goes nowhere else
+	}}, nil
+}
+
+func (a *api) close() {
+	a.client.CloseIdleConnections()
+}
+
+// get reads a Secret.
+func (a *api) get(ctx context.Context, k key) (*object, error) {
+	body, err := a.ask(ctx, k, "get", nil)
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	o := new(object)
+	return o, decode(json.NewDecoder(io.LimitReader(body, limit)), o)
+}
+
+// list reads a Secret, nil when it is not there, and the version to watch from.
+func (a *api) list(ctx context.Context, k key) (o *object, from string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, patient)
+	defer cancel()
+	body, err := a.ask(ctx, k, "list", nil)
+	if err != nil {
+		return nil, "", err
+	}
+	defer body.Close()
+	var all struct {
+		Metadata struct {
+			ResourceVersion string `json:"resourceVersion"`
+		} `json:"metadata"`
+		Items []*object `json:"items"`
+	}
+	if err := decode(json.NewDecoder(io.LimitReader(body, limit)), &all); err != nil {
+		return nil, "", err
+	}
+	if len(all.Items) > 0 {
+		o = all.Items[0]
+	}
+	return o, all.Metadata.ResourceVersion, nil
+}
+
+// event is one line of a watch.
+type event struct {
+	Type   string          `json:"type"`
+	Object json.RawMessage `json:"object"`
+}
+
+// watch follows a Secret from a version and calls up when the server took it, then
+// each for every event. It answers nil when the server ended the watch in order.
+func (a *api) watch(ctx context.Context, k key, from string, lasts time.Duration, up func(), each func(kind string, o *object)) error {
+	ctx, cancel := context.WithTimeout(ctx, lasts+patient)
+	defer cancel()
+	body, err := a.ask(ctx, k, "watch", url.Values{
+		"watch": {"true"}, "allowWatchBookmarks": {"true"}, "resourceVersion": {from}, "timeoutSeconds": {strconv.Itoa(int(lasts.Seconds()))},
+	})
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	up()
+	capped := &io.LimitedReader{R: body}
+	for lines := json.NewDecoder(capped); ; {
+		capped.N = limit
+		var e event
+		if err := lines.Decode(&e); errors.Is(err, io.EOF) && capped.N > 0 {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("%w: the watch broke off", secrets.ErrUnavailable)
+		}
+		if e.Type == "ERROR" {
+			return failure(e.Object)
+		}
+		o := new(object)
+		if json.Unmarshal(e.Object, o) != nil {
+			return fmt.Errorf("%w: the watch sent what is no Secret", secrets.ErrUnavailable)
+		}
+		each(e.Type, o)
+	}
+}
+
+// failure reads the status that a watch ends with. Its message is not quoted.
+func failure(status json.RawMessage) error {
+	var s struct {
+		Code int `json:"code"`
+	}
+	if json.Unmarshal(status, &s) == nil && s.Code == http.StatusGone {
+		return errExpired
+	}
+	return fmt.Errorf("%w: the watch ended with status %d", secrets.ErrUnavailable, s.Code)
+}
+
+// ask answers the body of a good answer. What a bad one says is not quoted. Verbs
+// are those of the API server's access rules: get is of one name, list and watch
+// are of all names with a selector for one.
+func (a *api) ask(ctx context.Context, k key, verb string, query url.Values) (io.ReadCloser, error) {
+	u := a.base.JoinPath("api/v1/namespaces", k.namespace, "secrets")
+	if verb == "get" {
+		u = u.JoinPath(k.name)
+	} else {
+		all := url.Values{"fieldSelector": {"metadata.name=" + k.name}}
+		maps.Copy(all, query)
+		u.RawQuery = all.Encode()
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return nil, fmt.Errorf("making a request: %w", err)
+	}
+	r.Header.Set("Accept", "application/json")
+	answer, err := a.client.Do(r)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("asking the API server: %w", ctx.Err())
+		}
+		return nil, fmt.Errorf("asking the API server: %w: %w", secrets.ErrUnavailable, err)
+	}
+	if answer.StatusCode == http.StatusOK {
+		return answer.Body, nil
+	}
+	_, _ = io.Copy(io.Discard, io.LimitReader(answer.Body, 64<<10)) // so that the connection can be used again
+	_ = answer.Body.Close()
+	return nil, refusal(answer, verb)
+}
+
+func refusal(answer *http.Response, verb string) error {
+	switch code := answer.StatusCode; code {
+	case http.StatusNotFound:
+		return secrets.ErrNotFound
+	case http.StatusUnauthorized:
+		return fmt.Errorf("%w with status 401: the API server does not know the account; give a token or certificate that it accepts", secrets.ErrDenied)
+	case http.StatusForbidden:
+		return fmt.Errorf("%w with status 403: the account may not %s it; give it the verbs get, list and watch on this Secret", secrets.ErrDenied, verb)
+	case http.StatusGone:
+		return errExpired
+	default:
+		err := fmt.Errorf("%w: the API server answered status %d", secrets.ErrUnavailable, code)
+		after, bad := strconv.Atoi(answer.Header.Get("Retry-After"))
+		if bad == nil && after > 0 {
+			return &secrets.Throttled{Err: err, After: min(time.Duration(after), 3600) * time.Second}
+		}
+		if code == http.StatusTooManyRequests {
+			return &secrets.Throttled{Err: err, After: time.Second}
+		}
+		return err
+	}
+}
+
+// decode drops the decoder's error, which may quote.
+func decode(d *json.Decoder, to any) error {
+	if d.Decode(to) != nil {
+		return fmt.Errorf("%w: the API server's answer cannot be read as JSON of the expected form", secrets.ErrUnavailable)
+	}
+	return nil
+}

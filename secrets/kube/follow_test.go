@@ -1,0 +1,93 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/keyway-edge/keyway/secrets"
+)
+
+// scripted is an API server without a network: status 503, or empty lists and
+// watches that last until their request ends.
+type scripted struct {
+	down  atomic.Bool
+	asked atomic.Int64
+}
+
+func (s *scripted) RoundTrip(r *http.Request) (*http.Response, error) {
+	s.asked.Add(1)
+	answer := func(status int, body io.Reader) (*http.Response, error) {
+		return &http.Response{StatusCode: status, Header: http.Header{}, Body: io.NopCloser(body), Request: r}, nil
+	}
+	switch {
+	case s.down.Load():
+		return answer(http.StatusServiceUnavailable, strings.NewReader("{}"))
+	case r.URL.Query().Get("watch") != "":
+		return answer(http.StatusOK, until{r.Context()})
+	case strings.HasSuffix(r.URL.Path, "/secrets"):
+		return answer(http.StatusOK, strings.NewReader(`{"metadata":{"resourceVersion":"7"},"items":[]}`))
+	}
+	return answer(http.StatusNotFound, strings.NewReader("{}"))
+}
+
+// until is a body without a byte that ends with its request.
+type until struct {
+	ended interface{ Done() <-chan struct{} }
+}
+
+func (u until) Read([]byte) (int, error) {
+	<-u.ended.Done()
+	return 0, io.ErrUnexpectedEOF
+}
+
+// TestADeadServerIsTriedByOneWatchAtATime has many watches and a server that is away.
+func TestADeadServerIsTriedByOneWatchAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const count = 200
+		s := new(scripted)
+		s.down.Store(true)
+		src := &Source{
+			own: "own", api: &api{&url.URL{Scheme: "http", Host: "kube"}, &http.Client{Transport: s}},
+			changed: make(chan struct{}, 1), added: make(chan struct{}, 1),
+			turns: turns{one: make(chan struct{}, 1)}, known: make(map[key]*followed),
+		}
+		for i := range count {
+			_, _ = src.Fetch(t.Context(), secrets.Request{Resource: fmt.Sprint("s", i)})
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- src.Run(ctx) }()
+		synctest.Wait()
+		before := s.asked.Load()
+		time.Sleep(10 * time.Minute)
+		// Steps of at least half of 1, 2, 4, 8, 16 and then 30 s: 5 tries, then 4 a minute at most.
+		if n := s.asked.Load() - before; n < 15 || n > 50 {
+			t.Errorf("%d tries in 10 minutes with %d watches; expected 20 to 45", n, count)
+		}
+		s.down.Store(false)
+		time.Sleep(time.Minute)
+		src.mu.Lock()
+		up := 0
+		for _, f := range src.known {
+			if f.live {
+				up++
+			}
+		}
+		src.mu.Unlock()
+		if up != count {
+			t.Errorf("%d watches up a minute after the server was; expected %d", up, count)
+		}
+		stop()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v; expected nil at the end of its context", err)
+		}
+	})
+}
