@@ -78,13 +78,16 @@ type Ledger struct {
 	size  int64  // of the file up to the end of the last line
 	dirty bool
 	stats LedgerStats
+
+	waiting []Event // that the disk did not take yet
 }
 
 // LedgerStats counts what a Ledger did since it was opened.
 type LedgerStats struct {
 	Sequence  uint64 // of the last line, over the ledger's whole life
 	Events    uint64
-	Failures  uint64 // events that could not be written
+	Failures  uint64 // events that could not be written when they came, and syncs that failed
+	Waiting   int    // events that wait for the disk
 	Rotations uint64
 	Bytes     int64 // of the file being written
 	Synced    time.Time
@@ -132,7 +135,8 @@ func (l *Ledger) open() error {
 		return fmt.Errorf("writing its head: %w", err)
 	}
 	for _, e := range found {
-		if err := l.Append(e); err != nil {
+		// A disk that is full is no reason not to begin: the event waits.
+		if err := l.Append(e); err != nil && len(l.waiting) == 0 {
 			return err
 		}
 	}
@@ -176,55 +180,6 @@ func LedgerFiles(dir string) ([]string, error) {
 // ReadLedgerKey reads the key that Verify needs.
 func ReadLedgerKey(path string) ([]byte, error) { return ReadKey(path, ledgerKey) }
 
-// Append writes one event. It waits for the disk's cache at most, and is called by
-// the loops that build and by the Admin side, never while a request waits.
-func (l *Ledger) Append(e Event) error {
-	if e.Time.IsZero() {
-		e.Time = time.Now()
-	}
-	e.Time = e.Time.UTC().Round(0)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if err := l.append(e); err != nil {
-		l.stats.Failures++
-		return fmt.Errorf("appending to the ledger: %w", err)
-	}
-	l.stats.Events++
-	return nil
-}
-
-func (l *Ledger) append(e Event) error {
-	if l.file == nil {
-		return fs.ErrClosed
-	}
-	if l.size >= l.cfg.MaxSize {
-		if err := l.rotate(); err != nil {
-			return err
-		}
-	}
-	text, hash, err := encodeLine(l.key, l.seq+1, l.hash, e)
-	if err != nil {
-		return err
-	}
-	// The line goes where the last good one ended, so that what a full disk left of
-	// an earlier try is written over. The head follows: it never promises a line
-	// that was not written.
-	if _, err := l.file.WriteAt(text, l.size); err != nil {
-		_ = l.file.Truncate(l.size)
-		return err
-	}
-	if l.size == 0 {
-		l.first = l.seq + 1
-	}
-	l.seq, l.hash, l.dirty = l.seq+1, hash, true
-	l.size += int64(len(text))
-	l.stats.Sequence, l.stats.Bytes = l.seq, l.size
-	if _, err := l.head.WriteAt(encodeHead(l.key, l.seq, l.hash), headSlot(l.seq)); err != nil {
-		return fmt.Errorf("writing its head: %w", err)
-	}
-	return nil
-}
-
 // rotate puts the file aside under the number of its first line and begins another;
 // the chain goes on.
 func (l *Ledger) rotate() error {
@@ -251,14 +206,15 @@ func (l *Ledger) rotate() error {
 	return nil
 }
 
-// Run brings lines to the disk each second until ctx ends, and then closes the ledger.
+// Run brings lines to the disk each second until ctx ends. What others append after
+// that is taken until Close.
 func (l *Ledger) Run(ctx context.Context) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return l.Close()
+			return l.Flush()
 		case <-tick.C:
 			if err := l.Flush(); err != nil {
 				l.mu.Lock()
@@ -273,10 +229,14 @@ func (l *Ledger) Run(ctx context.Context) error {
 func (l *Ledger) Flush() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.file == nil || !l.dirty {
+	if l.file == nil {
 		return nil
 	}
-	if err := l.sync(); err != nil {
+	err := l.catchUp()
+	if l.dirty {
+		err = errors.Join(err, l.sync())
+	}
+	if err != nil {
 		return fmt.Errorf("flushing the ledger: %w", err)
 	}
 	return nil
@@ -295,6 +255,9 @@ func (l *Ledger) Close() error {
 	err := l.Flush()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if n := len(l.waiting); n > 0 && l.file != nil {
+		err = fmt.Errorf("%d events are lost: %w", n, err)
+	}
 	return errors.Join(err, l.close())
 }
 

@@ -95,6 +95,7 @@ type settings struct {
 
 	CanaryWindow   time.Duration
 	CanaryFailures int
+	RevokeAtStop   bool
 	TLSOCSP        bool
 }
 

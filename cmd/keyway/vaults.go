@@ -40,6 +40,8 @@ func (n *node) credentials() error {
 		Versions: versions,
 		Kept:     n.kept(),
 		Vaults:   slices.Clone(n.vaults.fixed),
+
+		RevokeAtStop: n.settings.RevokeAtStop,
 	}
 	dir, err := n.vaults.pairDir(n.settings)
 	if err != nil {

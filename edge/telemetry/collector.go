@@ -153,7 +153,7 @@ func (c *collector) credentials(out chan<- prometheus.Metric) {
 		emit(out, "keyway_snapshot_builds_total", "Snapshot builds", prometheus.CounterValue, float64(n), labels{"result", result})
 	}
 	emit(out, "keyway_snapshot_build_seconds", "Duration of the last snapshot build", prometheus.GaugeValue, t.buildLast.Seconds(), nil)
-	emit(out, "keyway_ledger_failures_total", "Events that could not be written to the ledger", prometheus.CounterValue, float64(t.ledgerFailed.Load()+t.opts.Events.ledgerFailures()), nil)
+	emit(out, "keyway_ledger_failures_total", "Events that could not be written to the ledger", prometheus.CounterValue, float64(t.ledgerFailures()), nil)
 }
 
 func (c *collector) snapshot(out chan<- prometheus.Metric) {

@@ -273,3 +273,13 @@ func changes(all spec.Changes) string {
 	}
 	return strings.TrimSuffix(b.String(), "; ")
 }
+
+// ledgerFailures is what the ledger itself counts, which knows of its syncs too, or
+// what was met here.
+func (t *Telemetry) ledgerFailures() uint64 {
+	n := t.ledgerFailed.Load() + t.opts.Events.ledgerFailures()
+	if l, ok := t.opts.Ledger.(interface{ Stats() secrets.LedgerStats }); ok {
+		n = max(n, l.Stats().Failures)
+	}
+	return n
+}
