@@ -274,6 +274,10 @@ func (h *Handler) proxy(r *request) error {
 	}
 	o.Before, o.Fields, o.Lead = &r.before, &r.fields, r.lead
 	o.Buffered = r.bind.route.Spec.RequestBuffering
+	o.Client, o.Captures, o.Consumer = r.origin.client, c.Captures, ""
+	if c.Consumer != nil {
+		o.Consumer = c.Consumer.ID
+	}
 	if err := h.send(r); err != nil {
 		return err
 	}

@@ -265,6 +265,9 @@ func shape(id string) string {
 	return regexp.MustCompile(`[0-9.]+`).ReplaceAllString(id, "n")
 }
 
+// requestIDs are ids of requests in bodies.
+var requestIDs = regexp.MustCompile(`[0-9a-f]{32}|<id>`)
+
 var masks = regexp.MustCompile(`<(id|n|date|ts|rand|offset|uuid:\d+)>`)
 
 // maskedEqual compares a recorded text, in which what varies is masked, with a real one.

@@ -43,6 +43,7 @@ type origins struct {
 	mu    sync.Mutex
 	seen  []seen
 	reply *canned
+	act   func(s *seen) *canned // decides about each reply, where a test needs more than one
 	live  []net.Listener
 }
 
@@ -95,8 +96,11 @@ func (o *origins) serve(c net.Conn, port int) {
 		s.Port = port
 		o.mu.Lock()
 		o.seen = append(o.seen, *s)
-		reply := o.reply
+		reply, act := o.reply, o.act
 		o.mu.Unlock()
+		if act != nil {
+			reply = act(s)
+		}
 		if _, err := c.Write(render(s, reply)); err != nil {
 			return
 		}

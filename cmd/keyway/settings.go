@@ -44,6 +44,7 @@ type settings struct {
 	Documents   []string
 	Development string // auto, on, off
 	NodeID      string
+	Zone        string
 
 	RequestPolicy    routing.Policy
 	ListenerPolicies map[string]routing.Policy // by address

@@ -87,7 +87,7 @@ func TestSettingsBadValues(t *testing.T) {
 		"http2_streams": "0", "upstream_keepalive_pool_size": "-1", "upstream_keepalive_max_requests": "0", "upstream_keepalive_idle_timeout": "1", "upstream_tls_verify": "x", "canary_window": "1", "canary_failures": "-1", "revoke_at_stop": "x",
 		"tls_ech_public_name": "edge", "tls_ocsp": "x", "last_known_good": "maybe", "lastgood_key": "relative", "vault_hcv_port": "many", "vault_hcv_base64_decode": "perhaps",
 	}
-	free := []string{"data_dir", "documents", "node_id", "tls_cert", "tls_key", "access_log", "shared_state", "shared_state_key", "lastgood_dir"} // any text is a path or a name
+	free := []string{"data_dir", "documents", "node_id", "zone", "tls_cert", "tls_key", "access_log", "shared_state", "shared_state_key", "lastgood_dir"} // any text is a path or a name
 	var env []string
 	for _, x := range settingTable() {
 		v, ok := bad[x.key]

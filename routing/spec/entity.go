@@ -108,6 +108,7 @@ type Upstream struct {
 	ClientCertificate      string // id
 	UseSRVName             bool
 	Healthchecks           Healthchecks
+	Balancing              *Balancing // x_keyway_balancing, nil for the defaults
 }
 
 // Healthchecks of an upstream; field by field as B2 of the format says. Seconds may have fractions.
@@ -160,6 +161,7 @@ type Target struct {
 	Target       string // host:port
 	Weight       int
 	Upstream     string // id
+	Zone         string // x_keyway_zone: where it runs
 	CreatedMilli int64
 	UpdatedMilli int64
 }

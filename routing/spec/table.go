@@ -107,6 +107,7 @@ func (u *Upstream) fields(visit func(field)) {
 	visit(field{"client_certificate", &u.ClientCertificate, isCert})
 	visit(field{"use_srv_name", &u.UseSRVName, noRule})
 	visit(field{"healthchecks", group(u.Healthchecks.fields), kept})
+	visit(field{"x_keyway_balancing", u.balancing(), noRule})
 }
 
 func (h *Healthchecks) fields(visit func(field)) {
@@ -155,6 +156,7 @@ func (t *Target) fields(visit func(field)) {
 	visit(field{"target", &t.Target, targetAddress})
 	visit(field{"weight", &t.Weight, targetWeight})
 	visit(field{"upstream", &t.Upstream, targetUpstream})
+	visit(field{"x_keyway_zone", &t.Zone, anyText})
 }
 
 func (c *Consumer) fields(visit func(field)) {

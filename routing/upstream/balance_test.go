@@ -12,7 +12,7 @@ import (
 
 // ring makes a balancer of targets 127.0.0.1:19901, 19902, ... with these weights.
 func ring(weights ...int) *balancer {
-	b := &balancer{name: "u", named: true, epoch: new(atomic.Uint64)}
+	b := &balancer{name: "u", named: true, epoch: new(atomic.Uint64), mean: &average{}}
 	for i, w := range weights {
 		name := fmt.Sprintf("127.0.0.1:%d", 19901+i)
 		t := newTarget(name, "127.0.0.1", uint16(19901+i), w)
@@ -26,7 +26,7 @@ func ring(weights ...int) *balancer {
 func picks(b *balancer, n int) []int {
 	out := make([]int, n)
 	for i := range out {
-		if t := b.pick(nil); t != nil {
+		if t := b.pick(wish{}); t != nil {
 			out[i] = int(t.port)
 		}
 	}
@@ -83,23 +83,23 @@ func TestPickAvoidsTheTried(t *testing.T) {
 	first := b.targets[1]
 	tried := []*target{first}
 	for range 3 {
-		next := b.pick(tried)
+		next := b.pick(wish{tried: tried})
 		if len(tried) < 3 && slices.Contains(tried, next) {
 			t.Fatalf("target %s came again before the others", next.name)
 		}
 		tried = append(tried, next)
 	}
-	if b.pick(tried) == nil {
+	if b.pick(wish{tried: tried}) == nil {
 		t.Fatal("when all were tried, one of them must come again")
 	}
 }
 
 func TestLeastConnectionsPrefersTheIdle(t *testing.T) {
 	b := ring(100, 100, 200)
-	b.least = true
+	b.method = leastConnections
 	b.targets[0].vitals.open.Store(3)
 	for range 6 {
-		b.pick(nil).vitals.open.Add(1)
+		b.pick(wish{}).vitals.open.Add(1)
 	}
 	var open []int64
 	for _, x := range b.targets {
@@ -111,7 +111,7 @@ func TestLeastConnectionsPrefersTheIdle(t *testing.T) {
 	b.targets[1].vitals.down.Store(true)
 	b.epoch.Add(1)
 	for range 5 {
-		if b.pick([]*target{b.targets[2]}) != b.targets[0] {
+		if b.pick(wish{tried: []*target{b.targets[2]}}) != b.targets[0] {
 			t.Fatal("a target that is down or tried was picked")
 		}
 	}
@@ -124,7 +124,7 @@ func TestPickIsExactUnderConcurrency(t *testing.T) {
 	for range 8 {
 		wait.Go(func() {
 			for range 1000 {
-				n[b.pick(nil).port-19901].Add(1)
+				n[b.pick(wish{}).port-19901].Add(1)
 			}
 		})
 	}
@@ -168,7 +168,7 @@ func TestPassiveChecksEjectAndReturn(t *testing.T) {
 		t.Fatal("a timeout and a refusal were counted together, or the client's fault was counted")
 	}
 	b.failed(good, &fault{kind: faultBroken})
-	if !good.vitals.down.Load() || b.pick(nil) != nil {
+	if !good.vitals.down.Load() || b.pick(wish{}) != nil {
 		t.Fatal("with every target down there must be no pick")
 	}
 	b.answered(bad, 200)
@@ -183,15 +183,15 @@ func TestThresholdClosesTheUpstream(t *testing.T) {
 	h := spec.Healthchecks{Threshold: 50}
 	b.rules = newRules(&h)
 	b.mark(b.targets[0], false)
-	if counts(b, 10)[0] != 0 || b.pick(nil) == nil {
+	if counts(b, 10)[0] != 0 || b.pick(wish{}) == nil {
 		t.Fatal("two of three are above half")
 	}
 	b.mark(b.targets[1], false)
-	if b.pick(nil) != nil {
+	if b.pick(wish{}) != nil {
 		t.Fatal("one of three is below half: the upstream must be closed")
 	}
 	b.mark(b.targets[1], true)
-	if b.pick(nil) == nil {
+	if b.pick(wish{}) == nil {
 		t.Fatal("not open again")
 	}
 }
@@ -217,6 +217,6 @@ func BenchmarkPick(b *testing.B) {
 	r := ring(100, 100, 100, 100)
 	b.ReportAllocs()
 	for b.Loop() {
-		r.pick(nil)
+		r.pick(wish{})
 	}
 }

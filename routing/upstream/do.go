@@ -31,6 +31,12 @@ type Outgoing struct {
 	// Buffered reads the whole request body before anything is connected, so that
 	// an origin never waits for a slow client and a retry can send it again.
 	Buffered bool
+	// Client, Consumer and Captures are what consistent hashing may look at besides
+	// the request itself: the client's real address, the id of the authenticated
+	// consumer or "", and the groups of the route's path.
+	Client   netip.Addr
+	Consumer string
+	Captures []exchange.Capture
 }
 
 // Do sends x.Request to one of the cluster's targets, and to others where that
@@ -59,9 +65,15 @@ func (k *call) run() error {
 	cl := k.cluster
 	var room [4]*target
 	tried := room[:0]
+	var w wish
+	cookie := ""
+	if cl.balancer.method == consistentHashing {
+		w.key, w.keyed, cookie = cl.balancer.hash.key(k.x, k.out)
+	}
 	var last *fault
 	for tries := 0; tries <= cl.retries; {
-		t := cl.balancer.pick(tried)
+		w.tried = tried
+		t := cl.balancer.pick(w)
 		if t == nil {
 			break
 		}
@@ -81,6 +93,9 @@ func (k *call) run() error {
 		tried = append(tried, t)
 		f := k.visit(t, addr)
 		if f == nil {
+			if cookie != "" {
+				k.x.Response.Fields.Add("Set-Cookie", cookie)
+			}
 			return nil
 		}
 		last = f
@@ -168,12 +183,16 @@ func (k *call) visit(t *target, addr netip.AddrPort) *fault {
 	var err error
 	if f == nil {
 		status = k.x.Response.Status
+		k.cluster.balancer.timed(t, began, false)
 	} else {
 		t.vitals.open.Add(-1)
 		err = f.err
 		if f.kind != faultClient && k.x.Ctx.Err() != nil {
 			f.kind, f.err = faultClient, fmt.Errorf("awaiting %s: %w", addr, context.Cause(k.x.Ctx))
 			err = f.err
+		}
+		if f.kind != faultClient && f.kind != faultHere {
+			k.cluster.balancer.timed(t, began, true)
 		}
 	}
 	k.x.Attempts = append(k.x.Attempts, exchange.Attempt{

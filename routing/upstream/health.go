@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/keyway-edge/keyway/routing/spec"
 )
@@ -16,6 +17,9 @@ type vitals struct {
 	down atomic.Bool  // judged unhealthy
 	open atomic.Int64 // requests between pick and the end of the response
 	next atomic.Uint32
+
+	since atomic.Int64 // when it came up last, in Unix nanoseconds; 0 if it always was
+	speed average      // of response times; only where the algorithm asks
 
 	mu        sync.Mutex // guards the counters
 	successes int
@@ -68,6 +72,22 @@ func (s *statusSet) has(code int) bool {
 	return code >= 0 && code < 1024 && s[code>>6]&(1<<(code&63)) != 0
 }
 
+// timed takes in how long a target took to answer, or to fail: a failure is as bad as
+// a slow answer, or failing fast would draw traffic.
+func (b *balancer) timed(t *target, began time.Time, failed bool) {
+	if b.method != fastest {
+		return
+	}
+	now := time.Now()
+	took := now.Sub(began)
+	if failed {
+		took = max(took, time.Second)
+	} else {
+		b.mean.observe(took, now)
+	}
+	t.vitals.speed.observe(took, now)
+}
+
 // answered counts a response's status.
 func (b *balancer) answered(t *target, status int) {
 	if b.rules == nil {
@@ -109,11 +129,8 @@ func (b *balancer) judge(t *target, count func(*vitals)) {
 	case was && reached(v.successes, b.rules.source.Healthy.Successes):
 		now = false
 	}
-	v.down.Store(now)
+	b.settle(v, was, now)
 	v.mu.Unlock()
-	if now != was {
-		b.epoch.Add(1)
-	}
 }
 
 // mark sets a target's health by order and forgets what was counted.
@@ -121,8 +138,20 @@ func (b *balancer) mark(t *target, healthy bool) {
 	v := t.vitals
 	v.mu.Lock()
 	v.successes, v.http, v.tcp, v.timeouts = 0, 0, 0, 0
-	v.down.Store(!healthy)
+	b.settle(v, v.down.Load(), !healthy)
 	v.mu.Unlock()
+}
+
+// settle changes a target's health, if it does change. v.mu is held.
+func (b *balancer) settle(v *vitals, was, down bool) {
+	if was == down {
+		return
+	}
+	if !down {
+		v.since.Store(time.Now().UnixNano())
+		v.speed.forget()
+	}
+	v.down.Store(down)
 	b.epoch.Add(1)
 }
 

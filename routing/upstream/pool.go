@@ -19,6 +19,8 @@ type Settings struct {
 	SpoolAfter    int           // bytes of a buffered request body held in memory; 1 MiB
 	Resolver      Resolver      // nil for the system's
 	VerifyDefault bool          // verify origins where a service's tls_verify is null; false
+	Zone          string        // where this node runs, for zone preference; "" for unknown
+	Node          string        // id of this node, by which nodes choose different subsets
 }
 
 func (s *Settings) fill() {

@@ -143,7 +143,7 @@ func (s *Set) single(prev *Set, svc *spec.Service) *balancer {
 	if b == nil {
 		t := newTarget(name, svc.Host, uint16(svc.Port), 1)
 		t.vitals = &vitals{}
-		b = &balancer{name: name, targets: []*target{t}, epoch: new(atomic.Uint64)}
+		b = &balancer{name: name, targets: []*target{t}, epoch: new(atomic.Uint64), mean: &average{}}
 		b.respin()
 	}
 	s.direct[name] = b
@@ -155,9 +155,12 @@ func (s *Set) single(prev *Set, svc *spec.Service) *balancer {
 func (s *Set) compile(was *balancer, u *spec.Upstream, list []*spec.Target) (*balancer, spec.Problems) {
 	b := &balancer{
 		name: u.Name, id: u.ID, named: true,
-		least:     u.Algorithm == "least-connections",
-		hostField: u.HostHeader,
-		rules:     newRules(&u.Healthchecks),
+		method: methodOf(u.Algorithm), hash: hashingOf(u), hostField: u.HostHeader,
+		rules:  newRules(&u.Healthchecks),
+		traits: traits{Balancing: spec.DefaultBalancing(), slots: u.Slots, zone: s.pools.set.Zone, node: s.pools.set.Node},
+	}
+	if u.Balancing != nil {
+		b.traits.Balancing = *u.Balancing
 	}
 	s.warn(u)
 	var problems spec.Problems
@@ -173,15 +176,26 @@ func (s *Set) compile(was *balancer, u *spec.Upstream, list []*spec.Target) (*ba
 			})
 			continue
 		}
-		b.targets = append(b.targets, newTarget(net.JoinHostPort(host, strconv.Itoa(int(port))), host, port, t.Weight))
+		x := newTarget(net.JoinHostPort(host, strconv.Itoa(int(port))), host, port, t.Weight)
+		x.zone = t.Zone
+		b.targets = append(b.targets, x)
 	}
 	if was != nil && was.sameAs(b) {
 		return was, problems
 	}
+	b.inherit(was, time.Now())
+	b.respin()
+	return b, problems
+}
+
+// inherit takes over what is known of targets that were there before. Targets that
+// join an upstream which serves already warm up.
+func (b *balancer) inherit(was *balancer, now time.Time) {
 	known := make(map[string]*vitals)
-	b.epoch = new(atomic.Uint64)
+	b.epoch, b.mean = new(atomic.Uint64), &average{}
 	if was != nil {
-		b.epoch = was.epoch
+		b.epoch, b.mean = was.epoch, was.mean
+		b.turn.Store(was.turn.Load())
 		for _, t := range was.targets {
 			known[t.name] = t.vitals
 		}
@@ -189,31 +203,30 @@ func (s *Set) compile(was *balancer, u *spec.Upstream, list []*spec.Target) (*ba
 	for _, t := range b.targets {
 		if t.vitals = known[t.name]; t.vitals == nil {
 			t.vitals = &vitals{}
+			if len(known) > 0 {
+				t.vitals.since.Store(now.UnixNano())
+			}
 		}
 		// An ejection by rules that are gone must not stay: nothing would end it.
 		if b.rules == nil && was != nil && was.rules != nil {
 			t.vitals.down.Store(false)
 		}
 	}
-	b.respin()
-	return b, problems
 }
 
 // sameAs compares what was compiled, not what happened since.
 func (b *balancer) sameAs(o *balancer) bool {
-	return b.name == o.name && b.least == o.least && b.hostField == o.hostField && b.rules.equal(o.rules) &&
-		slices.EqualFunc(b.targets, o.targets, func(x, y *target) bool { return x.name == y.name && x.weight == y.weight })
+	return b.name == o.name && b.method == o.method && b.hash == o.hash && b.traits == o.traits &&
+		b.hostField == o.hostField && b.rules.equal(o.rules) &&
+		slices.EqualFunc(b.targets, o.targets, func(x, y *target) bool {
+			return x.name == y.name && x.weight == y.weight && x.zone == y.zone
+		})
 }
 
 // warn notes what of an upstream is not done as written.
 func (s *Set) warn(u *spec.Upstream) {
 	note := func(format string, args ...any) {
 		s.warnings = append(s.warnings, fmt.Sprintf("upstream %q: ", u.Name)+fmt.Sprintf(format, args...))
-	}
-	switch u.Algorithm {
-	case "", "round-robin", "least-connections":
-	default:
-		note("algorithm %s is not implemented yet; requests are balanced round-robin", u.Algorithm)
 	}
 	if a := u.Healthchecks.Active; a.Healthy.Interval > 0 || a.Unhealthy.Interval > 0 {
 		note("active health checks are not implemented yet; only traffic is judged")

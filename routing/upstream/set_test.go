@@ -43,7 +43,7 @@ func build(t *testing.T, prev *Set, d *spec.Document) *Set {
 func TestBuildCarriesPositionAndHealth(t *testing.T) {
 	first := build(t, nil, document(at("127.0.0.1:1", 100), at("127.0.0.1:2", 100), at("127.0.0.1:3", 100)))
 	b := first.Cluster("s").balancer
-	b.pick(nil)
+	b.pick(wish{})
 	if !first.Mark("u", "127.0.0.1:3", false) || first.Mark("u", "127.0.0.1:4", false) || first.Mark("v", "127.0.0.1:3", false) {
 		t.Fatal("Mark must know its targets and no others")
 	}
@@ -51,7 +51,7 @@ func TestBuildCarriesPositionAndHealth(t *testing.T) {
 	if same.Cluster("s").balancer != b || same.Cluster("d").balancer != first.Cluster("d").balancer {
 		t.Fatal("what did not change was not reused")
 	}
-	if got := same.Cluster("s").balancer.pick(nil).name; got != "127.0.0.1:2" {
+	if got := same.Cluster("s").balancer.pick(wish{}).name; got != "127.0.0.1:2" {
 		t.Fatalf("the position was lost: %s", got)
 	}
 	more := build(t, same, document(at("127.0.0.1:1", 100), at("127.0.0.1:2", 50), at("127.0.0.1:3", 100), at("127.0.0.1:4", 100)))
@@ -102,10 +102,10 @@ func TestBuildListsProblemsAndCloses(t *testing.T) {
 func TestBuildWarnsOfWhatItDoesOtherwise(t *testing.T) {
 	d := document(at("127.0.0.1:1", 100))
 	u := d.Upstreams[0]
-	u.Algorithm, u.Healthchecks.Active.Healthy.Interval, u.UseSRVName = "consistent-hashing", 5, true
+	u.Healthchecks.Active.Healthy.Interval, u.UseSRVName = 5, true
 	d.Services[1].Protocol = "grpc"
 	text := strings.Join(build(t, nil, d).Warnings(), "\n")
-	for _, want := range []string{"consistent-hashing", "active health checks", "use_srv_name", "grpc"} {
+	for _, want := range []string{"active health checks", "use_srv_name", "grpc"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no warning of %s in:\n%s", want, text)
 		}
