@@ -11,6 +11,7 @@ import (
 
 	"github.com/keyway-edge/keyway/certs"
 	"github.com/keyway-edge/keyway/edge/rulings"
+	"github.com/keyway-edge/keyway/routing/spec"
 )
 
 // Rulings keeps what was decided about versions of certificates; rulings.Store does.
@@ -396,6 +397,11 @@ func (s *Snapshot) findSlot(name string) (string, *certs.Slot, error) {
 			return "", nil, fmt.Errorf("certificate %s: more than one has that name; expected an id, such as %s", name, found)
 		}
 		found = id
+	}
+	for c := range s.Unserved {
+		if c.ID == name || slices.ContainsFunc(s.Document.SNIs, func(n *spec.SNI) bool { return n.Certificate == c.ID && strings.EqualFold(n.Name, name) }) {
+			return "", nil, fmt.Errorf("certificate %s: it never had a version; `keyway certs list` says why", name)
+		}
 	}
 	if found == "" {
 		return "", nil, fmt.Errorf("certificate %s: none has that id, name or server name", name)

@@ -64,6 +64,25 @@ func (s *Snapshot) Slots(yield func(string, *certs.Slot) bool) {
 	}
 }
 
+// Unserved yields the certificates that never had a version, of which there is no slot
+// therefore, and why.
+func (s *Snapshot) Unserved(yield func(*spec.Certificate, string) bool) {
+	if len(s.slots) == len(s.Document.Certificates) {
+		return
+	}
+	why := map[string]string{}
+	for _, p := range s.Problems {
+		if p.Entity == "certificates" && why[p.ID] == "" {
+			why[p.ID] = p.Field + ": " + p.Message
+		}
+	}
+	for _, c := range s.Document.Certificates {
+		if s.slots[c.ID] == nil && !yield(c, why[c.ID]) {
+			return
+		}
+	}
+}
+
 // Routed is what the snapshot would do with a request, for explanations.
 type Routed struct {
 	Route   *spec.Route

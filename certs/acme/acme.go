@@ -36,6 +36,7 @@ type Deps struct {
 	// Lookup answers a reference that stands in the issuer's own config.
 	Lookup func(context.Context, secrets.Ref) (secrets.Value, error)
 	Events func(secrets.Event) // nil for nobody
+	Stats  *Stats              // nil for none
 	Log    *slog.Logger
 	Holder string        // this node among its replicas
 	Settle time.Duration // how long replicas may take to see a challenge; 0 for a node alone
@@ -203,6 +204,8 @@ func (s *Source) adopt(it *item, rec record, version string) {
 func (s *Source) Run(ctx context.Context) error {
 	s.deps.Challenges.join()
 	defer s.deps.Challenges.leave()
+	s.deps.Stats.began(s)
+	defer s.deps.Stats.ended(s)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for {
@@ -326,13 +329,7 @@ func (s *Source) due(it *item, rec *record, now time.Time) (bool, time.Time) {
 	if rec.Failures > 0 && !slices.Contains(rec.Setups, s.cfg.print()) {
 		return true, now // what failed may have been repaired
 	}
-	at := rec.RenewAt
-	if rec.Cert == "" || !s.configured(rec.Directory) {
-		at = now
-	}
-	if rec.Next.After(at) {
-		at = rec.Next
-	}
+	at := s.planned(rec)
 	if !now.Before(at) {
 		return true, now
 	}
@@ -425,6 +422,7 @@ func (s *Source) report(rec *record, err error, took time.Duration) {
 	} else {
 		s.deps.Log.Info("a certificate was issued", slog.Any("names", rec.Names), slog.String("serial", rec.Serial), slog.Time("not_after", rec.NotAfter), slog.Duration("took", took))
 	}
+	s.deps.Stats.count(s, err == nil)
 	if s.deps.Events != nil {
 		s.deps.Events(e)
 	}

@@ -249,3 +249,36 @@ func TestReplicasThatDifferKeepTheLadder(t *testing.T) {
 		}
 	})
 }
+
+// TestStats counts attempts over a reload, and says when the next one is.
+func TestStats(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil, nil, "one")
+		stats := NewStats()
+		r.deps.Stats = stats
+		r.ca.refuse = func(string) bool { return true }
+		r.run("a.test")
+		time.Sleep(2 * time.Minute) // two attempts, the third is two minutes after the second
+		x := stats.All()
+		if len(x) != 1 || x[0].Name != "test" || x[0].Failed != 2 || x[0].Issued != 0 || x[0].Wanted != 1 || x[0].Failing != 1 || time.Until(x[0].Next) <= 0 || time.Until(x[0].Next) > 2*time.Minute {
+			t.Errorf("while it fails: %+v", x)
+		}
+		r.ca.set(func() { r.ca.refuse = nil })
+		time.Sleep(2 * time.Minute)
+		if x = stats.All(); x[0].Failed != 2 || x[0].Issued != 1 || x[0].Failing != 0 || time.Until(x[0].Next) < 55*day || time.Until(x[0].Next) > 65*day {
+			t.Errorf("once it is issued: %+v", x)
+		}
+		// Another source of the same name, as after a reload, while the first still ends.
+		again := newRig(t, r.ca, r.state, "one")
+		again.deps.Stats, again.deps.Challenges = stats, r.deps.Challenges
+		again.run("b.test")
+		time.Sleep(time.Minute)
+		if x = stats.All(); len(x) != 1 || x[0].Issued != 2 || x[0].Wanted != 2 {
+			t.Errorf("after a reload: %+v", x)
+		}
+		var none *Stats
+		none.began(r.Source)
+		none.count(r.Source, true)
+		none.ended(r.Source)
+	})
+}

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -121,16 +123,7 @@ func (c *cli) certsCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return c.print(all, "NAME VERSION STATE KEY NOT-AFTER LEFT SOURCE", func(add func(...string)) {
-				for _, f := range all {
-					for _, b := range f.Bundles {
-						add(f.Name, fmt.Sprint(f.Version), f.State, b.KeyType, b.NotAfter.Format(time.RFC3339), left(b.NotAfter), f.Source)
-					}
-					if len(f.Bundles) == 0 {
-						add(f.Name, "-", f.State, "-", "-", "-", f.Source)
-					}
-				}
-			})
+			return c.listCerts(all)
 		},
 	}
 	show := &cobra.Command{
@@ -156,6 +149,24 @@ func (c *cli) certsCommand() *cobra.Command {
 	return cmd
 }
 
+// listCerts prints certificates, a line for each pair, and why some have none.
+func (c *cli) listCerts(all []certFacts) error {
+	head := "NAME VERSION STATE KEY NOT-AFTER LEFT SOURCE"
+	if slices.ContainsFunc(all, func(f certFacts) bool { return len(f.Bundles) == 0 }) {
+		head += " REASON"
+	}
+	return c.print(all, head, func(add func(...string)) {
+		for _, f := range all {
+			for _, b := range f.Bundles {
+				add(f.Name, fmt.Sprint(f.Version), f.State, b.KeyType, b.NotAfter.Format(time.RFC3339), left(b.NotAfter), f.Source)
+			}
+			if len(f.Bundles) == 0 {
+				add(f.Name, "-", f.State, "-", "-", "-", f.Source, orDash(cmp.Or(f.Refused, f.Reason)))
+			}
+		}
+	})
+}
+
 // versionName is name@n, "" for a version that never served.
 func versionName(name string, v certVersion) string {
 	if v.Version == 0 {
@@ -169,10 +180,14 @@ func (c *cli) showCert(f certFacts) error {
 		add("name", f.Name)
 		add("id", f.ID)
 		add("state", f.State)
-		add("version", fmt.Sprint(f.Version))
+		add("version", numbered(f.Version))
 		add("source", f.Source)
 		add("bound to", strings.Join(f.Names, ", "))
-		add("since", f.Since.Format(time.RFC3339))
+		if f.Reason != "" {
+			add("reason", f.Reason)
+		} else {
+			add("since", f.Since.Format(time.RFC3339))
+		}
 		for _, b := range f.Bundles {
 			add(b.KeyType+" names", strings.Join(b.Names, ", "))
 			add(b.KeyType+" serial", b.Serial)

@@ -116,7 +116,7 @@ func withNames(doc *spec.Document, names []string) *spec.Document {
 			continue
 		}
 		bound[name] = true
-		tags := []string{"on-demand"}
+		tags := []string{spec.OnDemand}
 		cert := &spec.Certificate{Meta: spec.Meta{ID: derivedID("certificate " + x), Tags: tags}, Issuer: issuer, KeyType: "ecdsa-p256"}
 		next.Certificates = append(next.Certificates, cert)
 		next.SNIs = append(next.SNIs, &spec.SNI{Meta: spec.Meta{ID: derivedID("sni " + x), Tags: tags}, Name: name, Certificate: cert.ID})

@@ -18,10 +18,11 @@ type certFacts struct {
 	Version  int           `json:"version"`
 	Source   string        `json:"source"`
 	Names    []string      `json:"names"` // SNIs bound to it
-	Since    time.Time     `json:"since"`
+	Since    time.Time     `json:"since,omitzero"`
 	Bundles  []bundleFacts `json:"bundles"`
 	Warnings []string      `json:"warnings,omitempty"`
 	Refused  string        `json:"refused,omitempty"`
+	Reason   string        `json:"reason,omitempty"` // why there never was a version
 	History  []certVersion `json:"history,omitempty"`
 }
 
@@ -78,6 +79,17 @@ func certificateFacts(s *edge.Snapshot, now time.Time) []certFacts {
 		list = append(list, f)
 		return true
 	})
+	pairs := s.Document.Pairs()
+	for c, why := range s.Unserved {
+		f := certFacts{ID: c.ID, Name: c.ID, State: "missing", Names: slices.Sorted(slices.Values(bound[c.ID])), Source: "document", Reason: why}
+		if len(f.Names) > 0 {
+			f.Name = f.Names[0]
+		}
+		if cert, _ := pairs(c); !cert.Ref.IsZero() {
+			f.Source = cert.Ref.Vault
+		}
+		list = append(list, f)
+	}
 	return list
 }
 

@@ -58,6 +58,7 @@ type node struct {
 	tickets    *certs.Tickets
 	ech        *certs.ECH // nil when it is off
 	challenges *acme.Challenges
+	orders     *acme.Stats
 	demand     *acme.Demand
 	desired    *demanded // documents, with certificates on demand
 	server     *edge.Server
@@ -162,7 +163,7 @@ func (n *node) dataPath(ctx context.Context) error {
 	n.telemetry = telemetry.New(telemetry.Options{
 		Version: version, NodeID: n.config.NodeID, Ledger: n.ledger, Access: n.access, Log: n.log,
 		Current: func() *edge.Snapshot { return n.publisher.Current() }, Broker: n.broker.Stats, Credentials: n.broker.Current, LastGood: n.lastGoodFacts,
-		Staples: n.staples, Keys: n.keyRings, Events: &n.events,
+		Staples: n.staples, Issuers: n.issuers, Keys: n.keyRings, Events: &n.events,
 	})
 	groups, err := curves(s.TLSCurves)
 	if err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -115,7 +116,7 @@ func (c *cli) statusCredentials(o *overview) error {
 			}
 		}
 		if len(f.Bundles) == 0 {
-			rows = append(rows, []string{"certificate", f.Name, "-", f.State, "-", orDash(f.Refused)})
+			rows = append(rows, []string{"certificate", f.Name, "-", f.State, "-", orDash(cmp.Or(f.Refused, f.Reason))})
 		}
 	}
 	for _, s := range o.Secrets {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/keyway-edge/keyway/certs"
 	"github.com/keyway-edge/keyway/certs/ocsp"
+	"github.com/keyway-edge/keyway/routing/spec"
 	"github.com/keyway-edge/keyway/secrets"
 )
 
@@ -132,7 +133,7 @@ func (c *collector) slots(out chan<- prometheus.Metric, now time.Time) {
 // slotStates counts certificates by what serves for them, and those with a refused
 // successor.
 func (c *collector) slotStates(out chan<- prometheus.Metric, all []slotFacts, now time.Time) {
-	n := map[string]int{"active": 0, "expired": 0, "missing": 0}
+	n := map[string]int{"active": 0, "expired": 0, "missing": c.unserved()}
 	refused := 0
 	for i := range all {
 		f := &all[i]
@@ -152,6 +153,20 @@ func (c *collector) slotStates(out chan<- prometheus.Metric, all []slotFacts, no
 		emit(out, "keyway_certificates", "Certificates by state of what serves", prometheus.GaugeValue, float64(n), labels{"state", state})
 	}
 	emit(out, "keyway_certificates_refused", "Certificates whose newest version was refused, while an earlier one serves or none", prometheus.GaugeValue, float64(refused), nil)
+}
+
+// unserved counts certificates that never had a version. A name that strangers may ask
+// for is nobody's alarm before there was one.
+func (c *collector) unserved() int {
+	n := 0
+	if s := c.t.opts.Current(); s != nil {
+		for cert := range s.Unserved {
+			if !slices.Contains(cert.Tags, spec.OnDemand) {
+				n++
+			}
+		}
+	}
+	return n
 }
 
 // slot samples one certificate.

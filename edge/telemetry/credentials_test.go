@@ -81,6 +81,9 @@ func TestCertificateMetrics(t *testing.T) {
 				{Fingerprint: "y", State: "revoked", NextUpdate: now.Add(time.Hour)},
 			}
 		}
+		o.Issuers = func() []Issuer {
+			return []Issuer{{Name: "public", Issued: 3, Failed: 2, Failing: 1, Next: now.Add(2 * time.Hour)}, {Name: "idle"}}
+		}
 		o.Keys = func() []KeyRing {
 			return []KeyRing{{"tickets", certs.RingStatus{Keys: 2, Since: now.Add(-time.Hour), Next: now.Add(23 * time.Hour), Error: "away"}}}
 		}
@@ -97,7 +100,13 @@ func TestCertificateMetrics(t *testing.T) {
 	about(t, text, `keyway_credentials_first_expiry_seconds{kind="certificate"}`, 12*time.Hour)
 	about(t, text, `keyway_tls_key_age_seconds{use="tickets"}`, time.Hour)
 	about(t, text, `keyway_tls_key_next_seconds{use="tickets"}`, 23*time.Hour)
+	about(t, text, `keyway_issuer_next_order_seconds{issuer="public"}`, 2*time.Hour)
+	if strings.Contains(text, `keyway_issuer_next_order_seconds{issuer="idle"}`) {
+		t.Error("an issuer that nothing is wanted of has a next order")
+	}
 	wantLines(t, text,
+		`keyway_issuer_orders_total{issuer="public",result="issued"} 3`, `keyway_issuer_orders_total{issuer="public",result="failed"} 2`,
+		`keyway_issuer_orders_total{issuer="idle",result="issued"} 0`, `keyway_issuer_failing{issuer="public"} 1`,
 		`keyway_certificates{state="active"} 4`, `keyway_certificates{state="expired"} 0`, `keyway_certificates{state="missing"} 0`, `keyway_certificates_refused 0`,
 		`keyway_credentials_expiring{kind="certificate",within="30d"} 2`, `keyway_credentials_expiring{kind="certificate",within="7d"} 1`, `keyway_credentials_expiring{kind="certificate",within="1d"} 1`,
 		`keyway_credential_versions{kind="certificate",state="active"} 4`, `keyway_credentials_on_trial{kind="certificate"} 0`,

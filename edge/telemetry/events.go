@@ -59,6 +59,31 @@ func (c *collector) events(out chan<- prometheus.Metric) {
 	}
 }
 
+// Issuer is how an issuer that orders certificates does.
+type Issuer struct {
+	Name           string
+	Issued, Failed uint64    // orders of this node
+	Failing        int       // sets of names whose last order failed
+	Next           time.Time // of the next order, zero for none
+}
+
+// issuers samples the issuers that order certificates.
+func (c *collector) issuers(out chan<- prometheus.Metric, now time.Time) {
+	if c.t.opts.Issuers == nil {
+		return
+	}
+	for _, x := range c.t.opts.Issuers() {
+		const orders = "Orders for certificates that ended, at this node"
+		emit(out, "keyway_issuer_orders_total", orders, prometheus.CounterValue, float64(x.Issued), labels{"issuer", x.Name, "result", "issued"})
+		emit(out, "keyway_issuer_orders_total", orders, prometheus.CounterValue, float64(x.Failed), labels{"issuer", x.Name, "result", "failed"})
+		l := labels{"issuer", x.Name}
+		emit(out, "keyway_issuer_failing", "Sets of names whose last order failed", prometheus.GaugeValue, float64(x.Failing), l)
+		if !x.Next.IsZero() {
+			emit(out, "keyway_issuer_next_order_seconds", "Time until the next order, a renewal or another try; negative while it waits", prometheus.GaugeValue, x.Next.Sub(now).Seconds(), l)
+		}
+	}
+}
+
 // KeyRing is how the keys of one use stand.
 type KeyRing struct {
 	Use string // tickets or ech

@@ -29,6 +29,7 @@ type Options struct {
 	Broker          func() secrets.Stats  // nil for none
 	Credentials     func() *secrets.Set   // what the broker knows now, nil for none
 	Staples         func() []ocsp.Status  // nil for none
+	Issuers         func() []Issuer       // that order certificates, nil for none
 	Keys            func() []KeyRing      // of sessions and of Encrypted Client Hello, nil for none
 	Events          *Events               // nil for none
 	LastGood        func() LastGood       // nil for none

@@ -214,6 +214,9 @@ type Certificate struct {
 	KeyType         string // x_keyway_key_type of what the issuer signs: ecdsa-p256, ecdsa-p384, rsa-2048, rsa-3072, rsa-4096
 }
 
+// OnDemand is the tag of certificates that no document lists and handshakes asked for.
+const OnDemand = "on-demand"
+
 // SNI binds a server name to a certificate.
 type SNI struct {
 	Meta
