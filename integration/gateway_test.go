@@ -224,10 +224,16 @@ func (g *gateway) read(path string) (int, string) {
 // run runs another command of the binary against this node.
 func (g *gateway) run(args ...string) (string, error) {
 	g.t.Helper()
+	out, err := g.command(args...).CombinedOutput()
+	return string(out), err
+}
+
+// command is another command of the binary against this node.
+func (g *gateway) command(args ...string) *exec.Cmd {
+	g.t.Helper()
 	cmd := exec.Command(binary(g.t), args...)
 	cmd.Env = append(os.Environ(), "KEYWAY_DATA_DIR="+g.dir)
-	out, err := cmd.CombinedOutput()
-	return string(out), err
+	return cmd
 }
 
 // stop sends a signal and waits for the end; it answers the exit status.

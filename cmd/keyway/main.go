@@ -14,12 +14,12 @@ import (
 var version = "0.1.0-dev"
 
 func main() {
-	err := newRoot(os.Stdout, os.Stderr).ExecuteContext(context.Background())
+	err := newRoot(printable{os.Stdout}, printable{os.Stderr}).ExecuteContext(context.Background())
 	if err == nil {
 		return
 	}
 	if text := err.Error(); text != "" {
-		fmt.Fprintln(os.Stderr, "keyway: "+text)
+		fmt.Fprintln(printable{os.Stderr}, "keyway: "+text)
 	}
 	var e *exitError
 	if errors.As(err, &e) {

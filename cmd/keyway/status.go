@@ -76,7 +76,7 @@ func (c *cli) showStatus(o *overview, now time.Time) error {
 		return err
 	}
 	for _, p := range o.Problems {
-		fmt.Fprintf(c.out, "problem: %s %s: %s: %s\n", p.Entity, named(p.Name, p.ID), orDash(p.Field), p.Message)
+		fmt.Fprintf(c.out, "problem: %s %s: %s: %s\n", p.Entity, named(p.Name, p.ID), orDash(p.Field), strings.Join(strings.Fields(p.Message), " "))
 	}
 	if len(o.Events) == 0 {
 		return nil

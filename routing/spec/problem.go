@@ -53,7 +53,28 @@ func (p *Problem) Error() string {
 		fmt.Fprintf(&b, "%s: ", p.Field)
 	}
 	b.WriteString(p.Message)
+	return oneLine(b.String())
+}
+
+// oneLine shows what would end a line, or begin another, as an escape: messages quote
+// what documents say.
+func oneLine(s string) string {
+	if !strings.ContainsFunc(s, breaks) {
+		return s
+	}
+	var b strings.Builder
+	for _, r := range s {
+		if breaks(r) {
+			fmt.Fprintf(&b, `\u%04x`, r)
+		} else {
+			b.WriteRune(r)
+		}
+	}
 	return b.String()
+}
+
+func breaks(r rune) bool {
+	return r < ' ' && r != '\t' || r >= 0x7f && r < 0xa0 || r == '\u2028' || r == '\u2029'
 }
 
 // Problems is every problem of a document, in order of position. It is an error
