@@ -111,9 +111,13 @@ func (e *entry) dismiss(err error) {
 }
 
 // Pin holds a reference at a version that is still held, whatever its source
-// answers, until Unpin. It waits until that is in Current.
+// answers, until Unpin. It waits until that is in Current. What comes with a lease
+// cannot be held: the source ends it.
 func (b *Broker) Pin(ctx context.Context, ref string, version int) error {
 	return b.change(ctx, ref, func(l *loop, e *entry, w *wanted, m moment) error {
+		if e.lease.ID != "" {
+			return fmt.Errorf("reference %s: its values come with leases, which end whatever is pinned here; make its source answer another value instead", ref)
+		}
 		h, ok := w.find(version)
 		if !ok {
 			return fmt.Errorf("reference %s: version %d is not held any more; this node holds %v", ref, version, w.versions())

@@ -73,3 +73,18 @@ func TestReasonsAreWholeWhilePinnedAndNot(t *testing.T) {
 		}
 	})
 }
+
+func TestLeasedValuesCannotBePinned(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := secrettest.NewLeasing(t, time.Hour)
+		b := start(t, config(source))
+		source.Put("creds", `{"user":"ann"}`)
+		const ref = "{vault://fake/creds/user}"
+		b.Resolve(t.Context(), plan(ref))
+		if err := b.Pin(t.Context(), ref, 1); err == nil || !strings.Contains(err.Error(), "leases") {
+			t.Errorf("error %v", err)
+		}
+		b.Want(secrets.Plan{}) // gives the lease back
+		time.Sleep(10 * time.Minute)
+	})
+}
