@@ -25,7 +25,7 @@ const (
 	gap        = 3 * time.Second  // between two writes
 	lookAgain  = time.Minute      // how often renewed leases are looked for, of which nobody hints
 	freshen    = 10 * time.Minute // how old the times of confirmation in the file may become
-	retry      = 30 * time.Second // after a write that failed
+	retry      = 5 * time.Second  // after a write that failed
 	writeLimit = 5 * time.Second  // of one write, keys included; also of the last one before the end
 )
 
@@ -220,7 +220,7 @@ func (s *Store) save(ctx context.Context) bool {
 		return true
 	}
 	s.facts.Failures++
-	if s.facts.Failed == "" { // once, not every half minute
+	if s.facts.Failed == "" { // once, not at each try
 		s.facts.Since = time.Now()
 		s.cfg.Log.Error("writing the last known good state failed; serving goes on, a restart would find an older state", slog.String("file", s.path()), slog.Any("error", err))
 	}
