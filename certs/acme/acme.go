@@ -63,8 +63,9 @@ type Source struct {
 	wake        chan struct{}
 	changed     chan struct{}
 
-	mu    sync.Mutex // guards items and all in them but the constant fields
+	mu    sync.Mutex // guards items and all in them but the constant fields, and away
 	items map[string]*item
+	away  time.Time // the shared state is left alone until then
 }
 
 // item is a set of names that is wanted.
@@ -227,6 +228,9 @@ func (s *Source) start(ctx context.Context, wg *sync.WaitGroup) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
+	if now.Before(s.away) {
+		return s.away.Sub(now) // one that is away would be asked for each set of names
+	}
 	var due, busy []*item
 	wait := forgetTime
 	for key, it := range s.items {
@@ -286,7 +290,7 @@ func (s *Source) step(ctx context.Context, it *item) time.Time {
 		if ctx.Err() == nil {
 			s.deps.Log.Warn("the shared state cannot be read: nothing is ordered", slog.Any("names", it.names), slog.Any("error", err))
 		}
-		return time.Now().Add(scale(stateWait, 1+rand.Float64()/2))
+		return s.spareState()
 	}
 	due, at := s.due(it, &rec, time.Now())
 	if !due {
@@ -296,9 +300,13 @@ func (s *Source) step(ctx context.Context, it *item) time.Time {
 	defer cancel()
 	lock, err := certs.Lock(ctx, s.deps.State, lockKey(s.cfg.Name, it.names), s.deps.Holder, lockTime)
 	if err != nil {
-		if errors.Is(err, certs.ErrHeld) {
-			s.deps.Challenges.expect()
+		if !errors.Is(err, certs.ErrHeld) {
+			if ctx.Err() == nil {
+				s.deps.Log.Warn("the shared state cannot be written: nothing is ordered", slog.Any("names", it.names), slog.Any("error", err))
+			}
+			return s.spareState()
 		}
+		s.deps.Challenges.expect()
 		return time.Now().Add(scale(lockedWait, 1+rand.Float64()))
 	}
 	defer func() {
@@ -316,6 +324,16 @@ func (s *Source) step(ctx context.Context, it *item) time.Time {
 		return at
 	}
 	return s.issue(ctx, it, rec)
+}
+
+// spareState leaves a shared state that is away alone, for all names, and answers until
+// when.
+func (s *Source) spareState() time.Time {
+	until := time.Now().Add(scale(stateWait, 1+rand.Float64()/2))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.away = until
+	return until
 }
 
 // due says whether a set of names needs an order now, and if not, when to look again.
@@ -351,6 +369,9 @@ func (s *Source) issue(ctx context.Context, it *item, rec record) time.Time {
 	s.mu.Lock()
 	forced := rec.Tried.Before(it.forced)
 	s.mu.Unlock()
+	if forced || !slices.Contains(rec.Setups, s.cfg.print()) {
+		rec.Spared = nil // whatever was planned
+	}
 	rec.Names, rec.KeyType, rec.Tried = it.names, it.keyType, began
 	j := &job{s: s, rec: &rec}
 	j.save = func(ctx context.Context) error {

@@ -3,11 +3,13 @@ package acme
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/keyway-edge/keyway/certs/certtest"
 	"github.com/keyway-edge/keyway/certs/issue"
 	"github.com/keyway-edge/keyway/secrets"
 )
@@ -280,5 +282,52 @@ func TestStats(t *testing.T) {
 		none.began(r.Source)
 		none.count(r.Source, true)
 		none.ended(r.Source)
+	})
+}
+
+// TestTheSecondAuthorityIsNotHeldBack has the first authority ask for five hours of
+// peace while the second is away, and is back soon.
+func TestTheSecondAuthorityIsNotHeldBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil, nil, "one")
+		second := &fakeCA{ca: certtest.NewCA(t, "second"), challenges: r.ca.challenges, life: 90 * day, away: true}
+		r.authorities = append(r.authorities, &authority{
+			cfg: Directory{URL: "https://second.test/dir"}, source: r.Source, limit: &limiter{most: 10, in: 10 * time.Second}, http: &http.Client{Transport: second},
+		})
+		r.ca.limited = 5 * time.Hour
+		r.run("a.test")
+		time.Sleep(10 * time.Minute)
+		_, err := r.fetch("a.test")
+		if err == nil || !strings.Contains(err.Error(), errAway.Error()) {
+			t.Errorf("while both refuse: %v", err)
+		}
+		from := time.Now()
+		second.set(func() { second.away = false })
+		time.Sleep(2 * time.Minute)
+		r.must("a.test")
+		if calls, _ := r.ca.since(from); calls != 0 {
+			t.Errorf("%d calls to an authority that asked to be left alone", calls)
+		}
+	})
+}
+
+// TestStateAwayIsSpared has hundreds of names due while the shared state is away.
+func TestStateAwayIsSpared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, nil, nil, "one")
+		r.state.Fail(errAway)
+		go func() { _ = r.Run(t.Context()) }()
+		for i := range 300 {
+			r.want([]string{fmt.Sprintf("n%d.test", i)}, "ecdsa-p256", false)
+		}
+		time.Sleep(time.Minute)
+		before := r.state.Calls()
+		time.Sleep(10 * time.Minute)
+		if n := r.state.Calls() - before; n < 10 || n > 600 {
+			t.Errorf("%d calls in ten minutes to a state that is away", n)
+		}
+		r.state.Fail(nil)
+		time.Sleep(20 * time.Minute)
+		r.must("n7.test")
 	})
 }

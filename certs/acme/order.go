@@ -1,6 +1,7 @@
 package acme
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/x509"
@@ -16,10 +17,9 @@ import (
 
 // outcome is how an attempt ended.
 type outcome struct {
-	err     error         // nil when there is a pair
-	refused bool          // an authority answered: the failure is of these names
-	after   time.Duration // asked to wait so long
-	until   time.Time     // of authorities that are away: when the first is asked again
+	err     error                    // nil when there is a pair
+	refused map[string]time.Duration // authorities that answered: the failure is of these names; how long they asked to wait
+	until   time.Time                // of authorities that were not asked or are away: when the first may be
 }
 
 // job is one attempt for a set of names, under their lock.
@@ -34,6 +34,10 @@ func (j *job) attempt(ctx context.Context) outcome {
 	var o outcome
 	var errs []error
 	for _, a := range j.s.authorities {
+		if until := j.rec.Spared[a.cfg.URL]; until.After(time.Now()) {
+			o.spare(until)
+			continue
+		}
 		ok, until := a.take(time.Now())
 		if !ok {
 			o.spare(until)
@@ -50,10 +54,13 @@ func (j *job) attempt(ctx context.Context) outcome {
 			o.spare(a.sparedUntil())
 			continue
 		}
-		o.refused, o.after = true, max(o.after, askedToWait(err))
+		if o.refused == nil {
+			o.refused = map[string]time.Duration{}
+		}
+		o.refused[a.cfg.URL] = askedToWait(err)
 	}
 	if o.err = errors.Join(errs...); o.err == nil {
-		o.err = errors.New("the authority does not answer")
+		o.err = errors.New(cmp.Or(j.rec.Why, "the authority does not answer"))
 	}
 	return o
 }
@@ -289,5 +296,6 @@ func (j *job) take(a *authority, der [][]byte, key crypto.Signer) error {
 	r.Order, r.Window, r.AskARI = nil, nil, time.Time{}
 	r.RenewAt = renewal(r.NotBefore, r.NotAfter, j.s.cfg.RenewBefore, nil, j.s.random())
 	r.Failures, r.Refused, r.Since, r.Why, r.Next, r.Setups = 0, 0, time.Time{}, "", time.Time{}, nil
+	r.Spared = nil
 	return nil
 }

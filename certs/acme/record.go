@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -47,6 +48,8 @@ type record struct {
 	Next     time.Time `json:"next,omitzero"` // no attempt before
 
 	Setups []string `json:"setups,omitempty"` // prints of the configs that they were made with, oldest first
+	// Spared is when a directory that refused these names may be asked for them again.
+	Spared map[string]time.Time `json:"spared,omitempty"`
 
 	Tried time.Time `json:"tried,omitzero"` // when the last attempt began
 }
@@ -161,14 +164,23 @@ func (r *record) failed(o outcome, setup string, now time.Time, rnd float64) {
 		r.Since = now
 	}
 	r.Why = brief(o.err)
-	if !o.refused {
-		if r.Next = o.until; r.Next.Before(now) {
-			r.Next = now.Add(awayWait(r.Failures, rnd))
+	if len(o.refused) > 0 {
+		r.Refused++
+		wait := ladder(r.Refused, now.Sub(r.Since), rnd)
+		r.Spared = maps.Clone(r.Spared) // readers have the one before
+		maps.DeleteFunc(r.Spared, func(_ string, until time.Time) bool { return !until.After(now) })
+		if r.Spared == nil {
+			r.Spared = map[string]time.Time{}
 		}
-		return
+		for url, after := range o.refused {
+			until := now.Add(max(wait, after))
+			r.Spared[url] = until
+			o.spare(until)
+		}
 	}
-	r.Refused++
-	r.Next = now.Add(max(ladder(r.Refused, now.Sub(r.Since), rnd), o.after))
+	if r.Next = o.until; r.Next.Before(now) {
+		r.Next = now.Add(awayWait(r.Failures, rnd))
+	}
 }
 
 // brief is an error as one line of bounded length.

@@ -18,6 +18,7 @@ type State struct {
 	mu     sync.Mutex
 	values map[string]stateValue
 	writes int
+	calls  int
 	fail   error
 }
 
@@ -36,6 +37,13 @@ func (s *State) Fail(err error) {
 	s.fail = err
 }
 
+// Calls is how many calls there were.
+func (s *State) Calls() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.calls
+}
+
 // Keys answers the keys that have values.
 func (s *State) Keys() []string {
 	s.mu.Lock()
@@ -48,6 +56,7 @@ func (s *State) Keys() []string {
 }
 
 func (s *State) usable(ctx context.Context, key string) error {
+	s.calls++
 	if err := certs.CheckStateKey(key); err != nil {
 		return err
 	}
