@@ -55,6 +55,7 @@ type crl struct {
 	list    *x509.RevocationList // without its entries
 	revoked map[string]int       // reason by serial number
 	scope   scope
+	points  []string                         // URLs of the part that the list is
 	issuer  atomic.Pointer[x509.Certificate] // the one that was seen to have signed it
 }
 
@@ -90,6 +91,7 @@ func parseCRL(der []byte) (*crl, error) {
 			if c.scope.Indirect || c.scope.OnlyAttrs || c.scope.Reasons.BitLength > 0 {
 				return nil, errScope
 			}
+			c.points = urls(c.scope.Point)
 		case e.Critical:
 			return nil, fmt.Errorf("it has a critical extension %s that is not understood", e.Id)
 		}
@@ -131,8 +133,28 @@ func (c *crl) about(cert *x509.Certificate) bool {
 		return false
 	}
 	// One part of a list in parts is about the certificates that name it.
-	point := c.scope.Point.FullBytes
-	return len(point) == 0 || slices.ContainsFunc(cert.CRLDistributionPoints, func(url string) bool { return bytes.Contains(point, []byte(url)) })
+	return len(c.scope.Point.FullBytes) == 0 || slices.ContainsFunc(cert.CRLDistributionPoints, func(url string) bool { return slices.Contains(c.points, url) })
+}
+
+// urls answers the URLs of a distribution point that has its full name: RFC 5280,
+// sections 4.2.1.6 and 4.2.1.13. Others have none, and are about no certificate here.
+func urls(point asn1.RawValue) []string {
+	const fullName, uri = 0, 6
+	var names, name asn1.RawValue
+	if _, err := asn1.Unmarshal(point.Bytes, &names); err != nil || names.Class != asn1.ClassContextSpecific || names.Tag != fullName {
+		return nil
+	}
+	var all []string
+	for rest := names.Bytes; len(rest) > 0; {
+		var err error
+		if rest, err = asn1.Unmarshal(rest, &name); err != nil {
+			return nil
+		}
+		if name.Class == asn1.ClassContextSpecific && name.Tag == uri {
+			all = append(all, string(name.Bytes))
+		}
+	}
+	return all
 }
 
 var (

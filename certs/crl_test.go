@@ -2,9 +2,14 @@ package certs_test
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/pem"
+	"math/big"
 	"strings"
 	"testing"
 	"time"
@@ -189,4 +194,46 @@ func FuzzParseCRLs(f *testing.F) {
 			t.Fatal("a list that the CA never made lets a revoked client in")
 		}
 	})
+}
+
+// TestPartsOfAListAreAboutTheirCertificates has a CA whose list comes in parts with URLs
+// that begin alike: only the part that a certificate names is about it.
+func TestPartsOfAListAreAboutTheirCertificates(t *testing.T) {
+	ca := certtest.NewCA(t, "root")
+	now := time.Now()
+	part := func(url string) []byte {
+		name := append([]byte{0x86, byte(len(url))}, url...) // uniformResourceIdentifier
+		full := append([]byte{0xa0, byte(len(name))}, name...)
+		point := append([]byte{0xa0, byte(len(full))}, full...)
+		der, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{
+			Number: big.NewInt(1), ThisUpdate: now.Add(-time.Hour), NextUpdate: now.Add(time.Hour),
+			ExtraExtensions: []pkix.Extension{{Id: []int{2, 5, 29, 28}, Critical: true, Value: append([]byte{0x30, byte(len(point))}, point...)}},
+		}, ca.Cert, ca.Key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return der
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		SerialNumber: big.NewInt(7), Subject: pkix.Name{CommonName: "client"}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour),
+		CRLDistributionPoints: []string{"http://crl.test/1"},
+	}, ca.Cert, key.Public(), ca.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for url, good := range map[string]bool{"http://crl.test/1": true, "http://crl.test/12": false, "http://crl.test/2": false} {
+		p := mustPolicy(t, certs.PolicySpec{ClientAuth: "required", Roots: [][]byte{ca.Cert.Raw}, CRLs: [][]byte{part(url)}, CRLRequired: true})
+		err := p.Verify(tls.ConnectionState{PeerCertificates: []*x509.Certificate{client}, VerifiedChains: [][]*x509.Certificate{{client, ca.Cert}}})
+		if (err == nil) != good {
+			t.Errorf("a list of the part %s: %v, want let in %v", url, err, good)
+		}
+	}
 }

@@ -80,6 +80,23 @@ func (s *Slot) Pending() (Version, bool) {
 	return s.past[0], true
 }
 
+// Pairs answers the pairs of a version, the active one or one that a rollback can bring
+// back; none for another.
+func (s *Slot) Pairs(version int) []*Bundle {
+	if s == nil {
+		return nil
+	}
+	if version == s.Version {
+		return slices.Clone(s.Active)
+	}
+	for _, k := range s.kept {
+		if k.number == version {
+			return slices.Clone(k.bundles)
+		}
+	}
+	return nil
+}
+
 // version tells of what is active.
 func (s *Slot) version(state VersionState) Version {
 	v := Version{Number: s.Version, State: state, Source: s.Source, Since: s.Since}

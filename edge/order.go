@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -350,10 +351,8 @@ func (p *Publisher) revoke(id string, slot *certs.Slot, o orderInHand) ([]string
 		return rulings.Entry{Fingerprint: fingerprint, Reason: o.reason(), Stop: !o.wish.Keep, Certificate: id, Name: slot.Name, Actor: o.wish.Actor, At: time.Now(), NotAfter: end}
 	}
 	var entries []rulings.Entry
-	if o.wish.Version == 0 || o.wish.Version == slot.Version {
-		for _, b := range slot.Active {
-			entries = append(entries, entry(b.Fingerprint, b.NotAfter))
-		}
+	for _, b := range slot.Pairs(cmp.Or(o.wish.Version, slot.Version)) {
+		entries = append(entries, entry(b.Fingerprint, b.NotAfter))
 	}
 	for _, v := range slot.History(time.Now()) {
 		if len(entries) == 0 && o.wish.Version > 0 && v.Number == o.wish.Version {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/keyway-edge/keyway/certs"
+	"github.com/keyway-edge/keyway/certs/certtest"
 	"github.com/keyway-edge/keyway/edge/rulings"
 	"github.com/keyway-edge/keyway/routing/spec"
 	"github.com/keyway-edge/keyway/secrets"
@@ -241,6 +242,38 @@ func TestRevokeWhatServedBefore(t *testing.T) {
 		if _, err := s.p.RevokeCertificate(t.Context(), w); err == nil {
 			t.Errorf("%+v: no error", w)
 		}
+	}
+}
+
+// TestRevokeTakesBothPairs revokes an earlier version of an ECDSA and an RSA pair: each
+// of them may be offered again, and has connections.
+func TestRevokeTakesBothPairs(t *testing.T) {
+	s := newScene(t)
+	s.doc = load(t, "certificates: [{id: "+s.id+", cert: \"{vault://env/p/c}\", key: \"{vault://env/p/k}\", cert_alt: \"{vault://env/p/ca}\", key_alt: \"{vault://env/p/ka}\", snis: [one.test]}]")
+	ca := certtest.NewCA(t, "both")
+	offer := func(n int) {
+		a, b := ca.Issue(certtest.Leaf{Names: []string{"one.test"}}), ca.Issue(certtest.Leaf{Names: []string{"one.test"}, KeyType: "rsa-2048"})
+		one := func(name string, v secrets.Value) *secrets.Credential {
+			return credential(t, "{vault://env/p/"+name+"}", string(v.Reveal()), n)
+		}
+		s.mu.Lock()
+		s.set = secrets.NewSet(uint64(n), one("c", a.Cert), one("k", a.Key), one("ca", b.Cert), one("ka", b.Key))
+		s.mu.Unlock()
+		if s.p != nil {
+			s.setHint <- struct{}{}
+		}
+	}
+	offer(1)
+	s.start()
+	var both []string
+	for _, b := range s.serves(1).Active {
+		both = append(both, b.Fingerprint)
+	}
+	offer(2)
+	s.serves(2)
+	g, err := s.p.RevokeCertificate(t.Context(), Wish{Certificate: "one.test", Version: 1, Actor: "user root"})
+	if err != nil || len(both) != 2 || !slices.Equal(g.Revoked, both) {
+		t.Errorf("granted %+v, %v; expected both of %v", g, err, both)
 	}
 }
 
