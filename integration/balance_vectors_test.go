@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -67,7 +68,7 @@ func loadBalancing(t *testing.T, name string) *balancing {
 // balanceRig is a rig whose origins 19990 and up refuse.
 func balanceRig(t *testing.T) *rig {
 	t.Helper()
-	return newRig(t, map[string]any{})
+	return newRig(t, map[string]any{"admin": adminAddress})
 }
 
 func (r *rig) must(config json.RawMessage) {
@@ -299,4 +300,173 @@ func garble(t *testing.T, n *atomic.Int64) {
 			_ = c.Close()
 		}
 	}()
+}
+
+// adminAddress is where rigs have their admin listener.
+const adminAddress = "127.0.0.1:18001"
+
+// admin asks the admin listener and answers status and body.
+func (r *rig) admin(method, path string) (int, any) {
+	r.t.Helper()
+	req, err := http.NewRequest(method, "http://"+adminAddress+path, nil)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	var v any
+	if resp.StatusCode != http.StatusNoContent {
+		if err := json.NewDecoder(resp.Body).Decode(&v); err != nil {
+			r.t.Fatalf("%s %s: %v", method, path, err)
+		}
+	}
+	return resp.StatusCode, v
+}
+
+// healthLike compares a recorded answer about health with one of here: values of the
+// database's own and the order of lists apart.
+func healthLike(want, is any) bool {
+	return canonical(want) == canonical(is)
+}
+
+func canonical(v any) string {
+	switch v := v.(type) {
+	case map[string]any:
+		var parts []string
+		for k, x := range v {
+			if k != "id" && !slices.Contains(volatile, k) {
+				parts = append(parts, k+":"+canonical(x))
+			}
+		}
+		slices.Sort(parts)
+		return "{" + strings.Join(parts, ",") + "}"
+	case []any:
+		var parts []string
+		for _, x := range v {
+			parts = append(parts, canonical(x))
+		}
+		slices.Sort(parts)
+		return "[" + strings.Join(parts, ",") + "]"
+	}
+	return fmt.Sprint(v)
+}
+
+func (r *rig) sameHealth(what string, recorded map[string]any) {
+	r.t.Helper()
+	for path, want := range recorded {
+		if !strings.Contains(path, "/health") {
+			continue // lists of entities are the Admin API's
+		}
+		if _, is := r.admin("GET", path); !healthLike(want, is) {
+			r.t.Errorf("%s %s:\n%s\nwant\n%s", what, path, canonical(is), canonical(want))
+		}
+	}
+}
+
+// TestBalanceVectorPassive walks through a recording: ejection by traffic, its health, and the
+// orders of an operator. The second recording begins with what the first left.
+func TestBalanceVectorPassive(t *testing.T) {
+	r := balanceRig(t)
+	for _, name := range []string{"passive-http500", "passive-timeout"} {
+		b := loadBalancing(t, name)
+		r.must(b.Config)
+		r.origins.mu.Lock()
+		r.origins.act = func(s *seen) *canned {
+			if s.Port == 19901 {
+				return &canned{Status: 500, Body: "broken"}
+			}
+			return nil
+		}
+		r.origins.mu.Unlock()
+		for _, s := range b.Steps {
+			what, target, _ := strings.Cut(s.Step, " 127")
+			switch {
+			case s.Seq != nil:
+				r.passiveRequests(name, s.Seq)
+			case what == "PUT healthy":
+				r.order(name, "127.0.0.1:19901", "healthy", s.Status)
+			case what == "PUT unhealthy":
+				r.order(name, "127"+target, "unhealthy", s.Status)
+			case what == "PUT healthy unknown":
+				r.order(name, "127.0.0.1:1", "healthy", s.Status)
+			case what == "all unhealthy":
+				var body string
+				if err := json.Unmarshal(s.Body, &body); err != nil {
+					t.Fatal(err)
+				}
+				if resp, _ := r.ask("GET", "/x"); resp.Status != s.Status || !sameError(body, resp.Body) {
+					t.Errorf("%s: %d %s", name, resp.Status, resp.Body)
+				}
+			}
+			r.sameHealth(name+" "+s.Step, s.Health)
+		}
+	}
+}
+
+func (r *rig) order(name, target, order string, want int) {
+	r.t.Helper()
+	if status, _ := r.admin("PUT", "/upstreams/u/targets/"+target+"/"+order); status != want {
+		r.t.Errorf("%s: PUT %s %s: %d, want %d", name, target, order, status, want)
+	}
+}
+
+// passiveRequests sends as many requests as recorded and compares how often each
+// status came from which target.
+func (r *rig) passiveRequests(name string, seq [][]any) {
+	r.t.Helper()
+	want, is := map[string]int{}, map[string]int{}
+	for _, s := range seq {
+		want[fmt.Sprint(s[0], s[1])]++
+		resp, ports := r.ask("GET", "/x")
+		if ports == nil {
+			ports = []int{}
+		}
+		is[fmt.Sprint(resp.Status, ports)]++
+	}
+	if !maps.Equal(is, want) {
+		r.t.Errorf("%s: %v, want %v", name, is, want)
+	}
+}
+
+// TestBalanceVectorActive holds what probes say and what becomes of targets. The
+// recorded 19902 answered 500.
+func TestBalanceVectorActive(t *testing.T) {
+	r, b := balanceRig(t), loadBalancing(t, "active")
+	r.origins.mu.Lock()
+	r.origins.act = func(s *seen) *canned {
+		if s.Port == 19902 {
+			return &canned{Status: 500}
+		}
+		return nil
+	}
+	r.origins.mu.Unlock()
+	r.must(b.Config)
+	want := canonical(b.Health["/upstreams/u/health"])
+	poll(t, "the probes have judged", 10*time.Second, func() bool {
+		_, is := r.admin("GET", "/upstreams/u/health")
+		return canonical(is) == want
+	})
+	time.Sleep(1200 * time.Millisecond)
+	r.sameHealth("active", b.Health)
+	probes := map[int]int{}
+	for _, p := range r.origins.take(nil) {
+		w := b.Probes[0]
+		if p.Method != w.Method || p.Target != w.Target || p.Version != w.Version || !slices.Equal(p.Headers, w.Headers) {
+			t.Errorf("probe %+v, want %+v", p, w)
+		}
+		probes[p.Port]++
+	}
+	if probes[19901] < 2 || probes[19902] < 2 {
+		t.Errorf("probes %v", probes)
+	}
+	for range 10 {
+		resp, ports := r.ask("GET", "/x")
+		ports = slices.DeleteFunc(ports, func(p int) bool { return p == 19902 }) // its probes
+		if resp.Status != 200 || len(ports) == 0 {
+			t.Errorf("%d from %v", resp.Status, ports)
+		}
+	}
 }

@@ -286,6 +286,7 @@ func (n *node) supportTasks() []task {
 		{"documents", n.documents.Run},
 		{"publisher", n.publisher.Run},
 		{"upstream pools", n.pools.Run},
+		{"health checks", upstream.NewChecker(n.upstreams, n.log).Run},
 		{"ledger", n.ledger.Run},
 		{"session ticket keys", n.tickets.Run},
 		{"ACME challenges", n.challenges.Run},
@@ -310,6 +311,14 @@ func (n *node) supportTasks() []task {
 		tasks = append(tasks, echo(n.settings.EchoListen))
 	}
 	return append(tasks, n.sideListeners()...)
+}
+
+// upstreams are those of the snapshot in force, nil before the first.
+func (n *node) upstreams() *upstream.Set {
+	if s := n.publisher.Current(); s != nil {
+		return s.Upstreams
+	}
+	return nil
 }
 
 // frontTasks are what a signal ends first.

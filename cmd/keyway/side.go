@@ -22,7 +22,7 @@ import (
 // sideListeners are what listens beside the proxy: status, admin, manager.
 func (n *node) sideListeners() []task {
 	status := n.telemetry.StatusHandler(n)
-	facts := admin.Handler(n.adminFacts, status)
+	facts := admin.Handler(n.adminFacts, status, (*healthDesk)(n))
 	page := admin.Page(func() any { return n.telemetry.Status(n) })
 	var tasks []task
 	add := func(name string, addresses []string, h http.Handler, secure bool) {

@@ -21,10 +21,14 @@ type Facts struct {
 	Document *spec.Document  // in force, nil before the first
 }
 
-// Handler serves GET / and, through status, /status and /metrics. Writing is not
-// possible: documents are changed where they come from.
-func Handler(facts func() Facts, status http.Handler) http.Handler {
+// Handler serves GET / and, through status, /status and /metrics, and the health of
+// targets, nil for none. Writing is not possible: documents are changed where they
+// come from. The health of a target is no document, and may be set.
+func Handler(facts func() Facts, status http.Handler, targets Targets) http.Handler {
 	mux := http.NewServeMux()
+	if targets != nil {
+		(&health{facts, targets}).register(mux)
+	}
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, root(facts())) })
 	mux.Handle("GET /status", status)
 	mux.Handle("GET /status/ready", status)

@@ -17,7 +17,7 @@ func handler() http.Handler {
 		return Facts{Tagline: "Welcome to keyway", Version: "1.2.3", NodeID: "id", Plugins: map[string]bool{"cors": true, "acl": true}, Document: doc}
 	}
 	status := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, "status of "+r.URL.Path) })
-	return Handler(facts, status)
+	return Handler(facts, status, nil)
 }
 
 func ask(h http.Handler, method, path string, lines ...string) *httptest.ResponseRecorder {
@@ -53,7 +53,7 @@ func TestRootTellsTheFacts(t *testing.T) {
 	if w.Header().Get("Content-Type") != "application/json; charset=utf-8" || w.Header().Get("Cache-Control") != "no-store" {
 		t.Errorf("fields %v", w.Header())
 	}
-	empty := Handler(func() Facts { return Facts{} }, http.NotFoundHandler())
+	empty := Handler(func() Facts { return Facts{} }, http.NotFoundHandler(), nil)
 	if w := ask(empty, "GET", "/"); w.Code != 200 || !strings.Contains(w.Body.String(), `"enabled_in_cluster": {}`) {
 		t.Errorf("before the first document: %d %s", w.Code, w.Body)
 	}

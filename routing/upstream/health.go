@@ -1,9 +1,10 @@
 package upstream
 
 import (
+	"net"
 	"net/netip"
-	"reflect"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,32 +22,80 @@ type vitals struct {
 	since atomic.Int64 // when it came up last, in Unix nanoseconds; 0 if it always was
 	speed average      // of response times; only where the algorithm asks
 
-	mu        sync.Mutex // guards the counters
-	successes int
-	http      int
-	tcp       int
-	timeouts  int
+	mu     sync.Mutex // guards the counters
+	counts [2]counters
 }
 
-// rules is how passive checks judge: limits of counters, of which 0 is "never",
-// and the statuses that count. Immutable.
+// source is who says something about a target's health. Each counts for itself.
+type source uint8
+
+const (
+	byTraffic source = iota
+	byProbe
+)
+
+// counters are events in a row.
+type counters struct{ successes, http, tcp, timeouts int }
+
+// event is one observation of a target.
+type event uint8
+
+const (
+	eventSuccess event = iota
+	eventStatus        // a status of the unhealthy list
+	eventTCP           // no connection, or a broken one
+	eventTimeout
+)
+
+// count takes an event in: a success forgets failures, and a failure successes.
+func (c *counters) count(e event) {
+	if e == eventSuccess {
+		*c = counters{successes: c.successes + 1}
+		return
+	}
+	c.successes = 0
+	switch e {
+	case eventStatus:
+		c.http++
+	case eventTCP:
+		c.tcp++
+	default:
+		c.timeouts++
+	}
+}
+
+// rules is how an upstream's targets are judged. Immutable.
 type rules struct {
-	source    spec.PassiveCheck
 	threshold float64
+	sides     [2]side
+	active    *active // nil when nothing is probed
+}
+
+// side is how one source judges: limits of counters, of which 0 is "never", and the
+// statuses that count.
+type side struct {
+	limits    counters
 	good, bad statusSet
+}
+
+func newSide(h *spec.Healthy, u *spec.Unhealthy) side {
+	s := side{limits: counters{h.Successes, u.HTTPFailures, u.TCPFailures, u.Timeouts}}
+	s.good.add(h.HTTPStatuses)
+	s.bad.add(u.HTTPStatuses)
+	return s
 }
 
 // newRules answers nil when no counter is ever counted: the common case then
 // pays nothing.
 func newRules(h *spec.Healthchecks) *rules {
-	p := &h.Passive
-	judges := p.Unhealthy.TCPFailures > 0 || p.Unhealthy.Timeouts > 0 || p.Unhealthy.HTTPFailures > 0 || p.Healthy.Successes > 0
-	if !judges && h.Threshold == 0 {
+	p, a := &h.Passive, &h.Active
+	r := &rules{threshold: h.Threshold, sides: [2]side{newSide(&p.Healthy, &p.Unhealthy), newSide(&a.Healthy, &a.Unhealthy)}}
+	if a.Healthy.Interval > 0 || a.Unhealthy.Interval > 0 {
+		r.active = newActive(a)
+	}
+	if r.sides[byTraffic].limits == (counters{}) && h.Threshold == 0 && r.active == nil {
 		return nil
 	}
-	r := &rules{source: *p, threshold: h.Threshold}
-	r.good.add(p.Healthy.HTTPStatuses)
-	r.bad.add(p.Unhealthy.HTTPStatuses)
 	return r
 }
 
@@ -54,7 +103,7 @@ func (r *rules) equal(o *rules) bool {
 	if r == nil || o == nil {
 		return r == o
 	}
-	return r.threshold == o.threshold && reflect.DeepEqual(r.source, o.source)
+	return r.threshold == o.threshold && r.sides == o.sides && r.active.equal(o.active)
 }
 
 // statusSet is a set of status codes 0..1023.
@@ -93,11 +142,11 @@ func (b *balancer) answered(t *target, status int) {
 	if b.rules == nil {
 		return
 	}
-	switch {
-	case b.rules.good.has(status):
-		b.judge(t, func(v *vitals) { v.successes++; v.http, v.tcp, v.timeouts = 0, 0, 0 })
-	case b.rules.bad.has(status):
-		b.judge(t, func(v *vitals) { v.http++; v.successes = 0 })
+	switch side := &b.rules.sides[byTraffic]; {
+	case side.good.has(status):
+		b.judge(t, byTraffic, eventSuccess)
+	case side.bad.has(status):
+		b.judge(t, byTraffic, eventStatus)
 	}
 }
 
@@ -107,37 +156,34 @@ func (b *balancer) failed(t *target, f *fault) {
 		return
 	}
 	if f.timeout {
-		b.judge(t, func(v *vitals) { v.timeouts++; v.successes = 0 })
+		b.judge(t, byTraffic, eventTimeout)
 		return
 	}
-	b.judge(t, func(v *vitals) { v.tcp++; v.successes = 0 })
+	b.judge(t, byTraffic, eventTCP)
 }
 
-// judge changes a counter and, when a limit is reached, the target's health.
-// A target that was judged unhealthy by traffic gets none any more, so only
-// answers still under way or Mark bring it back.
-func (b *balancer) judge(t *target, count func(*vitals)) {
-	u, v := &b.rules.source.Unhealthy, t.vitals
+// judge takes an event in and, when a limit is reached, changes the target's health.
+func (b *balancer) judge(t *target, who source, e event) {
+	limits, v := &b.rules.sides[who].limits, t.vitals
 	reached := func(n, limit int) bool { return limit > 0 && n >= limit }
 	v.mu.Lock()
-	count(v)
+	defer v.mu.Unlock()
+	c := &v.counts[who]
+	c.count(e)
 	was := v.down.Load()
-	now := was
 	switch {
-	case reached(v.http, u.HTTPFailures), reached(v.tcp, u.TCPFailures), reached(v.timeouts, u.Timeouts):
-		now = true
-	case was && reached(v.successes, b.rules.source.Healthy.Successes):
-		now = false
+	case reached(c.http, limits.http), reached(c.tcp, limits.tcp), reached(c.timeouts, limits.timeouts):
+		b.settle(v, was, true)
+	case was && reached(c.successes, limits.successes):
+		b.settle(v, was, false)
 	}
-	b.settle(v, was, now)
-	v.mu.Unlock()
 }
 
 // mark sets a target's health by order and forgets what was counted.
 func (b *balancer) mark(t *target, healthy bool) {
 	v := t.vitals
 	v.mu.Lock()
-	v.successes, v.http, v.tcp, v.timeouts = 0, 0, 0, 0
+	v.counts = [2]counters{}
 	b.settle(v, v.down.Load(), !healthy)
 	v.mu.Unlock()
 }
@@ -151,6 +197,7 @@ func (b *balancer) settle(v *vitals, was, down bool) {
 		v.since.Store(time.Now().UnixNano())
 		v.speed.forget()
 	}
+	v.counts = [2]counters{}
 	v.down.Store(down)
 	b.epoch.Add(1)
 }
@@ -181,24 +228,46 @@ type Health struct {
 func (s *Set) Health() []Health {
 	var out []Health
 	for _, b := range s.sorted {
-		for _, t := range b.targets {
-			h := Health{Upstream: b.name, Target: t.name, State: b.state(t), Weight: t.weight, Open: t.vitals.open.Load()}
-			if t.addr.IsValid() {
-				h.Address = t.addr.String()
-				out = append(out, h)
-				continue
-			}
-			addrs, lost := s.pools.names.peek(t.host)
-			if lost {
-				h.State = DNSError
-			}
-			if len(addrs) == 0 {
-				out = append(out, h)
-			}
-			for _, a := range addrs {
-				h.Address = netip.AddrPortFrom(a, t.port).String()
-				out = append(out, h)
-			}
+		out = b.health(s.pools, out)
+	}
+	return out
+}
+
+// Overview is the health of one upstream.
+type Overview struct {
+	Serving bool // requests find a target
+	Checked bool // something judges its targets
+	Targets []Health
+}
+
+// Overview answers the health of an upstream by its id.
+func (s *Set) Overview(upstreamID string) (Overview, bool) {
+	b := s.named[upstreamID]
+	if b == nil {
+		return Overview{}, false
+	}
+	return Overview{Serving: len(b.current().wheel) > 0, Checked: b.rules != nil, Targets: b.health(s.pools, nil)}, true
+}
+
+// health appends an entry for each known address of each target.
+func (b *balancer) health(p *Pools, out []Health) []Health {
+	for _, t := range b.targets {
+		h := Health{Upstream: b.name, Target: t.name, State: b.state(t), Weight: t.weight, Open: t.vitals.open.Load()}
+		if t.addr.IsValid() {
+			h.Address = t.addr.String()
+			out = append(out, h)
+			continue
+		}
+		addrs, lost := p.names.peek(t.host)
+		if lost {
+			h.State = DNSError
+		}
+		if len(addrs) == 0 {
+			out = append(out, h)
+		}
+		for _, a := range addrs {
+			h.Address = netip.AddrPortFrom(a, t.port).String()
+			out = append(out, h)
 		}
 	}
 	return out
@@ -221,6 +290,9 @@ func (s *Set) Mark(upstream, target string, healthy bool) bool {
 	i := slices.IndexFunc(s.sorted, func(b *balancer) bool { return b.id == upstream || b.name == upstream })
 	if i < 0 {
 		return false
+	}
+	if host, port, err := splitTarget(target); err == nil {
+		target = net.JoinHostPort(host, strconv.Itoa(int(port)))
 	}
 	for _, t := range s.sorted[i].targets {
 		if t.name == target {

@@ -78,7 +78,7 @@ func Build(prev *Set, in Inputs) (*Set, spec.Problems) {
 	}
 	for _, u := range in.Doc.Upstreams {
 		byName[strings.ToLower(u.Name)] = u
-		b, bad := s.compile(prev.named[u.ID], u, targets[u.ID])
+		b, bad := s.compile(prev.named[u.ID], &in, u, targets[u.ID])
 		problems = append(problems, bad...)
 		s.named[u.ID] = b
 		s.sorted = append(s.sorted, b)
@@ -152,7 +152,7 @@ func (s *Set) single(prev *Set, svc *spec.Service) *balancer {
 
 // compile makes the balancer of an upstream, or answers was, the previous one,
 // when nothing about it changed.
-func (s *Set) compile(was *balancer, u *spec.Upstream, list []*spec.Target) (*balancer, spec.Problems) {
+func (s *Set) compile(was *balancer, in *Inputs, u *spec.Upstream, list []*spec.Target) (*balancer, spec.Problems) {
 	b := &balancer{
 		name: u.Name, id: u.ID, named: true,
 		method: methodOf(u.Algorithm), hash: hashingOf(u), hostField: u.HostHeader,
@@ -164,6 +164,9 @@ func (s *Set) compile(was *balancer, u *spec.Upstream, list []*spec.Target) (*ba
 	}
 	s.warn(u)
 	var problems spec.Problems
+	if bad := in.probing(b.rules, u); bad != nil {
+		problems = append(problems, bad)
+	}
 	for _, t := range list {
 		host, port, err := splitTarget(t.Target)
 		if err == nil && len(b.targets) == maxTargets {
@@ -227,9 +230,6 @@ func (b *balancer) sameAs(o *balancer) bool {
 func (s *Set) warn(u *spec.Upstream) {
 	note := func(format string, args ...any) {
 		s.warnings = append(s.warnings, fmt.Sprintf("upstream %q: ", u.Name)+fmt.Sprintf(format, args...))
-	}
-	if a := u.Healthchecks.Active; a.Healthy.Interval > 0 || a.Unhealthy.Interval > 0 {
-		note("active health checks are not implemented yet; only traffic is judged")
 	}
 	if u.UseSRVName {
 		note("use_srv_name has no effect: SRV records are not looked up")

@@ -52,21 +52,60 @@ func (in *Inputs) transport(s *spec.Service, up *spec.Upstream) (*transport, err
 		t.trustPrint = print + "/" + strconv.Itoa(t.depth)
 	}
 	bundle, err := in.bundle(s, up)
+	if err == nil {
+		err = t.show(bundle)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("client_certificate: %w", err)
 	}
+	return t, nil
+}
+
+// show makes the transport show a pair, nil for none.
+func (t *transport) show(bundle *certs.Bundle) error {
 	if bundle == nil {
-		return t, nil
+		return nil
 	}
+	var err error
 	if t.client, err = bundle.TLS(); err != nil {
-		return nil, fmt.Errorf("client_certificate: %w", err)
+		return err
 	}
 	sum := sha256.New()
 	for _, der := range t.client.Certificate {
 		sum.Write(der)
 	}
 	t.clientPrint = hex.EncodeToString(sum.Sum(nil))
-	return t, nil
+	return nil
+}
+
+// probing gives the active checks of an upstream their TLS. Without it targets
+// keep the health they have: nothing is probed.
+func (in *Inputs) probing(r *rules, u *spec.Upstream) *spec.Problem {
+	if r == nil || r.active == nil || u.Healthchecks.Active.Type != "https" && u.Healthchecks.Active.Type != "grpcs" {
+		return nil
+	}
+	t := &transport{verify: u.Healthchecks.Active.HTTPSVerifyCertificate, depth: -1}
+	var err error
+	if t.verify && in.Roots != nil {
+		if t.roots, t.trustPrint, err = in.Roots(nil); err != nil {
+			err = fmt.Errorf("ca_certificates: %w", err)
+		}
+	}
+	if err == nil && u.ClientCertificate != "" && in.ClientCertificate != nil {
+		var bundle *certs.Bundle
+		if bundle, err = in.ClientCertificate(u.ClientCertificate); err == nil {
+			err = t.show(bundle)
+		}
+	}
+	if err != nil {
+		r.active = nil
+		return &spec.Problem{
+			Pos: u.Pos, Entity: "upstreams", ID: u.ID, Name: u.Name, Field: "healthchecks.active",
+			Reason: spec.ReasonCredential, Message: "targets are not probed: " + err.Error(),
+		}
+	}
+	r.active.tls = t
+	return nil
 }
 
 // bundle answers the pair that a service's connections show, nil for none.
