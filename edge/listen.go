@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/keyway-edge/keyway/edge/exchange"
+	"github.com/keyway-edge/keyway/edge/proxyproto"
 	"github.com/keyway-edge/keyway/routing"
 )
 
@@ -34,6 +35,9 @@ type Endpoint struct {
 	Address string // host:port
 	TLS     bool
 	Policy  routing.Policy // "" for the node's
+	// Proxied makes the trusted peers say in a PROXY header, first of all, who their
+	// client is. Others are clients themselves.
+	Proxied bool
 }
 
 // ConnObserver is told of connections and handshakes; telemetry implements it.
@@ -230,6 +234,9 @@ func (s *Server) serve(ctx context.Context, c *trackedConn, e Endpoint) {
 		ID: s.next.Add(1), Listener: e.Name, Protocol: "HTTP/1.1", Opened: time.Now(),
 		Peer: addrPort(c.RemoteAddr()), Local: addrPort(c.LocalAddr()),
 	}
+	if e.Proxied && s.Config.trusts(info.Peer.Addr().Unmap()) && !s.introduce(c, info) {
+		return
+	}
 	policy := e.Policy
 	if policy == "" {
 		policy = s.Config.Policy
@@ -240,7 +247,7 @@ func (s *Server) serve(ctx context.Context, c *trackedConn, e Endpoint) {
 		s.HTTP1.ServeConn(ctx, c, info)
 		return
 	}
-	tc := s.handshake(ctx, c)
+	tc := s.handshake(ctx, c, info.Peer.Addr())
 	if tc == nil {
 		return
 	}
@@ -261,14 +268,37 @@ func (s *Server) serve(ctx context.Context, c *trackedConn, e Endpoint) {
 	s.HTTP1.ServeConn(ctx, tc, info)
 }
 
-// handshake makes the TLS connection; nil when there is none and c is closed.
-func (s *Server) handshake(ctx context.Context, c *trackedConn) *tls.Conn {
-	limit := s.HandshakeTimeout
-	if limit == 0 {
-		limit = 10 * time.Second
+// introduce takes the client from the PROXY header of a trusted peer. It answers
+// false, and c is closed, when there is no good one: a connection without is one
+// that somebody made past the load balancer, or a mistake of its configuration.
+func (s *Server) introduce(c *trackedConn, info *exchange.Conn) bool {
+	_ = c.SetReadDeadline(time.Now().Add(s.handshakeLimit()))
+	h, err := proxyproto.Read(c.Conn)
+	if err != nil {
+		if !errors.Is(err, io.EOF) { // a look at whether the port is open
+			s.Log.Warn("connection closed: a peer of trusted_ips has to begin with a PROXY header on this listener (proxy_protocol)", slog.String("endpoint", info.Listener), slog.String("peer", info.Peer.String()), slog.Any("error", err))
+		}
+		_ = c.Close()
+		return false
 	}
-	began, peer := time.Now(), addrPort(c.RemoteAddr()).Addr()
-	_ = c.SetDeadline(began.Add(limit))
+	_ = c.SetReadDeadline(time.Time{})
+	if h.Known() {
+		info.Peer = h.Source
+	}
+	return true
+}
+
+func (s *Server) handshakeLimit() time.Duration {
+	if s.HandshakeTimeout == 0 {
+		return 10 * time.Second
+	}
+	return s.HandshakeTimeout
+}
+
+// handshake makes the TLS connection; nil when there is none and c is closed.
+func (s *Server) handshake(ctx context.Context, c *trackedConn, peer netip.Addr) *tls.Conn {
+	began := time.Now()
+	_ = c.SetDeadline(began.Add(s.handshakeLimit()))
 	tc := tls.Server(c, s.Terminator.Config())
 	err := tc.HandshakeContext(ctx)
 	if err == nil {

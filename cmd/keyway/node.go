@@ -227,7 +227,7 @@ func (n *node) endpoints() []edge.Endpoint {
 	var all []edge.Endpoint
 	add := func(name string, addresses []string, secure bool) {
 		for _, a := range addresses {
-			all = append(all, edge.Endpoint{Name: name, Address: a, TLS: secure, Policy: n.settings.ListenerPolicies[a]})
+			all = append(all, edge.Endpoint{Name: name, Address: a, TLS: secure, Policy: n.settings.ListenerPolicies[a], Proxied: n.settings.proxied(a)})
 		}
 	}
 	add("proxy", n.settings.ProxyListen, false)

@@ -48,6 +48,7 @@ type settings struct {
 
 	RequestPolicy    routing.Policy
 	ListenerPolicies map[string]routing.Policy // by address
+	ProxyProtocol    []string                  // addresses, or "all"
 	TrustedIPs       []netip.Prefix
 	RealIPHeader     string
 	RealIPRecursive  bool
@@ -316,11 +317,24 @@ func (s *settings) agree(values map[string]origined) []error {
 			errs = append(errs, fmt.Errorf("setting request_policy (from %s): nothing listens on %q; expected an address as proxy_listen or proxy_tls_listen has it", values["request_policy"].from, a))
 		}
 	}
+	for _, a := range s.ProxyProtocol {
+		if a != "all" && !slices.Contains(s.ProxyListen, a) && !slices.Contains(s.ProxyTLSListen, a) {
+			errs = append(errs, fmt.Errorf("setting proxy_protocol (from %s): nothing listens on %q; expected an address as proxy_listen or proxy_tls_listen has it, or all", values["proxy_protocol"].from, a))
+		}
+	}
+	if len(s.ProxyProtocol) > 0 && len(s.TrustedIPs) == 0 {
+		errs = append(errs, fmt.Errorf("setting proxy_protocol (from %s): no peer is trusted; expected the addresses of the load balancers in trusted_ips", values["proxy_protocol"].from))
+	}
 	if (s.TLSCert == "") != (s.TLSKey == "") {
 		errs = append(errs, errors.New("settings tls_cert and tls_key go together: set both or neither"))
 	}
 	errs = append(errs, s.agreeOnVault()...)
 	return errs
+}
+
+// proxied says whether a listener expects PROXY headers.
+func (s *settings) proxied(address string) bool {
+	return slices.Contains(s.ProxyProtocol, "all") || slices.Contains(s.ProxyProtocol, address)
 }
 
 type origined struct{ text, from string }

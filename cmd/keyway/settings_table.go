@@ -89,6 +89,13 @@ func requestSettings() []setting {
 	return []setting{
 		{key: "request_policy", def: "strict", form: "strict or compatible, and address=policy for listeners that differ", meaning: "how doubtful paths and headers are treated", apply: requestPolicy},
 		{key: "trusted_ips", def: "", form: "a comma list of addresses and CIDRs", meaning: "peers whose X-Forwarded-* and real_ip_header are believed", apply: trustedIPs},
+		{key: "proxy_protocol", def: "", form: "a comma list of addresses as in proxy_listen and proxy_tls_listen, or all", meaning: "listeners on which peers of trusted_ips begin each connection with a PROXY protocol header, version 1 or 2, that names the client", apply: func(s *settings, v string) error {
+			if v == "all" {
+				s.ProxyProtocol = []string{v}
+				return nil
+			}
+			return addresses(func(s *settings) *[]string { return &s.ProxyProtocol })(s, v)
+		}},
 		{key: "real_ip_header", def: "X-Real-IP", form: "a header name", meaning: "where a trusted peer says who the client is", apply: headerName(func(s *settings) *string { return &s.RealIPHeader })},
 		{key: "real_ip_recursive", def: "off", form: "on or off", meaning: "take the last address of the list that is not itself trusted", apply: boolean(func(s *settings) *bool { return &s.RealIPRecursive })},
 		{key: "headers", def: "server_tokens, latency_tokens, X-Kong-Request-Id", form: "off, or a comma list of header names and groups", meaning: "headers that are added to responses", apply: headerSet(func(s *settings) *edgeHeaderSet { return &s.Headers })},

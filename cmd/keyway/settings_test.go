@@ -85,7 +85,7 @@ func TestSettingsBadValues(t *testing.T) {
 		"grace": "30", "handshake_timeout": "-1s", "header_timeout": "0s", "body_idle_timeout": "x", "body_min_rate": "-1", "write_stall_timeout": "x", "idle_timeout": "x",
 		"keepalive_requests": "0", "header_limit": "10", "header_line_limit": "1", "header_count_limit": "1", "target_limit": "1", "body_limit": "-1", "max_connections": "-1",
 		"http2_streams": "0", "upstream_keepalive_pool_size": "-1", "upstream_keepalive_max_requests": "0", "upstream_keepalive_idle_timeout": "1", "upstream_tls_verify": "x", "canary_window": "1", "canary_failures": "-1", "revoke_at_stop": "x",
-		"tls_ech_public_name": "edge", "tls_ocsp": "x", "last_known_good": "maybe", "lastgood_key": "relative", "vault_hcv_port": "many", "vault_hcv_base64_decode": "perhaps",
+		"proxy_protocol": "on", "tls_ech_public_name": "edge", "tls_ocsp": "x", "last_known_good": "maybe", "lastgood_key": "relative", "vault_hcv_port": "many", "vault_hcv_base64_decode": "perhaps",
 	}
 	free := []string{"data_dir", "documents", "node_id", "zone", "tls_cert", "tls_key", "access_log", "shared_state", "shared_state_key", "lastgood_dir"} // any text is a path or a name
 	var env []string
@@ -202,5 +202,20 @@ func TestPairOfTheDefaultSlot(t *testing.T) {
 	const pasted = "MC4CAQAwBQYDK2VwBCIEIA-secret"
 	if _, _, err = (&vaults{}).defaultPair(&settings{TLSCert: "{vault://env/c}", TLSKey: pasted}); err == nil || strings.Contains(err.Error(), pasted) || !strings.Contains(err.Error(), "tls_key") {
 		t.Errorf("what is no file may be a key, and must not be shown: %v", err)
+	}
+}
+
+func TestSettingsProxyProtocol(t *testing.T) {
+	s, err := readSettings("", []string{"KEYWAY_PROXY_PROTOCOL=127.0.0.1:9000", "KEYWAY_PROXY_LISTEN=:8000,127.0.0.1:9000", "KEYWAY_TRUSTED_IPS=10.0.0.0/8"}, nil)
+	if err != nil || s.proxied(":8000") || !s.proxied("127.0.0.1:9000") {
+		t.Errorf("%v, %v", s.ProxyProtocol, err)
+	}
+	if s, err := readSettings("", []string{"KEYWAY_PROXY_PROTOCOL=all", "KEYWAY_TRUSTED_IPS=10.0.0.0/8"}, nil); err != nil || !s.proxied(":8443") {
+		t.Errorf("all: %v", err)
+	}
+	for value, want := range map[string]string{":8008": `nothing listens on ":8008"`, "all": "trusted_ips"} {
+		if _, err := readSettings("", []string{"KEYWAY_PROXY_PROTOCOL=" + value}, nil); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", value, err)
+		}
 	}
 }

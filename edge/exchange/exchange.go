@@ -68,7 +68,7 @@ type Attempt struct {
 type Conn struct {
 	ID         uint64
 	Listener   string         // name of the listener, for logs
-	Peer       netip.AddrPort // the other end of the socket
+	Peer       netip.AddrPort // the other end of the socket, or the client that it introduced with a PROXY header
 	Local      netip.AddrPort // this end
 	TLS        *tls.ConnectionState
 	Protocol   string // "HTTP/1.1" or "HTTP/2.0" as negotiated
