@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"fmt"
@@ -111,7 +112,34 @@ certificates:
 	if out := g.said("certs", "ech"); !strings.Contains(out, "public.test") || len(strings.Fields(out)) != 4 {
 		t.Errorf("certs ech:\n%s", out)
 	}
-	if out := g.said("audit", "query", "--kind", "admin"); strings.Count(out, "check") < 4 || !strings.Contains(out, "renew") {
+	sessions := tls.NewLRUClientSessionCache(4)
+	resumes := func() bool {
+		c, err := tls.Dial("tcp", g.tls, &tls.Config{ServerName: "issued.test", RootCAs: roots, ClientSessionCache: sessions, MaxVersion: tls.VersionTLS12})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = c.Close() }()
+		return c.ConnectionState().DidResume
+	}
+	if resumes(); !resumes() {
+		t.Error("sessions are not resumed; the next shows nothing")
+	}
+	before := g.said("certs", "ech")
+	for _, use := range []string{"tickets", "ech"} {
+		if out := g.said("certs", "rotate-keys", use, "--reason", "seen"); !strings.Contains(out, use) || strings.Contains(out, "not told") {
+			t.Errorf("certs rotate-keys %s:\n%s", use, out)
+		}
+	}
+	if resumes() {
+		t.Error("a session is resumed after its keys were replaced")
+	}
+	if after := g.said("certs", "ech"); after == before {
+		t.Error("the ECH configuration is the same after its keys were replaced")
+	}
+	if out, err := g.run("certs", "rotate-keys", "others"); err == nil || !strings.Contains(out, "expected tickets or ech") {
+		t.Errorf("keys of another use: %v\n%s", err, out)
+	}
+	if out := g.said("audit", "query", "--kind", "admin"); strings.Count(out, "rotate") < 2 || strings.Count(out, "check") < 4 || !strings.Contains(out, "renew") {
 		t.Errorf("the ledger:\n%s", out)
 	}
 }

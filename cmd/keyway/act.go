@@ -16,15 +16,16 @@ const actWait = 20 * time.Second
 // actions are what commands can ask a node to do. Each answers once it is done.
 func (n *node) actions() map[string]func(context.Context, control.Action) (any, error) {
 	return map[string]func(context.Context, control.Action) (any, error){
-		"secrets.pin":      n.pin,
-		"secrets.unpin":    n.unpin,
-		"secrets.check":    n.checkSecret,
-		"credentials.uses": n.uses,
-		"certs.rollback":   n.rollBack,
-		"certs.check":      n.checkCert,
-		"certs.renew":      n.renew,
-		"certs.ech":        n.echConfig,
-		"certs.revoke":     n.revoke,
+		"secrets.pin":       n.pin,
+		"secrets.unpin":     n.unpin,
+		"secrets.check":     n.checkSecret,
+		"credentials.uses":  n.uses,
+		"certs.rollback":    n.rollBack,
+		"certs.check":       n.checkCert,
+		"certs.renew":       n.renew,
+		"certs.ech":         n.echConfig,
+		"certs.rotate-keys": n.rotateKeys,
+		"certs.revoke":      n.revoke,
 	}
 }
 

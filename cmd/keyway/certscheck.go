@@ -247,10 +247,11 @@ func (c *cli) certsChecks() []*cobra.Command {
 			return c.print(f, "PUBLIC-NAME ECH", func(add func(...string)) { add(f.PublicName, f.ConfigList) })
 		},
 	}
-	for _, x := range []*cobra.Command{check, renew, ech} {
+	all := []*cobra.Command{check, renew, ech, c.rotateKeysCommand()}
+	for _, x := range all {
 		c.settingFlags(x, "data_dir")
 	}
-	return []*cobra.Command{check, renew, ech}
+	return all
 }
 
 func (c *cli) showVerdict(f verdictFacts) error {
