@@ -96,6 +96,18 @@ func (l *loop) answered(r result, now time.Time) {
 	a.probing, a.last = false, r.err
 }
 
+// heard takes a hint of the source: who hints is there, so the next probe need not
+// wait its step out, unless the source asked to be left alone.
+func (a *away) heard(now time.Time) {
+	var throttled *Throttled
+	if a.failures == 0 || errors.As(a.last, &throttled) {
+		return
+	}
+	if soon := latest(now, a.failed.began.Add(backoffFirst)); soon.Before(a.until) {
+		a.until = soon
+	}
+}
+
 // showAway makes the state of a source visible.
 func (l *loop) showAway(m *mount) {
 	a := &m.away

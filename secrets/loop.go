@@ -126,6 +126,7 @@ func (l *loop) mail() {
 // does not know better.
 func (l *loop) hinted(m *mount) {
 	now := time.Now()
+	m.away.heard(now)
 	touched := func(string) bool { return true }
 	if m.pointer != nil {
 		touched = m.pointer.Touched()

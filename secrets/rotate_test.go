@@ -100,6 +100,31 @@ func TestDeadSourceIsProbedOneAtATime(t *testing.T) {
 	})
 }
 
+// A source that hints is there: what it came back with is looked at in a second or
+// two, not at the end of a step; but hints of one that is away make no probe a second.
+func TestAHintEndsTheWaitForASource(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, b bench, _ *events) {
+		b.source.Put("k", "one")
+		b.Resolve(t.Context(), plan("{vault://fake/k}"))
+		b.source.Fail(fmt.Errorf("down: %w", secrets.ErrUnavailable))
+		time.Sleep(time.Hour)
+		before := b.source.Fetches("k")
+		for range 100 {
+			b.source.Hint()
+			time.Sleep(100 * time.Millisecond)
+		}
+		if n := b.source.Fetches("k") - before; n < 8 || n > 11 {
+			t.Errorf("%d probes in 10 s of hints; expected one a second", n)
+		}
+		time.Sleep(time.Hour)
+		b.source.Fail(nil)
+		b.source.Put("k", "two")
+		b.source.Hint()
+		time.Sleep(2 * time.Second)
+		b.expect("{vault://fake/k}", secrets.Active, 2, "two")
+	})
+}
+
 // One resource that always fails does not keep the others from being looked at.
 func TestOneBrokenResourceStarvesNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -14,8 +14,9 @@ const (
 	sweep     = 10 * time.Minute // how often Secrets that nobody asks for are looked for
 	lasting   = 5 * time.Minute  // a watch lasts this long, and up to twice, before the server ends it
 	pauseMin  = time.Second
-	pauseMost = 30 * time.Second
-	brief     = time.Second // a watch that ended earlier has failed
+	pauseMost = 30 * time.Second // where the account may not watch
+	awayMost  = 4 * time.Second  // where the server is away: what was missed is known 5 s after its return
+	brief     = time.Second      // a watch that ended earlier has failed
 )
 
 // Run watches the Secrets that were asked for until ctx ends, and has ended all of
@@ -101,7 +102,12 @@ func (s *Source) follow(ctx context.Context, f *followed) {
 	}
 	for failed := 0; ; {
 		began := time.Now()
-		err := s.once(ctx, f, func() { s.up(f); leave(true) })
+		err := s.once(ctx, f, func() {
+			if s.up(f); failed > 0 {
+				signal(s.changed) // whoever found the server away need not wait any longer
+			}
+			leave(true)
+		})
 		leave(ctx.Err() == nil && !away(err))
 		s.down(f, errors.Is(err, errExpired))
 		if ctx.Err() != nil {
@@ -131,8 +137,8 @@ func away(err error) bool {
 	return errors.Is(err, secrets.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded)
 }
 
-// turns lets one watch at a time try a server that does not answer, further and
-// further apart, however many watches wait for it.
+// turns lets one watch at a time try a server that does not answer, seconds apart,
+// however many watches wait for it.
 type turns struct {
 	one      chan struct{} // holds an item while somebody has the turn, who alone uses what follows
 	failures int
@@ -176,12 +182,14 @@ func sleep(ctx context.Context, d time.Duration) bool {
 }
 
 // pause doubles with failures, with jitter, so that replicas do not come back as
-// one. A server that says when to come again is believed.
+// one. It begins small for a refusal too: an API server that starts refuses all
+// until it knows its rules. A server that says when to come again is believed.
 func pause(failed int, err error) time.Duration {
-	most := pauseMost
-	if !errors.Is(err, secrets.ErrDenied) {
-		most = min(pauseMin<<min(failed-1, 10), pauseMost)
+	most := awayMost
+	if errors.Is(err, secrets.ErrDenied) {
+		most = pauseMost
 	}
+	most = min(pauseMin<<min(failed-1, 10), most)
 	d := most/2 + rand.N(most/2+1) //nolint:gosec // jitter is no secret
 	var throttled *secrets.Throttled
 	if errors.As(err, &throttled) {

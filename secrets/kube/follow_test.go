@@ -68,12 +68,12 @@ func TestADeadServerIsTriedByOneWatchAtATime(t *testing.T) {
 		synctest.Wait()
 		before := s.asked.Load()
 		time.Sleep(10 * time.Minute)
-		// Steps of at least half of 1, 2, 4, 8, 16 and then 30 s: 5 tries, then 4 a minute at most.
-		if n := s.asked.Load() - before; n < 15 || n > 50 {
-			t.Errorf("%d tries in 10 minutes with %d watches; expected 20 to 45", n, count)
+		// All together 2 to 4 s apart.
+		if n := s.asked.Load() - before; n < 140 || n > 310 {
+			t.Errorf("%d tries in 10 minutes with %d watches; expected 150 to 300", n, count)
 		}
 		s.down.Store(false)
-		time.Sleep(time.Minute)
+		time.Sleep(9 * time.Second) // the first in 4 s, the last of them 4 s after that
 		src.mu.Lock()
 		up := 0
 		for _, f := range src.known {

@@ -161,6 +161,24 @@ func TestAClosedWatchGoesOnWhereItWas(t *testing.T) {
 	}
 }
 
+func TestWhatWasWatchedIsNoAnswerOfADeadServer(t *testing.T) {
+	s := fake(t)
+	src := s.open(t, nil)
+	s.put("db", map[string]string{"password": "one"})
+	run(t, src)
+	_, _ = field(t, src, "db", "password")
+	live(t, src, key{"own", "db"})
+	s.with(func() { s.status = 503 })
+	s.cutWatches()
+	for range 1000 {
+		if _, err := field(t, src, "db", "password"); errors.Is(err, secrets.ErrUnavailable) {
+			return
+		}
+		time.Sleep(10 * time.Millisecond) // the network is real here
+	}
+	t.Error("after its watch ended the source still answers what it brought")
+}
+
 func TestAVersionTooOldIsListedAgain(t *testing.T) {
 	s := fake(t)
 	src := s.open(t, nil)
@@ -329,9 +347,10 @@ func TestPauses(t *testing.T) {
 			from, end time.Duration
 		}{
 			{1, secrets.ErrUnavailable, 500 * time.Millisecond, time.Second},
-			{4, secrets.ErrUnavailable, 4 * time.Second, 8 * time.Second},
-			{100, secrets.ErrUnavailable, 15 * time.Second, 30 * time.Second},
-			{1, secrets.ErrDenied, 15 * time.Second, 30 * time.Second},
+			{3, secrets.ErrUnavailable, 2 * time.Second, 4 * time.Second},
+			{100, secrets.ErrUnavailable, 2 * time.Second, 4 * time.Second},
+			{1, secrets.ErrDenied, 500 * time.Millisecond, time.Second},
+			{100, secrets.ErrDenied, 15 * time.Second, 30 * time.Second},
 			{1, throttled, 45 * time.Second, 45 * time.Second},
 		} {
 			if d := pause(tt.failed, tt.err); d < tt.from || d > tt.end {
