@@ -225,6 +225,10 @@ func (p *Publisher) publish(ctx context.Context, in Inputs) *Snapshot {
 	p.keepHolds(prev, next)
 	p.condemn(ctx, prev, next)
 	p.recorder.Built(next, report)
-	p.log.Info("snapshot published", slog.Uint64("generation", next.Generation), slog.Duration("took", report.Took), slog.Int("problems", len(next.Problems)))
+	say := p.log.Debug // changes of credentials have lines of their own
+	if report.NewDoc {
+		say = p.log.Info
+	}
+	say("snapshot published", slog.Uint64("generation", next.Generation), slog.Duration("took", report.Took), slog.Int("problems", len(next.Problems)))
 	return next
 }

@@ -68,17 +68,21 @@ func prepareDataDir(dir string) error {
 	return nil
 }
 
-// newLogger makes the node's log.
+// newLogger makes the node's log. Whoever asks for debug has every line.
 func newLogger(s *settings, w io.Writer) (*slog.Logger, error) {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(s.LogLevel)); err != nil {
 		return nil, fmt.Errorf("setting log_level: %w", err)
 	}
 	opts := &slog.HandlerOptions{Level: level}
+	var h slog.Handler = slog.NewJSONHandler(w, opts)
 	if s.LogFormat == "text" {
-		return slog.New(slog.NewTextHandler(w, opts)), nil
+		h = slog.NewTextHandler(w, opts)
 	}
-	return slog.New(slog.NewJSONHandler(w, opts)), nil
+	if level > slog.LevelDebug {
+		h = newCalmLog(h)
+	}
+	return slog.New(h), nil
 }
 
 // signals tells a shutdown in two steps: the first SIGTERM or SIGINT ends the

@@ -71,6 +71,7 @@ type Telemetry struct {
 	builds    map[string]uint64 // by result
 	buildLast time.Duration
 	rotateDur map[string]*histogram // by kind
+	told      map[string]bool       // problems of the last build
 
 	ledgerFailed atomic.Uint64
 }
@@ -220,9 +221,25 @@ func (t *Telemetry) Built(s *edge.Snapshot, r *edge.Report) {
 	if r.NewDoc {
 		t.append(secrets.Event{Time: now, Kind: "document", Subject: "documents", Result: result, Reason: changes(r.Changes), Generation: s.Generation, Actor: "node"})
 	}
-	for _, p := range s.Problems {
+	for _, p := range t.fresh(s.Problems) {
 		t.opts.Log.Warn("object is quarantined or served with a remark", slog.String("entity", p.Entity), slog.String("name", p.Name), slog.String("id", p.ID), slog.String("field", p.Field), slog.String("reason", string(p.Reason)), slog.String("message", p.Message))
 	}
+}
+
+// fresh are the problems that the build before did not have: a problem is told once, and
+// not with each change of something else.
+func (t *Telemetry) fresh(all spec.Problems) (list spec.Problems) {
+	told := make(map[string]bool, len(all))
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, p := range all {
+		key := p.Entity + " " + p.ID + " " + p.Error()
+		if told[key] = true; !t.told[key] {
+			list = append(list, p)
+		}
+	}
+	t.told = told
+	return list
 }
 
 // BuildFailed counts documents that did not load.
