@@ -46,6 +46,8 @@ type ConnObserver interface {
 	Closed(endpoint string)
 	// Handshake is called once for each TLS connection: state is nil when err is not.
 	Handshake(serverName string, state *tls.ConnectionState, took time.Duration, err error)
+	// Refused is called for a connection that is closed before its first request.
+	Refused(endpoint, reason string)
 }
 
 // Server accepts connections and hands them to the engines.
@@ -59,10 +61,13 @@ type Server struct {
 	HandshakeTimeout time.Duration // of the TLS handshake; zero for 10 s
 	Grace            time.Duration // how long a drain may take; zero for 30 s
 	MaxConns         int           // connections at a time, more are refused; zero for no limit
+	MaxPerClient     int           // of them of one client address, or of one /64 of IPv6; zero for no limit
+	MaxHandshakes    int           // TLS handshakes at a time; zero for no limit
 
 	listeners []net.Listener
 	next      atomic.Uint64
 	revoked   revokedSet
+	admission admission
 
 	mu       sync.Mutex // guards conns, side and draining
 	conns    map[*trackedConn]struct{}
@@ -91,6 +96,7 @@ func (c *trackedConn) CloseWrite() error {
 // Listen opens every endpoint, or none: on an error the opened ones are closed.
 func (s *Server) Listen(ctx context.Context) error {
 	s.conns = make(map[*trackedConn]struct{})
+	s.admission.perClient, s.admission.handshakes = s.MaxPerClient, s.MaxHandshakes
 	var lc net.ListenConfig
 	for _, e := range s.Endpoints {
 		l, err := lc.Listen(ctx, "tcp", e.Address)
@@ -194,7 +200,8 @@ func (s *Server) accept(ctx, stopping context.Context, l net.Listener, e Endpoin
 func (s *Server) admit(ctx context.Context, c net.Conn, e Endpoint) {
 	tc := &trackedConn{Conn: c}
 	if !s.track(tc) {
-		_ = c.Close()
+		s.Observer.Refused(e.Name, refusedFull)
+		reset(c)
 		return
 	}
 	go s.serve(ctx, tc, e)
@@ -235,8 +242,16 @@ func (s *Server) serve(ctx context.Context, c *trackedConn, e Endpoint) {
 		Peer: addrPort(c.RemoteAddr()), Local: addrPort(c.LocalAddr()),
 	}
 	if e.Proxied && s.Config.trusts(info.Peer.Addr().Unmap()) && !s.introduce(c, info) {
+		s.Observer.Refused(e.Name, refusedHeader)
 		return
 	}
+	client := info.Peer.Addr()
+	if !s.admission.enter(client) {
+		s.Observer.Refused(e.Name, refusedClient)
+		reset(c.Conn)
+		return
+	}
+	defer s.admission.leave(client)
 	policy := e.Policy
 	if policy == "" {
 		policy = s.Config.Policy
@@ -247,7 +262,13 @@ func (s *Server) serve(ctx context.Context, c *trackedConn, e Endpoint) {
 		s.HTTP1.ServeConn(ctx, c, info)
 		return
 	}
-	tc := s.handshake(ctx, c, info.Peer.Addr())
+	if !s.admission.shake() {
+		s.Observer.Refused(e.Name, refusedHandshakes)
+		reset(c.Conn)
+		return
+	}
+	tc := s.handshake(ctx, c, client)
+	s.admission.shaken()
 	if tc == nil {
 		return
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -75,8 +76,17 @@ type counts struct {
 	mu           sync.Mutex // guards the group below
 	open, opened int
 	shakes       []error
+	refused      map[string]int
 }
 
+func (c *counts) Refused(_, reason string) {
+	c.mu.Lock()
+	if c.refused == nil {
+		c.refused = map[string]int{}
+	}
+	c.refused[reason]++
+	c.mu.Unlock()
+}
 func (c *counts) Opened(string) { c.mu.Lock(); c.open++; c.opened++; c.mu.Unlock() }
 func (c *counts) Closed(string) { c.mu.Lock(); c.open--; c.mu.Unlock() }
 func (c *counts) Handshake(_ string, state *tls.ConnectionState, _ time.Duration, err error) {
@@ -229,6 +239,74 @@ func TestServerLimitsConnections(t *testing.T) {
 	}
 	_ = first.Close()
 	poll(t, "the place of a closed connection must be free again", func() bool { return line(dial(t, h.clear), "c") == "ok" })
+}
+
+func TestServerLimitsConnectionsOfOneClient(t *testing.T) {
+	h := serve(t, "", func(s *Server) { s.MaxPerClient = 2 })
+	from := func(source string) net.Conn {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(source)}}
+		c, err := d.Dial("tcp", h.clear)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		return c
+	}
+	first, second := from("127.0.0.7"), from("127.0.0.7")
+	if line(first, "a") != "ok" || line(second, "b") != "ok" {
+		t.Fatal("two may be open")
+	}
+	if line(from("127.0.0.7"), "c") != "" {
+		t.Error("the third is one too many")
+	}
+	if line(from("127.0.0.8"), "d") != "ok" {
+		t.Error("another client is not to be refused for it")
+	}
+	_ = first.Close()
+	poll(t, "the place of a closed connection must be free again", func() bool { return line(from("127.0.0.7"), "e") == "ok" })
+	if !h.seen.see(func(c *counts) bool { return c.refused[refusedClient] > 0 && len(c.refused) == 1 })() {
+		t.Errorf("refused %v", h.seen.refused)
+	}
+}
+
+func TestAdmissionCountsNetworksOfIPv6(t *testing.T) {
+	a := &admission{perClient: 1}
+	one, same, other := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2"), netip.MustParseAddr("2001:db8:0:1::1")
+	mapped, plain := netip.MustParseAddr("::ffff:192.0.2.1"), netip.MustParseAddr("192.0.2.1")
+	if !a.enter(one) || a.enter(same) || !a.enter(other) || !a.enter(mapped) || a.enter(plain) {
+		t.Error("a /64 is one client, and so is an address in either form")
+	}
+	for _, x := range []netip.Addr{one, other, plain} {
+		a.leave(x)
+	}
+	if len(a.open) != 0 {
+		t.Errorf("left over: %v", a.open)
+	}
+}
+
+func TestServerLimitsHandshakesUnderWay(t *testing.T) {
+	h := serve(t, "", func(s *Server) { s.MaxHandshakes = 1 })
+	silent := dial(t, h.secure)
+	poll(t, "the handshake of the silent one is under way", func() bool {
+		h.server.admission.mu.Lock()
+		defer h.server.admission.mu.Unlock()
+		return h.server.admission.shaking == 1
+	})
+	if _, err := dial(t, h.secure).Read(make([]byte, 1)); err == nil {
+		t.Error("a second handshake was begun")
+	}
+	if line(dial(t, h.clear), "a") != "ok" {
+		t.Error("in clear nobody is to be refused for it")
+	}
+	_ = silent.Close()
+	poll(t, "handshakes are taken again", func() bool {
+		return h.seen.see(func(c *counts) bool { return c.refused[refusedHandshakes] > 0 })() && func() bool {
+			h.server.admission.mu.Lock()
+			defer h.server.admission.mu.Unlock()
+			return h.server.admission.shaking == 0
+		}()
+	})
 }
 
 func TestServerLimitsHandshakes(t *testing.T) {

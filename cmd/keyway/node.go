@@ -218,7 +218,7 @@ func (n *node) listen(ctx context.Context) error {
 	h1 := newHTTP1(handler, s)
 	n.server = &edge.Server{
 		Endpoints: n.endpoints(), Config: n.config, Terminator: n.term, HTTP1: h1, HTTP2: h2, Observer: n.telemetry,
-		Log: n.log, HandshakeTimeout: s.HandshakeTimeout, Grace: s.Grace, MaxConns: s.MaxConnections,
+		Log: n.log, HandshakeTimeout: s.HandshakeTimeout, Grace: s.Grace, MaxConns: s.MaxConnections, MaxPerClient: s.MaxPerClient, MaxHandshakes: s.MaxHandshakes,
 	}
 	return n.server.Listen(ctx)
 }

@@ -82,6 +82,8 @@ type settings struct {
 	TargetLimit      int
 	BodyLimit        int64
 	MaxConnections   int
+	MaxPerClient     int // connections of one client
+	MaxHandshakes    int
 	HTTP2Streams     int
 
 	UpstreamPool     int

@@ -130,6 +130,8 @@ func limitSettings() []setting {
 		{key: "target_limit", def: "8192", form: n, meaning: "bytes of a request target, 414 above", apply: integer(func(s *settings) *int { return &s.TargetLimit }, 256)},
 		{key: "body_limit", def: "0", form: n, meaning: "bytes of a request body, 413 above; 0 for no limit", apply: integer(func(s *settings) *int64 { return &s.BodyLimit }, 0)},
 		{key: "max_connections", def: "0", form: n, meaning: "client connections at a time, more are refused; 0 for no limit", apply: integer(func(s *settings) *int { return &s.MaxConnections }, 0)},
+		{key: "max_connections_per_client", def: "0", form: n, meaning: "connections at a time of one client address, or of one /64 of IPv6, more are refused; 0 for no limit", apply: integer(func(s *settings) *int { return &s.MaxPerClient }, 0)},
+		{key: "max_handshakes", def: "0", form: n, meaning: "TLS handshakes at a time, more are refused; 0 for no limit", apply: integer(func(s *settings) *int { return &s.MaxHandshakes }, 0)},
 		{key: "http2_streams", def: "100", form: n, meaning: "concurrent streams of an HTTP/2 connection", apply: integer(func(s *settings) *int { return &s.HTTP2Streams }, 1)},
 	}
 }

@@ -129,6 +129,11 @@ func (c *collector) connections(out chan<- prometheus.Metric) {
 		emit(out, "keyway_connections_total", "Client connections accepted", prometheus.CounterValue, float64(n.total.Load()), labels{"listener", name.(string)})
 		return true
 	})
+	c.t.refused.Range(func(key, v any) bool {
+		r := key.(refusal)
+		emit(out, "keyway_connections_refused_total", "Client connections closed before their first request", prometheus.CounterValue, float64(v.(*atomic.Uint64).Load()), labels{"listener", r.listener, "reason", r.reason})
+		return true
+	})
 	c.t.shakes.Range(func(key, v any) bool {
 		s := key.(shake)
 		emit(out, "keyway_tls_handshakes_total", "TLS handshakes by result, version, key exchange group and cipher suite", prometheus.CounterValue, float64(v.(*atomic.Uint64).Load()), labels{"result", s.result, "version", s.version, "group", s.group, "cipher", s.cipher})

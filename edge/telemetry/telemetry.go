@@ -63,6 +63,7 @@ type Telemetry struct {
 
 	open     sync.Map // endpoint name -> *connCount
 	shakes   sync.Map // shake -> *atomic.Uint64
+	refused  sync.Map // refusal -> *atomic.Uint64
 	shakeDur histogram
 
 	mu        sync.Mutex // guards the group below
@@ -77,6 +78,9 @@ type Telemetry struct {
 }
 
 type connCount struct{ open, total atomic.Int64 }
+
+// refusal is a listener and why it refused a connection.
+type refusal struct{ listener, reason string }
 
 type shake struct{ result, version, group, cipher string }
 
@@ -155,9 +159,17 @@ func (t *Telemetry) Handshake(_ string, state *tls.ConnectionState, took time.Du
 		}
 		t.shakeDur.observe(took)
 	}
-	n, ok := t.shakes.Load(key)
+	countIn(&t.shakes, key)
+}
+
+// Refused counts a connection that was closed before its first request.
+func (t *Telemetry) Refused(endpoint, reason string) { countIn(&t.refused, refusal{endpoint, reason}) }
+
+// countIn adds one under a key, of which there are few.
+func countIn(m *sync.Map, key any) {
+	n, ok := m.Load(key)
 	if !ok {
-		n, _ = t.shakes.LoadOrStore(key, new(atomic.Uint64))
+		n, _ = m.LoadOrStore(key, new(atomic.Uint64))
 	}
 	n.(*atomic.Uint64).Add(1)
 }

@@ -135,6 +135,8 @@ func TestConnectionsAndHandshakes(t *testing.T) {
 	tel.Opened("proxy")
 	tel.Opened("proxy")
 	tel.Closed("proxy")
+	tel.Refused("proxy", "max_connections")
+	tel.Refused("proxy", "max_connections")
 	state := &tls.ConnectionState{Version: tls.VersionTLS13, CurveID: tls.X25519, CipherSuite: tls.TLS_AES_128_GCM_SHA256}
 	tel.Handshake("a.test", state, time.Millisecond, nil)
 	resumed := *state
@@ -149,7 +151,7 @@ func TestConnectionsAndHandshakes(t *testing.T) {
 	tel.Handshake("", nil, 0, errors.New("tls: client didn't provide a certificate"))
 	text := scrape(t, tel)
 	wantLines(t, text,
-		`keyway_connections_open{listener="proxy"} 1`, `keyway_connections_total{listener="proxy"} 2`,
+		`keyway_connections_open{listener="proxy"} 1`, `keyway_connections_total{listener="proxy"} 2`, `keyway_connections_refused_total{listener="proxy",reason="max_connections"} 2`,
 		`keyway_tls_handshakes_total{cipher="TLS_AES_128_GCM_SHA256",group="X25519",result="full",version="TLS 1.3"} 1`, `keyway_tls_handshakes_total{cipher="TLS_AES_128_GCM_SHA256",group="X25519",result="resumed",version="TLS 1.3"} 1`,
 		`keyway_tls_handshakes_total{cipher="",group="",result="failed",version=""} 50`, `keyway_tls_handshakes_total{cipher="",group="",result="closed_by_client",version=""} 1`,
 		`keyway_tls_handshakes_total{cipher="",group="",result="not_tls",version=""} 1`, `keyway_tls_handshakes_total{cipher="",group="",result="client_certificate",version=""} 1`,
@@ -227,6 +229,7 @@ func TestLawMetricNames(t *testing.T) {
 	tel.ObservePlugin(f.Context, policy.Observe{PerConsumer: true, StatusCode: true, Latency: true, Bandwidth: true, UpstreamHealth: true})
 	tel.Handshake("", nil, 0, io.EOF)
 	tel.Opened("proxy")
+	tel.Refused("proxy", "max_connections")
 	tel.Built(tel.opts.Current(), &edge.Report{Rotations: []edge.Rotation{{Kind: "secret", Result: "refused", Check: "parse"}}})
 	families, err := tel.registry.Gather()
 	if err != nil {
