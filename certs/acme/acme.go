@@ -81,6 +81,7 @@ type item struct {
 	next    time.Time // when to look at it
 	busy    bool
 	forced  time.Time // a renewal was asked for
+	instead string    // serial of the pair that was known then, "" for none
 }
 
 // Opener is the secrets.Opener of this type.
@@ -160,7 +161,7 @@ func (s *Source) want(names []string, keyType string, force bool) *item {
 	}
 	it.asked = now
 	if force && now.Sub(it.forced) >= forceGap {
-		it.forced, it.next = now, now
+		it.forced, it.instead, it.next = now, it.rec.Serial, now
 		hint(s.wake)
 	}
 	return it
@@ -338,10 +339,7 @@ func (s *Source) spareState() time.Time {
 
 // due says whether a set of names needs an order now, and if not, when to look again.
 func (s *Source) due(it *item, rec *record, now time.Time) (bool, time.Time) {
-	s.mu.Lock()
-	forced := it.forced
-	s.mu.Unlock()
-	if rec.Tried.Before(forced) {
+	if s.insists(it, rec) {
 		return true, now // by hand: whatever was planned
 	}
 	if rec.Failures > 0 && !slices.Contains(rec.Setups, s.cfg.print()) {
@@ -357,6 +355,14 @@ func (s *Source) due(it *item, rec *record, now time.Time) (bool, time.Time) {
 	return false, at
 }
 
+// insists says that a renewal was asked for, and neither tried since nor, at a replica,
+// done before this node heard of it.
+func (s *Source) insists(it *item, rec *record) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return rec.Tried.Before(it.forced) && (it.instead == "" || it.instead == rec.Serial)
+}
+
 // configured says whether a directory is still one of the issuer's.
 func (s *Source) configured(url string) bool {
 	return slices.ContainsFunc(s.authorities, func(a *authority) bool { return a.cfg.URL == url })
@@ -366,9 +372,7 @@ func (s *Source) configured(url string) bool {
 // look again.
 func (s *Source) issue(ctx context.Context, it *item, rec record) time.Time {
 	began := time.Now()
-	s.mu.Lock()
-	forced := rec.Tried.Before(it.forced)
-	s.mu.Unlock()
+	forced := s.insists(it, &rec)
 	if forced || !slices.Contains(rec.Setups, s.cfg.print()) {
 		rec.Spared = nil // whatever was planned
 	}

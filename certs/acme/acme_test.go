@@ -331,3 +331,28 @@ func TestStateAwayIsSpared(t *testing.T) {
 		r.must("n7.test")
 	})
 }
+
+// TestReplicasRenewOnceByHand has two nodes told that their pair was revoked, one after
+// the other: the second takes what the first got.
+func TestReplicasRenewOnceByHand(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newRig(t, nil, nil, "a")
+		b := newRig(t, a.ca, a.state, "b")
+		b.deps.Challenges = a.deps.Challenges
+		began := time.Now()
+		a.run("a.test")
+		b.run("a.test")
+		time.Sleep(day)
+		old := b.must("a.test").Version
+		for i, r := range []*rig{a, b} {
+			_, _ = r.Fetch(t.Context(), secrets.Request{Resource: "id", Options: map[string]string{"names": "a.test", "key_type": "ecdsa-p256"}, Force: true})
+			time.Sleep(30 * time.Second)
+			if r.must("a.test").Version == old {
+				t.Errorf("node %d has the pair that was revoked", i)
+			}
+		}
+		if _, orders := a.ca.since(began); orders != 2 {
+			t.Errorf("%d orders, want 2", orders)
+		}
+	})
+}

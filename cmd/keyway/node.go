@@ -64,13 +64,14 @@ type node struct {
 	server     *edge.Server
 	stapler    *ocsp.Stapler // nil when it is off
 	rulings    *rulings.Store
+	condemned  chan struct{} // certificates were revoked
 	term       *edge.Terminator
 	draining   atomic.Bool
 }
 
 // newNode wires a node. It opens files and listeners and starts nothing else.
 func newNode(ctx context.Context, s *settings, log *slog.Logger, out io.Writer) (*node, error) {
-	n := &node{settings: s, log: log, out: out}
+	n := &node{settings: s, log: log, out: out, condemned: make(chan struct{}, 1)}
 	n.config = &edge.Config{
 		Version: version, NodeID: s.NodeID, Policy: s.RequestPolicy, TrustedIPs: s.TrustedIPs,
 		RealIPHeader: s.RealIPHeader, RealIPRecursive: s.RealIPRecursive, Headers: s.Headers,
@@ -291,6 +292,7 @@ func (n *node) supportTasks() []task {
 		{"session ticket keys", n.tickets.Run},
 		{"ACME challenges", n.challenges.Run},
 		{"revocations of replicas", func(ctx context.Context) error { return n.rulings.Run(ctx, n.shared, n.publisher.Rebuild, n.log) }},
+		{"successors of what was revoked", n.reissuer().Run},
 		{"names on demand", n.demand.Run},
 		{"documents with names on demand", n.desired.Run},
 		{"control socket", control.New(n.settings.DataDir, (*controlled)(n)).Run},

@@ -50,10 +50,14 @@ func (n *node) certify(ctx context.Context, b *edge.Builder) error {
 const rulingsWait = 2 * time.Second
 
 // compromised ends what the holder of a revoked certificate's key may have had a hand
-// in: sessions that could be resumed, and connections.
+// in: sessions that could be resumed, and connections. Their issuers are asked for others.
 func (n *node) compromised(ctx context.Context, r edge.Revoked) {
 	n.tickets.RotateNow()
 	n.server.Leave(ctx, r.Fingerprints)
+	select {
+	case n.condemned <- struct{}{}:
+	default:
+	}
 	n.log.Warn("certificates were revoked: session ticket keys are replaced, connections that used them end", slog.Any("fingerprints", r.Fingerprints))
 }
 
