@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -16,8 +17,8 @@ import (
 	"github.com/keyway-edge/keyway/secrets/secrettest"
 )
 
-// kubeNode is a node whose upstream credential is a key of a Kubernetes Secret, read
-// through a proxy that fails, with an account that may read that one Secret alone.
+// kubeNode is a node whose upstream credential and certificate are in Kubernetes Secrets,
+// read through a proxy that fails, with an account that may read these two alone.
 type kubeNode struct {
 	*gateway
 	k      *kubeServer
@@ -34,25 +35,25 @@ func newKubeNode(t *testing.T) *kubeNode {
 	t.Helper()
 	n := &kubeNode{k: startKube(t), up: &guard{}, roots: newAuthority(t, "edge")}
 	n.k.namespace("shop")
-	n.k.account("shop", "edge", []string{"get", "list", "watch"}, []string{"up"})
+	n.k.account("shop", "edge", []string{"get", "list", "watch"}, []string{"up", "pair"})
 	n.k.put("shop", "locked", map[string]string{"key": "canary-locked-c0ffee"})
 	n.f = faultProxy(t, n.k.addr, n.k.front(), n.k.a.pool())
 	n.origin = tattle(t, n.up.check)
 	n.rotate()
 	token := n.k.token("shop", "edge")
-	cert, key := encode(t, n.roots.server(t, "kept.test"))
-	n.secret.add(token, key, "canary-locked-c0ffee")
+	n.renew()
+	n.secret.add(token, "canary-locked-c0ffee")
 	host, port, _ := strings.Cut(n.origin.addr, ":")
 	n.gateway = start(t, options{env: debug(nil), dir: filepath.Join(t.TempDir(), "data"), document: fmt.Sprintf(`
 _format_version: "3.0"
 vaults: [{name: kube, prefix: kb, config: {server: "https://%s", token_file: %q, ca_file: %q, namespace: shop, ttl: 600, overlap: 1}}]
-certificates: [{cert: %q, key: %q, snis: [kept.test]}]
+certificates: [{cert: "{vault://kb/pair/tls.crt}", key: "{vault://kb/pair/tls.key}", snis: [kept.test]}]
 services:
 - {name: a, host: %s, port: %s, routes: [{paths: [/]}], x_keyway_upstream_auth: {type: header, name: X-Upstream-Key, value: "{vault://kb/up/key}"}}
 consumers:
 - {username: one, keyauth_credentials: [{key: "{vault://kb/locked/key}"}]}
 - {username: two, keyauth_credentials: [{key: "{vault://kb/kube-system/up/key}"}]}
-`, n.f.addr, file(t, t.TempDir(), "token", token), n.k.ca, cert, key, host, port)})
+`, n.f.addr, file(t, t.TempDir(), "token", token), n.k.ca, host, port)})
 	return n
 }
 
@@ -65,12 +66,26 @@ func (n *kubeNode) rotate() string {
 	return key
 }
 
+// renew puts a new certificate into its Secret and answers its serial number.
+func (n *kubeNode) renew() string {
+	n.k.t.Helper()
+	c := n.roots.server(n.k.t, "kept.test")
+	cert, key := encode(n.k.t, c)
+	n.k.put("shop", "pair", map[string]string{"tls.crt": cert, "tls.key": key})
+	n.secret.add(key)
+	leaf, err := x509.ParseCertificate(c.Certificate[0])
+	if err != nil {
+		n.k.t.Fatal(err)
+	}
+	return leaf.SerialNumber.String()
+}
+
 // uses says whether the upstream got this key.
 func (n *kubeNode) uses(key string) func() bool {
 	return func() bool { last, _ := n.up.state(); return last == key }
 }
 
-// TestKubeSecrets has a node use a Secret of a real API server while it changes, is
+// TestKubeSecrets has a node use Secrets of a real API server while they change, one is
 // deleted, may not be read, and while the API server is cut off and dies.
 func TestKubeSecrets(t *testing.T) {
 	n := newKubeNode(t)
@@ -90,7 +105,7 @@ func TestKubeSecrets(t *testing.T) {
 	t.Logf("%d requests, %d lost, recovery %.2f s", o.Requests, o.Lost, o.RecoveryS)
 }
 
-// rotatesUnderLoad changes the key and answers the last one.
+// rotatesUnderLoad changes key and certificate and answers the last key.
 func (n *kubeNode) rotatesUnderLoad(t *testing.T) (key string) {
 	t.Helper()
 	poll(t, "the first key is used", 10*time.Second, n.uses("canary-kube-1-c0ffee"))
@@ -99,6 +114,14 @@ func (n *kubeNode) rotatesUnderLoad(t *testing.T) (key string) {
 		key = n.rotate()
 		began := time.Now()
 		poll(t, "a changed key is used", 10*time.Second, n.uses(key))
+		took = append(took, time.Since(began))
+	}
+	for range 5 {
+		serial, began := n.renew(), time.Now()
+		poll(t, "a renewed certificate is served", 10*time.Second, func() bool {
+			leaf, err := shownLeaf(n.tls, "kept.test", n.roots.pool())
+			return err == nil && leaf.SerialNumber.String() == serial
+		})
 		took = append(took, time.Since(began))
 	}
 	slices.Sort(took)

@@ -162,11 +162,14 @@ func (k *kubeServer) namespace(name string) {
 // object is one in JSON.
 type object = map[string]any
 
-// put writes a Secret, new or not.
+// put writes a Secret, new or not; one with a certificate is of the type for these.
 func (k *kubeServer) put(namespace, name string, fields map[string]string) {
 	k.t.Helper()
 	at := "/api/v1/namespaces/" + namespace + "/secrets"
 	body := object{"metadata": object{"name": name}, "stringData": fields}
+	if fields["tls.crt"] != "" {
+		body["type"] = "kubernetes.io/tls"
+	}
 	if code, _ := k.try(http.MethodPut, at+"/"+name, body); code != http.StatusOK {
 		k.do(http.MethodPost, at, body)
 	}
