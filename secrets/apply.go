@@ -189,11 +189,14 @@ func (l *loop) revokeDue(now time.Time) {
 		return
 	}
 	l.revokeAt = time.Time{}
+	held := l.heldLeases()
 	l.revokes = slices.DeleteFunc(l.revokes, func(r revoke) bool {
 		switch {
 		case now.Before(r.at):
 			l.revokeAt = earliest(l.revokeAt, r.at)
 			return false
+		case held[heldLease{r.mount, r.lease.ID}]:
+			return true // wanted again since, and the source answered it once more; its end plans anew
 		case r.mount.away.failures > 0 && !r.mount.gone:
 			l.revokeAt = earliest(l.revokeAt, now.Add(backoffFirst))
 			return !r.lease.NotAfter.IsZero() && now.After(r.lease.NotAfter)
@@ -201,6 +204,23 @@ func (l *loop) revokeDue(now time.Time) {
 		l.wg.Go(func() { l.revoke(l.ctx, r) })
 		return true
 	})
+}
+
+// heldLease is a lease by its name.
+type heldLease struct {
+	mount *mount
+	id    string
+}
+
+// heldLeases are the leases in use.
+func (l *loop) heldLeases() map[heldLease]bool {
+	held := make(map[heldLease]bool)
+	for _, e := range l.entries {
+		if e.lease.ID != "" {
+			held[heldLease{e.mount, e.lease.ID}] = true
+		}
+	}
+	return held
 }
 
 // revoke gives one lease back, a few of a source at a time. It is not tried again:

@@ -239,10 +239,8 @@ func (l *loop) giveBackNow(m *mount, lease Lease) {
 	if m.revoker == nil || slices.ContainsFunc(l.revokes, func(r revoke) bool { return r.mount == m && r.lease.ID == lease.ID }) {
 		return
 	}
-	for _, e := range l.entries {
-		if e.mount == m && e.lease.ID == lease.ID {
-			return // the source answers one lease to all who ask
-		}
+	if l.heldLeases()[heldLease{m, lease.ID}] {
+		return // the source answers one lease to all who ask
 	}
 	l.wg.Go(func() { l.revoke(l.ctx, revoke{mount: m, lease: lease}) })
 }

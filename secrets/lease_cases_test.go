@@ -106,3 +106,43 @@ func TestSpreadOfTheBackoff(t *testing.T) {
 		b.expect(key, secrets.Stale, 1, "good")
 	})
 }
+
+// oneLease is a source that answers one lease to all who ask.
+type oneLease struct{ *fixedLeases }
+
+func (s oneLease) Fetch(ctx context.Context, r secrets.Request) (secrets.Lease, error) {
+	l, err := s.Source.Fetch(ctx, r)
+	if r.Resource == "other" {
+		return l, err
+	}
+	l.ID, l.TTL, l.NotAfter = "the-lease", time.Hour, time.Now().Add(time.Hour)
+	return l, err
+}
+
+// TestLeaseThatIsWantedAgainIsNotRevoked: a reference that left and came back within
+// its overlap, to the lease it had, keeps that lease.
+func TestLeaseThatIsWantedAgainIsNotRevoked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := oneLease{&fixedLeases{Source: secrettest.New(t)}}
+		b := bench{start(t, config(s)), t, s.Source}
+		s.Put("key", "x")
+		s.Put("other", "x") // keeps the vault open
+		const other = "{vault://fake/other}"
+		b.Resolve(t.Context(), plan(key, other))
+		b.Resolve(t.Context(), plan(other))
+		time.Sleep(10 * time.Second)
+		b.Resolve(t.Context(), plan(key, other))
+		time.Sleep(5 * time.Minute)
+		synctest.Wait()
+		if s.revoked > 0 {
+			t.Error("the lease in use was revoked")
+		}
+		b.expect(key, secrets.Active, 1, "x")
+		b.Resolve(t.Context(), plan(other))
+		time.Sleep(5 * time.Minute)
+		synctest.Wait()
+		if s.revoked != 1 {
+			t.Errorf("%d revocations after its release; expected one", s.revoked)
+		}
+	})
+}

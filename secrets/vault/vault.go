@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -265,8 +266,11 @@ func (s *Source) Renew(ctx context.Context, l secrets.Lease) (secrets.Lease, err
 	return l, nil
 }
 
-// Revoke ends a lease.
+// Revoke ends a lease. Whatever becomes of the call, it is not answered any more.
 func (s *Source) Revoke(ctx context.Context, l secrets.Lease) error {
+	s.mu.Lock()
+	maps.DeleteFunc(s.made, func(_ string, x secrets.Lease) bool { return x.ID != "" && x.ID == l.ID })
+	s.mu.Unlock()
 	_, err := s.Write(ctx, "sys/leases/revoke", map[string]any{"lease_id": l.ID})
 	return err
 }

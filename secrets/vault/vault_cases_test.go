@@ -2,7 +2,9 @@ package vault
 
 import (
 	"errors"
+	"fmt"
 	"net"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -90,5 +92,30 @@ func TestThrottledReadsAreOne(t *testing.T) {
 		if n := v.count("GET secret/x"); n != i+1 {
 			t.Errorf("Retry-After %q: %d calls for %d reads", retry, n, i+1)
 		}
+	}
+}
+
+// TestNoRevokedLeaseIsAnswered: what was made and then given back, by a check or at a
+// release, is not what the next read answers.
+func TestNoRevokedLeaseIsAnswered(t *testing.T) {
+	v := fake(t)
+	made := 0
+	v.script("GET database/creds/app", func(*http.Request, map[string]any) (int, any) {
+		made++
+		return 200, map[string]any{"request_id": "r", "lease_id": fmt.Sprint("lease-", made), "lease_duration": 3600, "renewable": false, "data": data{"password": "x"}}
+	})
+	v.on("PUT sys/leases/revoke", 204, nil)
+	s := v.open(map[string]any{"engine": "generic"}, Deps{})
+	one := secrets.Request{Resource: "database/creds/app"}
+	first := fetch(t, s, one)
+	if again := fetch(t, s, one); again.ID != first.ID {
+		t.Errorf("a young lease was not answered again: %s after %s", again.ID, first.ID)
+	}
+	checked := fetch(t, s, secrets.Request{Resource: one.Resource, Force: true})
+	if err := s.Revoke(t.Context(), checked); err != nil {
+		t.Fatal(err)
+	}
+	if next := fetch(t, s, one); next.ID == checked.ID {
+		t.Errorf("%s was revoked and is answered", next.ID)
 	}
 }
