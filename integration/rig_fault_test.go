@@ -167,8 +167,25 @@ func (f *faulty) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, `{"request_id":`)
 		panic(http.ErrAbortHandler)
 	}
-	f.proxy.ServeHTTP(w, r)
+	f.proxy.ServeHTTP(&noted{w, f, n}, r)
 }
+
+// noted keeps the status of a call that passed.
+type noted struct {
+	http.ResponseWriter
+	f *faulty
+	n int
+}
+
+func (w *noted) WriteHeader(status int) {
+	w.f.mu.Lock()
+	w.f.calls[w.n].status = status
+	w.f.mu.Unlock()
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Unwrap is for http.ResponseController.
+func (w *noted) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // hang waits for a time, or for a change, or for the caller to go.
 func hang(ctx context.Context, changed <-chan struct{}, d time.Duration) {
