@@ -53,8 +53,10 @@ func TestProxyProtocol(t *testing.T) {
 		_, _ = fmt.Fprintf(w, "forwarded for %s, real %s", strings.Join(r.Header.Values("X-Forwarded-For"), "+"), r.Header.Get("X-Real-IP"))
 	})
 	cert, key := pair(t, "a.test", "a.test")
-	g := start(t, options{document: fmt.Sprintf("_format_version: \"3.0\"\ncertificates: [{cert: %q, key: %q, snis: [a.test]}]\nservices: [{name: a, url: \"http://%s\", routes: [{paths: [/]}]}]\n", cert, key, o),
-		env: map[string]string{"KEYWAY_PROXY_PROTOCOL": "all", "KEYWAY_TRUSTED_IPS": "127.0.0.1/32"}})
+	g := start(t, options{
+		document: fmt.Sprintf("_format_version: \"3.0\"\ncertificates: [{cert: %q, key: %q, snis: [a.test]}]\nservices: [{name: a, url: \"http://%s\", routes: [{paths: [/]}]}]\n", cert, key, o),
+		env:      map[string]string{"KEYWAY_PROXY_PROTOCOL": "all", "KEYWAY_TRUSTED_IPS": "127.0.0.1/32"},
+	})
 	var conf strings.Builder
 	conf.WriteString("defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 30s\n  timeout server 30s\n")
 	fronts := map[string]string{}

@@ -34,11 +34,19 @@ func main() {
 	quick := flag.Bool("quick", false, "3 rounds of fewer requests, without certificates and routes")
 	rounds := flag.Int("rounds", 10, "rounds of each case")
 	only := flag.String("only", "", "comma list of cases (and sizes), printed and not written; all when empty")
-	client := flag.String("client", "", "used by itself: full or resumed handshakes against an address")
+	client := flag.String("client", "", "used by itself: full or resumed handshakes against an address, or messages of WebSockets (ws), or the origin of those (echo)")
 	n := flag.Int("n", 0, "used by itself: how many")
 	mlkem := flag.Bool("mlkem", false, "used by itself: offer X25519MLKEM768")
 	flag.Parse()
-	if *client != "" {
+	switch *client {
+	case "":
+	case "echo":
+		fmt.Fprintln(os.Stderr, echo(flag.Arg(0)))
+		os.Exit(1)
+	case "ws":
+		fmt.Println(websockets(flag.Arg(0), *n))
+		return
+	default:
 		fmt.Println(handshakes(*client, flag.Arg(0), *n, *mlkem))
 		return
 	}
@@ -59,6 +67,11 @@ func bench(ctx context.Context, keyway string, quick bool, rounds int, only stri
 		return err
 	}
 	defer backend.down()
+	sockets, err := l.sockets(ctx)
+	if err != nil {
+		return err
+	}
+	defer sockets.down()
 	scale := 1.0
 	if quick {
 		rounds, scale = 3, 0.4
@@ -109,7 +122,7 @@ func newLab(keyway string) (*lab, error) {
 		return nil, err
 	}
 	for name, data := range map[string]string{
-		"cert.pem": certPEM, "key.pem": keyPEM, "both.pem": certPEM + keyPEM, "www/100k": strings.Repeat("b", 100<<10),
+		"cert.pem": certPEM, "key.pem": keyPEM, "both.pem": certPEM + keyPEM, "www/100k": strings.Repeat("b", 100<<10), "1m": strings.Repeat("c", 1<<20),
 		"bare.yaml": document(100, false), "policy.yaml": document(100, true),
 	} {
 		path := filepath.Join(dir, name)
@@ -135,6 +148,18 @@ func (l *lab) backend(ctx context.Context) (*peer, error) {
 	return p, p.up(ctx, 1)
 }
 
+// sockets is the origin of WebSockets and uploads, on the origin's CPU.
+func (l *lab) sockets(ctx context.Context) (*peer, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("finding this program: %w", err)
+	}
+	p := &peer{name: "echo", port: echoPort, start: func(int) (*exec.Cmd, error) {
+		return pinned(2, "taskset", "-c", "1", self, "-client", "echo", fmt.Sprintf("127.0.0.1:%d", echoPort)), nil
+	}}
+	return p, p.up(ctx, 1)
+}
+
 // document is n routes to the origin; the last one takes what is measured. With
 // policy it asks for an API key and counts a limit that is never reached.
 func document(n int, policy bool) string {
@@ -144,6 +169,8 @@ func document(n int, policy bool) string {
 		fmt.Fprintf(&b, "  - {name: r%d, hosts: [h%d.example.com], paths: [/app%d/v1]}\n", i, i%50, i)
 	}
 	b.WriteString("  - {name: bench, paths: [/], strip_path: false}\n")
+	fmt.Fprintf(&b, "- {name: tls, url: \"https://127.0.0.1:%d\", tls_verify: false, routes: [{name: tls, paths: [/tls/], strip_path: false}]}\n", backendPort+1)
+	fmt.Fprintf(&b, "- {name: echo, url: \"http://127.0.0.1:%d\", routes: [{name: echo, paths: [/ws, /upload], strip_path: false}]}\n", echoPort)
 	if policy {
 		b.WriteString("plugins:\n- {name: key-auth}\n- {name: rate-limiting, config: {hour: 1000000000, policy: local}}\n" +
 			"consumers:\n- {username: c, keyauth_credentials: [{key: bench-key}]}\n")

@@ -95,7 +95,7 @@ func (l *lab) cases() []benchCase {
 	if l.caddy != "" {
 		all = append(all, l.caddyPeer())
 	}
-	few := []*peer{nginx, bare}
+	few, three := []*peer{nginx, bare}, []*peer{nginx, bare, haproxy}
 	return []benchCase{
 		{name: "h1-tls-1k", workers: 1, n: 60000, load: h2load("/1k", false, "--h1", "-c", "64"), peers: all},
 		{name: "h1-tls-1k-policy", workers: 1, n: 60000, load: h2load("/1k", false, "--h1", "-c", "64", "-H", "apikey: bench-key"), peers: []*peer{nginx, policy}},
@@ -105,6 +105,9 @@ func (l *lab) cases() []benchCase {
 		{name: "tls-full", workers: 1, n: 2000, load: own("full", false), peers: all},
 		{name: "tls-resumed", workers: 1, n: 2000, load: own("resumed", false), peers: all},
 		{name: "tls-full-mlkem768", workers: 1, n: 2000, load: own("full", true), peers: []*peer{nginx, defaults}, slow: true},
+		{name: "h1-tls-1k-upstream-tls", workers: 1, n: 40000, load: h2load("/tls/1k", false, "--h1", "-c", "64"), peers: three},
+		{name: "upload-1m", workers: 1, n: 1000, load: h2load("/upload", false, "--h1", "-c", "16", "-d", l.dir+"/1m"), peers: three},
+		{name: "ws-echo", workers: 1, n: 60000, load: own("ws", false), peers: three},
 		{name: "h1-tls-1k", workers: 2, n: 60000, load: h2load("/1k", false, "--h1", "-c", "64"), peers: few, slow: true},
 		{name: "h2-tls-1k", workers: 2, n: 60000, load: h2load("/1k", false, "-c", "10", "-m", "16"), peers: few, slow: true},
 	}

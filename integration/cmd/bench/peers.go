@@ -23,6 +23,7 @@ const (
 	haproxyPort = 19430
 	caddyPort   = 19440
 	keywayPort  = 19450
+	echoPort    = 19415
 )
 
 // peer is one proxy under measurement.
@@ -47,6 +48,7 @@ type lab struct {
 // values fill the templates.
 type values struct {
 	Workers, TLS, Plain, Backend int
+	Secure, Echo                 int // the origin over TLS, and that of WebSockets
 	Cert, Key, Both, Body        string
 }
 
@@ -61,7 +63,7 @@ func (l *lab) render(name string, port, workers int) (string, error) {
 		return "", fmt.Errorf("reading %s: %w", name, err)
 	}
 	var b bytes.Buffer
-	v := values{workers, port, port + 1, backendPort, l.dir + "/cert.pem", l.dir + "/key.pem", l.dir + "/both.pem", strings.Repeat("a", 1024)}
+	v := values{workers, port, port + 1, backendPort, backendPort + 1, echoPort, l.dir + "/cert.pem", l.dir + "/key.pem", l.dir + "/both.pem", strings.Repeat("a", 1024)}
 	if err := t.Execute(&b, v); err != nil {
 		return "", fmt.Errorf("filling %s: %w", name, err)
 	}
