@@ -85,30 +85,17 @@ func (n *node) checkCert(ctx context.Context, a control.Action) (any, error) {
 // offered answers what the source of a certificate has now. An issuer is not asked,
 // since that would have it issue: what it gave last is judged again.
 func (n *node) offered(ctx context.Context, doc *spec.Document, c *spec.Certificate) ([]certs.Pair, error) {
-	value := func(s spec.Secret) (secrets.Value, error) {
-		if s.Ref.IsZero() {
-			return s.Value, nil
-		}
-		if c.Issuer == "" {
-			return n.vaults.now(ctx, n, s.Ref)
-		}
-		x := n.broker.Current().Get(s.Ref)
-		if x == nil || x.Value.IsZero() {
-			return secrets.Value{}, errors.New("its issuer has given no pair yet; `keyway secrets list` says why")
-		}
-		return x.Value, nil
-	}
 	var pairs []certs.Pair
 	cert, key := doc.Pair(c)
 	for _, p := range [][2]spec.Secret{{cert, key}, {c.CertAlt, c.KeyAlt}} {
 		if p[0].IsZero() && p[1].IsZero() {
 			continue
 		}
-		var pair certs.Pair
-		var err error
-		if pair.Cert, err = value(p[0]); err == nil {
-			pair.Key, err = value(p[1])
+		read := n.askedNow
+		if c.Issuer != "" && !p[0].Ref.IsZero() {
+			read = n.issuedLast
 		}
+		pair, err := read(ctx, p[0], p[1])
 		if err != nil {
 			return nil, err
 		}
@@ -117,21 +104,59 @@ func (n *node) offered(ctx context.Context, doc *spec.Document, c *spec.Certific
 	return pairs, nil
 }
 
-// now asks the source of a reference past the broker.
-func (v *vaults) now(ctx context.Context, n *node, r secrets.Ref) (secrets.Value, error) {
+// issuedLast is the pair that an issuer gave last, both halves from one set.
+func (n *node) issuedLast(_ context.Context, cert, key spec.Secret) (certs.Pair, error) {
+	set := n.broker.Current()
+	x, y := set.Get(cert.Ref), set.Get(key.Ref)
+	if x == nil || y == nil || x.Value.IsZero() || y.Value.IsZero() {
+		return certs.Pair{}, errors.New("its issuer has given no pair yet; `keyway secrets list` says why")
+	}
+	return certs.Pair{Cert: x.Value, Key: y.Value}, nil
+}
+
+// askedNow asks for a pair, past the broker: once where one source has both halves,
+// which a rotation between two reads would tear apart.
+func (n *node) askedNow(ctx context.Context, cert, key spec.Secret) (certs.Pair, error) {
+	pair := certs.Pair{Cert: cert.Value, Key: key.Value}
+	if !cert.Ref.IsZero() && cert.Ref.Vault == key.Ref.Vault {
+		both, err := n.vaults.now(ctx, n, cert.Ref, key.Ref)
+		if err != nil {
+			return certs.Pair{}, err
+		}
+		return certs.Pair{Cert: both[0], Key: both[1]}, nil
+	}
+	for _, half := range []struct {
+		of spec.Secret
+		to *secrets.Value
+	}{{cert, &pair.Cert}, {key, &pair.Key}} {
+		if half.of.Ref.IsZero() {
+			continue
+		}
+		one, err := n.vaults.now(ctx, n, half.of.Ref)
+		if err != nil {
+			return certs.Pair{}, err
+		}
+		*half.to = one[0]
+	}
+	return pair, nil
+}
+
+// now asks the source of references to one vault past the broker.
+func (v *vaults) now(ctx context.Context, n *node, refs ...secrets.Ref) ([]secrets.Value, error) {
+	name := refs[0].Vault
 	all := v.fixed
 	if planned := v.planned.Load(); planned != nil {
 		all = append(all[:len(all):len(all)], *planned...)
 	}
-	i := slices.IndexFunc(all, func(x secrets.Vault) bool { return x.Name == r.Vault })
+	i := slices.IndexFunc(all, func(x secrets.Vault) bool { return x.Name == name })
 	if i < 0 {
-		return secrets.Value{}, fmt.Errorf("there is no vault named %q", r.Vault)
+		return nil, fmt.Errorf("there is no vault named %q", name)
 	}
 	open := openers(v.deps(n), n.issuing())[all[i].Kind]
 	if open == nil {
-		return secrets.Value{}, fmt.Errorf("vault %s: there is no source of kind %q", r.Vault, all[i].Kind)
+		return nil, fmt.Errorf("vault %s: there is no source of kind %q", name, all[i].Kind)
 	}
-	return secrets.FetchOnce(ctx, open, all[i], r)
+	return secrets.FetchTogether(ctx, open, all[i], refs...)
 }
 
 // renewFacts is what a renewal by command brought.
