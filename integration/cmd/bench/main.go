@@ -170,7 +170,7 @@ func document(n int, policy bool) string {
 	}
 	b.WriteString("  - {name: bench, paths: [/], strip_path: false}\n")
 	fmt.Fprintf(&b, "- {name: tls, url: \"https://127.0.0.1:%d\", tls_verify: false, routes: [{name: tls, paths: [/tls/], strip_path: false}]}\n", backendPort+1)
-	fmt.Fprintf(&b, "- {name: echo, url: \"http://127.0.0.1:%d\", routes: [{name: echo, paths: [/ws, /upload], strip_path: false}]}\n", echoPort)
+	fmt.Fprintf(&b, "- {name: echo, url: \"http://127.0.0.1:%d\", routes: [{name: echo, paths: [/ws, /upload], strip_path: false, request_buffering: false}]}\n", echoPort)
 	if policy {
 		b.WriteString("plugins:\n- {name: key-auth}\n- {name: rate-limiting, config: {hour: 1000000000, policy: local}}\n" +
 			"consumers:\n- {username: c, keyauth_credentials: [{key: bench-key}]}\n")
