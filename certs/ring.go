@@ -36,6 +36,7 @@ type ring struct {
 	revoked bool       // the keys are new because the old ones are not trusted: the state has to learn it
 	shared  time.Time  // when the keys were last those of the state
 	why     string     // the state's last failure
+	floor   time.Time  // keys from before it are not trusted, wherever they are found
 }
 
 // ringKey is one secret, as it is kept in the state.
@@ -122,6 +123,31 @@ func (r *ring) rotateNow() {
 	}
 }
 
+// distrust forgets the secrets from before a time, also those that the state still has.
+func (r *ring) distrust(before time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !before.After(r.floor) {
+		return
+	}
+	r.floor = before
+	now := time.Now()
+	keys := trusted(r.keys, before)
+	if len(keys) == 0 {
+		keys = []ringKey{newRingKey(now)}
+	}
+	r.set(keys, now)
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// trusted answers the keys from floor on.
+func trusted(keys []ringKey, floor time.Time) []ringKey {
+	return slices.DeleteFunc(slices.Clone(keys), func(k ringKey) bool { return k.From.Before(floor) })
+}
+
 // run keeps the ring until ctx ends.
 func (r *ring) run(ctx context.Context) {
 	failures := 0
@@ -199,7 +225,7 @@ func (r *ring) alone(late time.Duration) {
 func (r *ring) exchange(ctx context.Context) error {
 	value, version, err := r.state.Load(ctx, r.key)
 	r.mu.Lock()
-	mine, revoked := r.keys, r.revoked
+	mine, revoked, floor := r.keys, r.revoked, r.floor
 	r.mu.Unlock()
 	var there []ringKey
 	if err == nil && !revoked {
@@ -208,12 +234,15 @@ func (r *ring) exchange(ctx context.Context) error {
 	if err != nil && !errors.Is(err, ErrNoState) {
 		return fmt.Errorf("reading %s from the shared state: %w", r.key, err)
 	}
+	known := len(there)
+	there = trusted(there, floor)
+	distrusted := len(there) != known
 	if revoked || len(there) == 0 {
 		there = mine // what a first replica made for itself becomes everybody's
 	}
 	now := time.Now()
 	next, changed := turned(there, now, ringLead)
-	if changed || revoked || version == "" {
+	if changed || revoked || distrusted || version == "" {
 		text, err := json.Marshal(next)
 		if err != nil {
 			return fmt.Errorf("encoding %s: %w", r.key, err)
@@ -224,7 +253,7 @@ func (r *ring) exchange(ctx context.Context) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if revoked != r.revoked || revoked && !sameRingKey(mine[0], r.keys[0]) {
+	if !floor.Equal(r.floor) || revoked != r.revoked || revoked && !sameRingKey(mine[0], r.keys[0]) {
 		return nil // rotated in between: wake says so, and the state learns it next
 	}
 	r.revoked, r.shared = false, now

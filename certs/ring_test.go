@@ -195,6 +195,37 @@ func TestRotatingNowIsForAllReplicas(t *testing.T) {
 	})
 }
 
+// TestDistrustOutlivesTheProcess has a node end after a compromise of which the state
+// was never told: the one that starts then does not take the old keys back.
+func TestDistrustOutlivesTheProcess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		state := certtest.NewState()
+		before := fleet(t, state, 1)[0]
+		pass(time.Minute)
+		c := session(t, before)
+		compromise := time.Now()
+		pass(time.Minute)
+		after := fleet(t, state, 1)[0]
+		if !resumes(t, after, c) {
+			t.Fatal("the state has no keys; the test shows nothing")
+		}
+		after.tickets.Distrust(compromise)
+		if resumes(t, after, c) {
+			t.Error("a key from before the compromise opens a ticket")
+		}
+		pass(time.Minute)
+		if resumes(t, after, c) || resumes(t, before, c) {
+			t.Error("a key from before the compromise is back, or at a replica")
+		}
+		c = session(t, before)
+		after.tickets.Distrust(compromise)
+		pass(time.Minute)
+		if !resumes(t, after, c) {
+			t.Error("keys from after the compromise are forgotten")
+		}
+	})
+}
+
 func TestAStateThatIsAwayStopsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		state := certtest.NewState()

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"sync/atomic"
+	"time"
 )
 
 // Tickets keeps the secrets that session tickets are sealed with, turned daily and
@@ -38,6 +39,10 @@ func (t *Tickets) Sync(ctx context.Context) error { return t.ring.sync(ctx) }
 // can be resumed, here from now on and at other replicas within half a minute. It is
 // for a compromise.
 func (t *Tickets) RotateNow() { t.ring.rotateNow() }
+
+// Distrust forgets the secrets from before a time, which is that of a compromise: those
+// too that the shared state has, because it was away when it was to be told.
+func (t *Tickets) Distrust(before time.Time) { t.ring.distrust(before) }
 
 // Status tells how the secrets do.
 func (t *Tickets) Status() RingStatus { return t.ring.status() }

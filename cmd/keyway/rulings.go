@@ -43,6 +43,11 @@ func (n *node) certify(ctx context.Context, b *edge.Builder) error {
 	if err := kept.Sync(wait, n.shared); err != nil {
 		n.log.Warn("what replicas revoked cannot be read yet", slog.Any("error", err))
 	}
+	for _, e := range kept.List() {
+		if e.Check == certs.CheckRevoked {
+			n.tickets.Distrust(e.At) // the state may never have been told
+		}
+	}
 	return nil
 }
 
