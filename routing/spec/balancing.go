@@ -7,10 +7,23 @@ type Balancing struct {
 	ZonePreference bool    // prefer targets whose x_keyway_zone is the node's
 	Subset         int     // at most so many targets for each node; 0 for all
 	PanicThreshold float64 // below this percentage of healthy weight health is ignored; 0 for never
+	RecoverAfter   float64 // seconds after which a target that traffic took out is tried again; 0 for never
+	MaxConnections int     // requests under way at one target; 0 for no limit
+	MaxPending     int     // requests that wait for a place at one target
+	RetryBudget    float64 // retries in percent of requests
+}
+
+// Retry (x_keyway_retry) is when a service's requests are sent to another target
+// beyond failed connections, for requests that do no harm twice.
+type Retry struct {
+	OnStatuses []int // answers after which another target is tried
+	TryTimeout int   // milliseconds for one try, until its response head; 0 for the read timeout
 }
 
 // DefaultBalancing is what an upstream without x_keyway_balancing does.
-func DefaultBalancing() Balancing { return Balancing{} }
+func DefaultBalancing() Balancing {
+	return Balancing{RecoverAfter: 30, MaxPending: 100, RetryBudget: 20}
+}
 
 func (u *Upstream) balancing() optional {
 	o := optional{given: u.Balancing != nil, begin: func() group {
@@ -29,4 +42,24 @@ func (b *Balancing) fields(visit func(field)) {
 	visit(field{"zone_preference", &b.ZonePreference, kept})
 	visit(field{"subset", &b.Subset, isPort})
 	visit(field{"panic_threshold", &b.PanicThreshold, probeThreshold})
+	visit(field{"recover_after", &b.RecoverAfter, isSeconds})
+	visit(field{"max_connections", &b.MaxConnections, isPort})
+	visit(field{"max_pending", &b.MaxPending, isPort})
+	visit(field{"retry_budget", &b.RetryBudget, probeThreshold})
+}
+
+func (s *Service) retry() optional {
+	o := optional{given: s.Retry != nil, begin: func() group {
+		s.Retry = &Retry{}
+		return s.Retry.fields
+	}}
+	if o.given {
+		o.group = s.Retry.fields
+	}
+	return o
+}
+
+func (r *Retry) fields(visit func(field)) {
+	visit(field{"on_statuses", &r.OnStatuses, isStatus})
+	visit(field{"try_timeout", &r.TryTimeout, retryTimeout})
 }

@@ -8,9 +8,11 @@ import (
 // every field of x_keyway_balancing is read, written and read again.
 func TestBalancingRoundTrip(t *testing.T) {
 	const text = `_format_version: "3.0"
+services:
+- {name: s, host: u, x_keyway_retry: {on_statuses: [502, 503], try_timeout: 250}}
 upstreams:
 - name: u
-  x_keyway_balancing: {slow_start: 1.5, zone_preference: true, subset: 3, panic_threshold: 40}
+  x_keyway_balancing: {slow_start: 1.5, zone_preference: true, subset: 3, panic_threshold: 40, recover_after: 5, max_connections: 6, max_pending: 7, retry_budget: 8}
   targets:
   - {target: "127.0.0.1:1", x_keyway_zone: eu-1a}
 - name: v
@@ -19,9 +21,12 @@ upstreams:
 	if len(problems) > 0 {
 		t.Fatal(problems)
 	}
-	want := Balancing{SlowStart: 1.5, ZonePreference: true, Subset: 3, PanicThreshold: 40}
+	want := Balancing{SlowStart: 1.5, ZonePreference: true, Subset: 3, PanicThreshold: 40, RecoverAfter: 5, MaxConnections: 6, MaxPending: 7, RetryBudget: 8}
 	if got := doc.Upstreams[0].Balancing; got == nil || *got != want || doc.Targets[0].Zone != "eu-1a" {
 		t.Fatalf("read %+v, %q", got, doc.Targets[0].Zone)
+	}
+	if r := doc.Services[0].Retry; r == nil || len(r.OnStatuses) != 2 || r.TryTimeout != 250 {
+		t.Errorf("read %+v", r)
 	}
 	if doc.Upstreams[1].Balancing != nil {
 		t.Error("a record that was not written is there")

@@ -88,6 +88,8 @@ func disturb(t *testing.T, v reflect.Value) {
 		*at = map[string]any{"a": nil}
 	case **UpstreamAuth:
 		*at = &UpstreamAuth{}
+	case **Retry:
+		*at = &Retry{}
 	case **Balancing:
 		*at = &Balancing{}
 	case *[]VaultRule:

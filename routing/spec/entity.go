@@ -57,6 +57,7 @@ type Service struct {
 	CACertificates    []string // ids
 	Enabled           bool
 	UpstreamAuth      *UpstreamAuth // x_keyway_upstream_auth, nil for null
+	Retry             *Retry        // x_keyway_retry, nil for none
 }
 
 // Route is one rule that leads requests to a service.

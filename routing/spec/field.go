@@ -53,19 +53,20 @@ var (
 	httpProtocols = []string{"grpc", "grpcs", "http", "https"}
 	probeTypes    = []string{"tcp", "http", "https", "grpc", "grpcs"}
 
-	isPort      = &rule{notNull: true, bounds: &[2]float64{0, 65535}}
-	isTimeout   = &rule{bounds: &[2]float64{1, 2147483646}}
-	isCounter   = &rule{bounds: &[2]float64{0, 255}}
-	isSeconds   = &rule{bounds: &[2]float64{0, 65535}}
-	isStatus    = &rule{bounds: &[2]float64{100, 999}}
-	isDepth     = &rule{bounds: &[2]float64{0, 64}}
-	isCert      = &rule{refers: "certificates"}
-	isCAs       = &rule{refers: "ca_certificates", check: checkUUID}
-	isTag       = &rule{set: true, check: checkTag}
-	isHash      = &rule{oneOf: hashMethods}
-	isProbe     = &rule{oneOf: probeTypes}
-	isProbePath = &rule{check: checkProbePath}
-	isHeader    = &rule{check: checkHeaderName}
+	isPort       = &rule{notNull: true, bounds: &[2]float64{0, 65535}}
+	isTimeout    = &rule{bounds: &[2]float64{1, 2147483646}}
+	retryTimeout = &rule{bounds: &[2]float64{0, 2147483646}}
+	isCounter    = &rule{bounds: &[2]float64{0, 255}}
+	isSeconds    = &rule{bounds: &[2]float64{0, 65535}}
+	isStatus     = &rule{bounds: &[2]float64{100, 999}}
+	isDepth      = &rule{bounds: &[2]float64{0, 64}}
+	isCert       = &rule{refers: "certificates"}
+	isCAs        = &rule{refers: "ca_certificates", check: checkUUID}
+	isTag        = &rule{set: true, check: checkTag}
+	isHash       = &rule{oneOf: hashMethods}
+	isProbe      = &rule{oneOf: probeTypes}
+	isProbePath  = &rule{check: checkProbePath}
+	isHeader     = &rule{check: checkHeaderName}
 
 	serviceProtocol = &rule{notNull: true, oneOf: allProtocols}
 	serviceHost     = &rule{required: true, check: checkServiceHost}

@@ -66,6 +66,7 @@ func (s *Service) fields(visit func(field)) {
 	visit(field{"ca_certificates", &s.CACertificates, isCAs})
 	visit(field{"enabled", &s.Enabled, kept})
 	visit(field{"x_keyway_upstream_auth", s.auth(), noRule})
+	visit(field{"x_keyway_retry", s.retry(), noRule})
 }
 
 func (r *Route) fields(visit func(field)) {

@@ -20,11 +20,12 @@ type balancer struct {
 	rules     *rules // passive health, nil when nothing is judged
 	traits    traits
 
-	view  atomic.Pointer[view]
-	turn  atomic.Uint64  // position on the wheel
-	turns sync.Mutex     // held while the view is made anew
-	epoch *atomic.Uint64 // counts changes of health; one for all generations of an upstream
-	mean  *average       // response time of all targets together; likewise
+	view   atomic.Pointer[view]
+	turn   atomic.Uint64  // position on the wheel
+	turns  sync.Mutex     // held while the view is made anew
+	epoch  *atomic.Uint64 // counts changes of health; one for all generations of an upstream
+	mean   *average       // response time of all targets together; likewise
+	budget *budget        // of retries; likewise
 }
 
 // method is how a target is chosen.

@@ -26,6 +26,9 @@ type call struct {
 	told   string // address of the last connection
 	heard  bool   // a byte of a response has come
 
+	tryBy time.Time // when this try has had its time, zero for the read timeout alone
+	hold  bool      // the request's body is kept after the response, for another try
+
 	broken *fault // writing failed: what is read now is the target's last word
 
 	framing  wire.Framing
@@ -55,8 +58,11 @@ func (k *call) read(p []byte) (int, error) {
 			began = now
 		}
 		wait := k.cluster.read - now.Sub(began)
+		if !k.tryBy.IsZero() {
+			wait = min(wait, k.tryBy.Sub(now))
+		}
 		if wait <= 0 {
-			return 0, fmt.Errorf("reading from %s: %w after %v", c.address, errTimeout, k.cluster.read)
+			return 0, fmt.Errorf("reading from %s: %w after %v", c.address, errTimeout, now.Sub(began))
 		}
 		if sending || !k.watching || !k.watched {
 			wait = min(wait, patience)
@@ -143,8 +149,10 @@ func (k *call) release(reusable bool) {
 	leftover := c.r < c.w
 	intact := k.settle()
 	c.rest(k.cluster.pools)
-	k.body.free()
-	k.target.vitals.open.Add(-1)
+	if !k.hold {
+		k.body.free()
+	}
+	k.cluster.balancer.leave(k.target)
 	if !reusable || leftover || !intact || c.served >= k.cluster.pools.set.MaxRequests {
 		c.close()
 		return

@@ -110,9 +110,9 @@ func slack(wait time.Duration) time.Duration {
 // could block, and what matters was framed by HTTP.
 func (c *conn) close() { _ = c.sock.Close() }
 
-// dial opens a connection of stack s within the time given, TLS handshake included.
-func (cl *Cluster) dial(ctx context.Context, s *stack) (*conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, cl.connect)
+// dial opens a connection of stack s within a time, TLS handshake included.
+func (cl *Cluster) dial(ctx context.Context, s *stack, within time.Duration) (*conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	address := s.id.addr.String()
 	var d net.Dialer

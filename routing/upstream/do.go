@@ -60,64 +60,15 @@ func (cl *Cluster) Do(x *exchange.Exchange, out *Outgoing) error {
 	return nil
 }
 
-// run tries targets until one answers or nothing more may be tried.
-func (k *call) run() error {
-	cl := k.cluster
-	var room [4]*target
-	tried := room[:0]
-	var w wish
-	cookie := ""
-	if cl.balancer.method == consistentHashing {
-		w.key, w.keyed, cookie = cl.balancer.hash.key(k.x, k.out)
+// noSeat is the answer when the client waited in vain for a place at a target.
+func (k *call) noSeat(err error) error {
+	if k.x.Ctx.Err() != nil {
+		return (&fault{kind: faultClient, err: err}).answer()
 	}
-	var last *fault
-	for tries := 0; tries <= cl.retries; {
-		w.tried = tried
-		t := cl.balancer.pick(w)
-		if t == nil {
-			break
-		}
-		addr, err := k.address(t)
-		if err != nil {
-			if !cl.balancer.named {
-				return k.unresolved(err)
-			}
-			// A name without addresses is not a try: there is nothing to connect to.
-			if contains(tried, t) || len(tried) >= len(cl.balancer.targets) {
-				break
-			}
-			tried = append(tried, t)
-			continue
-		}
-		tries++
-		tried = append(tried, t)
-		f := k.visit(t, addr)
-		if f == nil {
-			if cookie != "" {
-				k.x.Response.Fields.Add("Set-Cookie", cookie)
-			}
-			return nil
-		}
-		last = f
-		cl.balancer.failed(t, f)
-		if !k.again(f) {
-			break
-		}
-	}
-	if last == nil {
-		return &Error{503, messageNoPeer, fmt.Errorf("upstream %q: %w", cl.balancer.name, errNoPeer)}
-	}
-	return last.answer()
+	return &Error{503, messageClosed, fmt.Errorf("upstream %q: %w", k.cluster.balancer.name, err)}
 }
 
-func contains(list []*target, t *target) bool {
-	for _, x := range list {
-		if x == t {
-			return true
-		}
-	}
-	return false
-}
+func errNoTarget(b *balancer) error { return fmt.Errorf("upstream %q: %w", b.name, errNoPeer) }
 
 // unresolved is the answer when the service's own host has no address.
 func (k *call) unresolved(err error) error {
@@ -140,18 +91,6 @@ func (k *call) address(t *target) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(addrs[turn%uint32(len(addrs))], t.port), nil
 }
 
-// again says whether another target may be tried after a fault.
-func (k *call) again(f *fault) bool {
-	switch f.kind {
-	case faultConnect:
-		return !f.sent
-	case faultBroken:
-		return k.replayable(f)
-	default:
-		return false
-	}
-}
-
 // replayable says whether the request may be sent once more: nothing of it was
 // sent, or sending it twice does no harm (RFC 9110, section 9.2.2) and its body
 // is still there.
@@ -172,9 +111,12 @@ func idempotent(method string) bool {
 
 // visit tries one target at one address: on a pooled connection first, and when
 // that turns out to have died, on a new one, which counts as the same try.
-func (k *call) visit(t *target, addr netip.AddrPort) *fault {
+func (k *call) visit(t *target, addr netip.AddrPort, again bool) *fault {
 	began := time.Now()
-	t.vitals.open.Add(1)
+	k.tryBy = time.Time{}
+	if limit := k.cluster.retry.try; limit > 0 && again {
+		k.tryBy = began.Add(limit)
+	}
 	f := k.ride(t, addr, false)
 	if f != nil && f.stale && k.replayable(f) {
 		f = k.ride(t, addr, true)
@@ -185,7 +127,7 @@ func (k *call) visit(t *target, addr netip.AddrPort) *fault {
 		status = k.x.Response.Status
 		k.cluster.balancer.timed(t, began, false)
 	} else {
-		t.vitals.open.Add(-1)
+		k.cluster.balancer.leave(t)
 		err = f.err
 		if f.kind != faultClient && k.x.Ctx.Err() != nil {
 			f.kind, f.err = faultClient, fmt.Errorf("awaiting %s: %w", addr, context.Cause(k.x.Ctx))
@@ -247,16 +189,19 @@ func (k *call) board(s *stack, fresh bool) (c *conn, reused bool, err error) {
 // dial opens a connection. When that is slow the client is watched meanwhile,
 // unless its body is still to be read and would tell.
 func (k *call) dial(s *stack) (*conn, error) {
-	x := k.x
+	x, within := k.x, k.cluster.connect
+	if !k.tryBy.IsZero() {
+		within = min(within, time.Until(k.tryBy))
+	}
 	if k.watched || x.WatchClient == nil || k.body.stream != nil {
-		return k.cluster.dial(x.Ctx, s)
+		return k.cluster.dial(x.Ctx, s, within)
 	}
 	watching := make(chan struct{})
 	slow := time.AfterFunc(patience, func() {
 		defer close(watching)
 		x.WatchClient()
 	})
-	c, err := k.cluster.dial(x.Ctx, s)
+	c, err := k.cluster.dial(x.Ctx, s, within)
 	if !slow.Stop() {
 		<-watching
 		k.watched = true

@@ -43,6 +43,7 @@ const StatusClientGone = 499
 var (
 	errNoPeer      = errors.New("no healthy target is left; check the health of the upstream's targets and their weights")
 	errTimeout     = errors.New("the target did not answer in time")
+	errUnwanted    = errors.New("every try was answered with a status of on_statuses")
 	errClosedEarly = errors.New("the target closed the connection before its response head was complete")
 )
 

@@ -22,8 +22,14 @@ type vitals struct {
 	since atomic.Int64 // when it came up last, in Unix nanoseconds; 0 if it always was
 	speed average      // of response times; only where the algorithm asks
 
-	mu     sync.Mutex // guards the counters
+	retryAt atomic.Int64 // when a trial may be made, in Unix nanoseconds; 0 for never
+	trying  atomic.Bool  // one is under way
+	pending atomic.Int32 // length of queue
+
+	mu     sync.Mutex // guards the group below
 	counts [2]counters
+	trials int             // that failed in a row
+	queue  []chan struct{} // who waits for a place, longest first
 }
 
 // source is who says something about a target's health. Each counts for itself.
@@ -32,6 +38,7 @@ type source uint8
 const (
 	byTraffic source = iota
 	byProbe
+	byOrder
 )
 
 // counters are events in a row.
@@ -173,9 +180,9 @@ func (b *balancer) judge(t *target, who source, e event) {
 	was := v.down.Load()
 	switch {
 	case reached(c.http, limits.http), reached(c.tcp, limits.tcp), reached(c.timeouts, limits.timeouts):
-		b.settle(v, was, true)
+		b.settle(v, was, true, who)
 	case was && reached(c.successes, limits.successes):
-		b.settle(v, was, false)
+		b.settle(v, was, false, who)
 	}
 }
 
@@ -184,22 +191,27 @@ func (b *balancer) mark(t *target, healthy bool) {
 	v := t.vitals
 	v.mu.Lock()
 	v.counts = [2]counters{}
-	b.settle(v, v.down.Load(), !healthy)
+	v.retryAt.Store(0) // an order holds
+	b.settle(v, v.down.Load(), !healthy, byOrder)
 	v.mu.Unlock()
 }
 
 // settle changes a target's health, if it does change. v.mu is held.
-func (b *balancer) settle(v *vitals, was, down bool) {
+func (b *balancer) settle(v *vitals, was, down bool, who source) {
 	if was == down {
 		return
 	}
-	if !down {
+	v.counts, v.trials = [2]counters{}, 0
+	v.retryAt.Store(0)
+	switch {
+	case !down:
 		v.since.Store(time.Now().UnixNano())
 		v.speed.forget()
+	case who == byTraffic:
+		b.rest(v)
 	}
-	v.counts = [2]counters{}
 	v.down.Store(down)
-	b.epoch.Add(1)
+	b.epoch.Add(1) // last: a view made after it knows all
 }
 
 // State is the health of a target, by the names that users of the format know.

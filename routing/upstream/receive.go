@@ -136,7 +136,7 @@ func (k *call) accept(head string) *fault {
 		forget(r)
 		return k.invalid(e)
 	}
-	x.UpstreamHead = time.Now()
+	x.UpstreamHead, k.tryBy = time.Now(), time.Time{}
 	if r.Status == 101 {
 		if x.Request.Upgrade == "" || !k.framing.Upgrade {
 			forget(r)

@@ -52,6 +52,7 @@ type Cluster struct {
 	balancer *balancer
 	tls      *transport // nil in clear
 	retries  int
+	retry    retrying
 	connect  time.Duration
 	read     time.Duration
 	write    time.Duration
@@ -107,6 +108,7 @@ func (s *Set) cluster(prev *Set, in *Inputs, svc *spec.Service, up *spec.Upstrea
 		name:    cmp.Or(svc.Name, svc.ID),
 		pools:   in.Pools,
 		retries: svc.Retries,
+		retry:   newRetrying(svc.Retry),
 		connect: time.Duration(svc.ConnectTimeout) * time.Millisecond,
 		read:    time.Duration(svc.ReadTimeout) * time.Millisecond,
 		write:   time.Duration(svc.WriteTimeout) * time.Millisecond,
@@ -143,7 +145,8 @@ func (s *Set) single(prev *Set, svc *spec.Service) *balancer {
 	if b == nil {
 		t := newTarget(name, svc.Host, uint16(svc.Port), 1)
 		t.vitals = &vitals{}
-		b = &balancer{name: name, targets: []*target{t}, epoch: new(atomic.Uint64), mean: &average{}}
+		b = &balancer{name: name, targets: []*target{t}, epoch: new(atomic.Uint64), mean: &average{}, traits: traits{Balancing: spec.DefaultBalancing()}}
+		b.budget = newBudget(b.traits.RetryBudget)
 		b.respin()
 	}
 	s.direct[name] = b
@@ -195,9 +198,12 @@ func (s *Set) compile(was *balancer, in *Inputs, u *spec.Upstream, list []*spec.
 // join an upstream which serves already warm up.
 func (b *balancer) inherit(was *balancer, now time.Time) {
 	known := make(map[string]*vitals)
-	b.epoch, b.mean = new(atomic.Uint64), &average{}
+	b.epoch, b.mean, b.budget = new(atomic.Uint64), &average{}, newBudget(b.traits.RetryBudget)
 	if was != nil {
 		b.epoch, b.mean = was.epoch, was.mean
+		if b.traits.RetryBudget == was.traits.RetryBudget {
+			b.budget = was.budget
+		}
 		b.turn.Store(was.turn.Load())
 		for _, t := range was.targets {
 			known[t.name] = t.vitals
@@ -213,6 +219,7 @@ func (b *balancer) inherit(was *balancer, now time.Time) {
 		// An ejection by rules that are gone must not stay: nothing would end it.
 		if b.rules == nil && was != nil && was.rules != nil {
 			t.vitals.down.Store(false)
+			t.vitals.retryAt.Store(0)
 		}
 	}
 }

@@ -14,6 +14,7 @@ type view struct {
 	epoch   uint64
 	until   time.Time // to be made anew after this; zero for never
 	targets []*target // those that get traffic
+	resting []*target // those that traffic took out, to be tried again
 	weights []int     // theirs, by the same index; of one that warms up, a part
 	wheel   []uint16  // indices of targets in the order of turns
 	ring    []point   // with consistent hashing: sorted by hash
@@ -42,6 +43,9 @@ func (b *balancer) look() *view {
 	total, alive := 0, 0
 	for _, t := range b.targets {
 		total += t.weight
+		if t.weight > 0 && t.vitals.retryAt.Load() != 0 {
+			v.resting = append(v.resting, t)
+		}
 		if t.weight > 0 && !t.vitals.down.Load() {
 			v.targets = append(v.targets, t)
 			alive += t.weight
