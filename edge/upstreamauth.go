@@ -117,9 +117,9 @@ func (w *build) authPair(s *spec.Service, a *upstreamAuth, pair certs.Pair) {
 // permitted is secret, but for references that the rules of their vault do not let
 // the object use: rules are held when a document is read, and again here.
 func (w *build) permitted(v spec.Secret, e spec.Entity, field string) (secrets.Value, *secrets.Credential, string) {
-	if !v.Ref.IsZero() && !w.in.Document.Permits(spec.UseOf(e, field, v.Ref)) {
+	if use := spec.UseOf(e, field, v.Ref); !v.Ref.IsZero() && !w.in.Document.Permits(use) {
 		w.denied(e, field, v.Ref)
-		return secrets.Value{}, nil, "the rules (x_keyway_allow) of vault " + v.Ref.Vault + " do not let this object use " + v.Ref.String()
+		return secrets.Value{}, nil, w.in.Document.Denial(use)
 	}
 	return w.secret(v)
 }
@@ -197,6 +197,7 @@ type doubt struct {
 	mu    sync.Mutex // guards the group below
 	until map[string]time.Time
 	wait  map[string]time.Duration
+	looks map[string]bool // services with a look that nobody waits for
 }
 
 const (
@@ -209,6 +210,26 @@ func (d *doubt) may(service string, now time.Time) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return !now.Before(d.until[service])
+}
+
+// begin says whether a look that nobody waits for may begin; then done ends it.
+func (d *doubt) begin(service string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.looks[service] {
+		return false
+	}
+	if d.looks == nil {
+		d.looks = map[string]bool{}
+	}
+	d.looks[service] = true
+	return true
+}
+
+func (d *doubt) done(service string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.looks, service)
 }
 
 // ended takes what a forced look brought.
@@ -248,11 +269,19 @@ func (h *Handler) refused(r *request, a *upstreamAuth) *upstreamAuth {
 		defer cancel()
 		return h.lookAgain(ctx, a)
 	}
-	if !again {
-		go look()
+	if again {
+		return look()
+	}
+	// Nobody waits for it, so that one at a time is enough however many are refused.
+	if !h.doubt.begin(a.service) {
+		cancel()
 		return nil
 	}
-	return look()
+	go func() {
+		defer h.doubt.done(a.service)
+		look()
+	}()
+	return nil
 }
 
 // lookAgain forces a look and answers the service's credential if it is newer.

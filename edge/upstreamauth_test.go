@@ -169,6 +169,23 @@ func TestRefusedCredentialIsAskedForAgain(t *testing.T) {
 			t.Errorf("%d forced looks for 50 refusals that no look can cure", n)
 		}
 	})
+	t.Run("one look for many that cannot be repeated", func(t *testing.T) {
+		r, f := start()
+		good = "nothing"
+		hold := make(chan struct{})
+		f.next = func() error { <-hold; f.set = r.publisher.Current().Set; return nil }
+		for range 50 {
+			x := ask(t, "POST", "a.test", "/")
+			if r.do(x); x.Response.Status != 401 {
+				t.Fatalf("%d", x.Response.Status)
+			}
+		}
+		poll(t, "no look was forced", func() bool { return f.forced.Load() > 0 })
+		if n := f.forced.Load(); n != 1 {
+			t.Errorf("%d looks at one time for 50 refusals", n)
+		}
+		close(hold)
+	})
 	t.Run("source away", func(t *testing.T) {
 		r, f := start()
 		f.next = func() error { return errors.New("away") }
@@ -207,7 +224,7 @@ func TestVaultRulesHoldAtBuild(t *testing.T) {
 	// As a provider would that writes documents without reading them.
 	doc.Vaults[0].Allow[0].Entities = []string{"plugins"}
 	s, report = r.builder.Build(s, Inputs{Document: doc, Set: set, Now: time.Now()})
-	if len(s.Problems) != 1 || !strings.Contains(s.Problems.Error(), "x_keyway_allow") || len(report.Rotations) != 1 || report.Rotations[0].Check != "access" {
+	if len(s.Problems) != 1 || !strings.Contains(s.Problems.Error(), "vault 'my-vault'") || !strings.Contains(s.Problems.Error(), "x_keyway_allow[0] by its entities") || len(report.Rotations) != 1 || report.Rotations[0].Check != "access" {
 		t.Errorf("%v, %+v", s.Problems, report.Rotations)
 	}
 	if _, report = r.builder.Build(s, Inputs{Document: doc, Set: set, Now: time.Now()}); len(report.Rotations) != 0 {

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"fmt"
 	"path"
 	"slices"
 	"strings"
@@ -258,21 +259,50 @@ func globParts(pattern, text []string) bool {
 
 // Allows says whether the rules of the vault let an object use a resource.
 func (v *Vault) Allows(resource string, u Use) bool {
-	if len(v.Allow) == 0 {
-		return true
-	}
+	return len(v.Allow) == 0 || slices.ContainsFunc(v.Allow, func(r VaultRule) bool { return r.lacks(resource, u) == "" })
+}
+
+// lacks names the list of a rule that leaves a use out, "" for none.
+func (r *VaultRule) lacks(resource string, u Use) string {
 	anyGlob := func(patterns []string, text string) bool {
 		return len(patterns) == 0 || slices.ContainsFunc(patterns, func(p string) bool { return glob(p, text) })
 	}
-	return slices.ContainsFunc(v.Allow, func(r VaultRule) bool {
-		return anyGlob(r.Paths, resource) && anyGlob(r.Names, u.Name) &&
-			(len(r.Entities) == 0 || slices.Contains(r.Entities, u.Kind)) &&
-			(len(r.Tags) == 0 || slices.ContainsFunc(r.Tags, func(t string) bool { return slices.Contains(u.Tags, t) })) &&
-			(len(r.Namespaces) == 0 || slices.ContainsFunc(u.Tags, func(t string) bool {
-				ns, ok := strings.CutPrefix(t, "k8s-namespace:")
-				return ok && anyGlob(r.Namespaces, ns)
-			}))
-	})
+	switch {
+	case !anyGlob(r.Paths, resource):
+		return "paths"
+	case !anyGlob(r.Names, u.Name):
+		return "names"
+	case len(r.Entities) > 0 && !slices.Contains(r.Entities, u.Kind):
+		return "entities"
+	case len(r.Tags) > 0 && !slices.ContainsFunc(r.Tags, func(t string) bool { return slices.Contains(u.Tags, t) }):
+		return "tags"
+	case len(r.Namespaces) > 0 && !slices.ContainsFunc(u.Tags, func(t string) bool {
+		ns, ok := strings.CutPrefix(t, "k8s-namespace:")
+		return ok && anyGlob(r.Namespaces, ns)
+	}):
+		return "namespaces"
+	}
+	return ""
+}
+
+// Denial says which rules keep an object from using a reference that Permits does
+// not allow, each by the first of its lists that leaves the object out.
+func (d *Document) Denial(u Use) string {
+	const most = 4
+	i := slices.IndexFunc(d.Vaults, func(v *Vault) bool { return v.Prefix == u.Ref.Vault })
+	if i < 0 {
+		return ""
+	}
+	var by []string
+	for n, r := range d.Vaults[i].Allow {
+		if n == most {
+			by = append(by, fmt.Sprintf("and %d more", len(d.Vaults[i].Allow)-most))
+			break
+		}
+		by = append(by, fmt.Sprintf("x_keyway_allow[%d] by its %s", n, r.lacks(u.Ref.Resource, u)))
+	}
+	return fmt.Sprintf("the rules (x_keyway_allow) of vault '%s' do not let this object use '%s' (%s); allow it there or use another secret",
+		u.Ref.Vault, u.Ref.Resource, strings.Join(by, ", "))
 }
 
 // Permits says whether the rules of the document's vaults let an object use a
@@ -290,8 +320,7 @@ func (l *loader) judgeUses() {
 	}
 	for u := range l.doc.Uses() {
 		if !l.doc.Permits(u) {
-			l.blame(u.entity, u.entity.Base().Pos, u.Field, ReasonReference,
-				"the rules (x_keyway_allow) of vault '"+u.Ref.Vault+"' do not let this object use '"+u.Ref.Resource+"'; allow it there or use another secret")
+			l.blame(u.entity, u.entity.Base().Pos, u.Field, ReasonReference, l.doc.Denial(u))
 		}
 	}
 }
