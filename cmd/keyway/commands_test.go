@@ -191,6 +191,34 @@ upstreams: [{name: up, targets: [{target: "127.0.0.1:9", weight: 7}]}]
 	}
 }
 
+// What the rules of a vault refuse is explained by the rule.
+func TestExplainNamesTheRuleThatRefuses(t *testing.T) {
+	doc, problems := spec.Load([]spec.Source{{Name: "t.yaml", Data: []byte(`_format_version: "3.0"
+vaults: [{name: env, prefix: my-vault, x_keyway_allow: [{entities: [certificates, services]}]}]
+services:
+- {name: s, host: up, x_keyway_upstream_auth: {type: bearer, value: "{vault://my-vault/key}"}, routes: [{name: r, paths: [/]}]}
+certificates: [{cert: "{vault://my-vault/cert}", key: "{vault://my-vault/pem}", snis: [a.test]}]
+`)}}, schemas())
+	if len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	doc.Vaults[0].Allow[0].Entities = []string{"plugins"} // as a provider would that reads nothing
+	config := &edge.Config{Policy: routing.Strict}
+	pools := upstream.NewPools(upstream.Settings{})
+	t.Cleanup(pools.Close)
+	b := &edge.Builder{Config: config, Kinds: plugins(), Pools: pools, Env: policy.Env{Shared: sharedState()}}
+	s, _ := b.Build(nil, edge.Inputs{Document: doc, Now: time.Now()})
+	e, err := explain(s, config, control.Question{URL: "https://a.test/"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, text := range map[string]string{"certificate": e.Certificate.Refused, "service": e.Closed, "problems": s.Problems.Error()} {
+		if !strings.Contains(text, "vault 'my-vault'") || !strings.Contains(text, "x_keyway_allow[0] by its entities") {
+			t.Errorf("%s: %q names neither the vault nor its rule", what, text)
+		}
+	}
+}
+
 func TestRunTasks(t *testing.T) {
 	boom := errors.New("boom")
 	ended := false

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -15,6 +16,7 @@ import (
 	"github.com/keyway-edge/keyway/edge/control"
 	"github.com/keyway-edge/keyway/edge/exchange"
 	"github.com/keyway-edge/keyway/routing"
+	"github.com/keyway-edge/keyway/routing/spec"
 )
 
 // explanation is what would become of a request, and why.
@@ -145,6 +147,8 @@ func chooseCertificate(s *edge.Snapshot, config *edge.Config, sni string) certif
 	}
 	if m.Slot != nil && m.Slot.Refused != nil {
 		c.Refused = m.Slot.Refused.Error()
+	} else {
+		c.Refused = certificateProblem(s, m.Pattern)
 	}
 	switch {
 	case m.Slot != nil && len(m.Slot.Active) > 0:
@@ -152,12 +156,28 @@ func chooseCertificate(s *edge.Snapshot, config *edge.Config, sni string) certif
 		c.Why = whyCertificate(s.Certs.Explain(sni))
 	case config.Development:
 		c.Why = "no certificate is bound to the name: the development CA issues one for configured names"
-	case m.Slot != nil:
+	case m.Slot != nil || c.Refused != "":
 		c.Why = "what is bound to the name has no version that may serve: the handshake ends with unrecognized_name"
 	default:
 		c.Why = "no certificate is bound to the name and there is no default: the handshake ends with unrecognized_name"
 	}
 	return c
+}
+
+// certificateProblem says why nothing new can be had of the certificate that is bound
+// to a name: its secret is missing, or the rules of its vault refuse it.
+func certificateProblem(s *edge.Snapshot, pattern string) string {
+	i := slices.IndexFunc(s.Document.SNIs, func(n *spec.SNI) bool { return n.Name == pattern })
+	if i < 0 {
+		return ""
+	}
+	id := s.Document.SNIs[i].Certificate
+	for _, p := range s.Problems {
+		if p.Entity == "certificates" && p.ID == id {
+			return p.Field + ": " + p.Message
+		}
+	}
+	return ""
 }
 
 // whyCertificate says why the first of the bindings that match a name serves it.
