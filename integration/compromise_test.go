@@ -55,6 +55,28 @@ certificates: [{x_keyway_issuer: own, snis: [lost.test]}]
 		}
 		check(t, g, "lost.test", roots, v.revoked)
 	})
+	t.Run("vault_pki_sealed", func(t *testing.T) {
+		v := startVault(t)
+		roots := x509.NewCertPool()
+		roots.AppendCertsFromPEM([]byte(v.pki("1h")))
+		g := start(t, options{document: `_format_version: "3.0"
+vaults:
+` + v.entity("pki", "engine: generic") + `
+x_keyway_issuers: [{name: own, type: vault_pki, config: {vault: pki, role: signed}}]
+certificates: [{x_keyway_issuer: own, snis: [lost.test]}]
+`})
+		old := awaitLeaf(t, g, "lost.test", roots)
+		v.seal()
+		if out := g.said("certs", "revoke", "lost.test", "--reason", "lost"); !strings.Contains(out, "not told yet") {
+			t.Errorf("certs revoke:\n%s", out)
+		}
+		v.open()
+		poll(t, "another certificate serves", 60*time.Second, func() bool {
+			c, err := shownLeaf(g.tls, "lost.test", roots)
+			return err == nil && c.SerialNumber.Cmp(old.SerialNumber) != 0
+		})
+		poll(t, "the issuer is told", 60*time.Second, func() bool { return v.revoked(old) })
+	})
 	t.Run("acme", func(t *testing.T) {
 		clear, secure := freePort(t), freePort(t)
 		p := startPebble(t, clear, secure)

@@ -65,6 +65,7 @@ type node struct {
 	stapler    *ocsp.Stapler // nil when it is off
 	rulings    *rulings.Store
 	condemned  chan struct{} // certificates were revoked
+	untold     untold
 	term       *edge.Terminator
 	draining   atomic.Bool
 }

@@ -17,7 +17,7 @@ func TestRevokedPairsAreReissued(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		good, bad := secrets.Ref{Vault: "issuer.a", Resource: "good"}, secrets.Ref{Vault: "issuer.a", Resource: "bad"}
 		var away, revoked atomic.Bool
-		var asked, needless atomic.Int64
+		var asked, needless, told atomic.Int64
 		away.Store(true)
 		wake := make(chan struct{}, 1)
 		r := &reissuer{
@@ -33,6 +33,7 @@ func TestRevokedPairsAreReissued(t *testing.T) {
 				}
 				return nil
 			},
+			tell: func(context.Context) int { told.Add(1); return 0 },
 			wake: wake, log: slog.New(slog.DiscardHandler),
 		}
 		ctx, end := context.WithCancel(t.Context())
@@ -61,6 +62,9 @@ func TestRevokedPairsAreReissued(t *testing.T) {
 		time.Sleep(time.Hour)
 		if asked.Load() != n || needless.Load() != 0 {
 			t.Errorf("asked %d times, %d before; %d about a good pair", asked.Load(), n, needless.Load())
+		}
+		if told.Load() == 0 {
+			t.Error("issuers were not told what they are owed")
 		}
 		end()
 		if err := <-done; err != nil {

@@ -86,7 +86,8 @@ func (n *node) revoke(ctx context.Context, a control.Action) (any, error) {
 	if ref := n.issued(g.Certificate); ref != (secrets.Ref{}) {
 		// The authority is told first: a new pair takes the old one's place in the broker.
 		if _, err := n.broker.Condemn(ctx, ref, func(v secrets.Value) bool { return slices.Contains(g.Revoked, issuedLeaf(v)) }); err != nil {
-			g.Warning = strings.TrimPrefix(g.Warning+"; the issuer was not told: "+err.Error(), "; ")
+			n.untold.add(ref, g.Revoked)
+			g.Warning = strings.TrimPrefix(g.Warning+"; the issuer was not told yet, and will be when it answers: "+err.Error(), "; ")
 		}
 		if !slices.Contains(g.Revoked, g.OldFingerprint) {
 			return g, nil // what serves is another version, and good
