@@ -87,7 +87,7 @@ var directions = []struct {
 	{"certs", []string{"secrets", "certs"}, "certificates know the broker and nothing of routing"},
 	{"policy", []string{"secrets", "edge/exchange", "routing/spec", "policy"}, "plugins see requests and documents"},
 	{"routing/provide/file", []string{"routing/spec", "routing/store", "lib:github.com/fsnotify/fsnotify"}, "providers write documents"},
-	{"routing/upstream", []string{"secrets", "certs", "edge/exchange", "routing/spec"}, "upstreams"},
+	{"routing/upstream", []string{"secrets", "certs", "edge/exchange", "routing/spec", "lib:golang.org/x/net"}, "upstreams; reads the times of DNS messages"},
 	{"routing", []string{"secrets", "certs", "edge/exchange", "routing/spec", "routing/upstream"}, "the router"},
 	{"edge/rulings", []string{"certs"}, "decisions about certificates"},
 	{"edge/sigv4", nil, "signatures are arithmetic"},

@@ -173,7 +173,7 @@ func (n *node) dataPath(ctx context.Context) error {
 	}
 	n.pools = upstream.NewPools(upstream.Settings{
 		PoolSize: s.UpstreamPool, MaxRequests: s.UpstreamRequests, IdleTimeout: s.UpstreamIdle, VerifyDefault: s.UpstreamVerify,
-		SpoolDir: filepath.Join(s.DataDir, "spool"), Zone: s.Zone, Node: n.config.NodeID,
+		SpoolDir: filepath.Join(s.DataDir, "spool"), Zone: s.Zone, Node: n.config.NodeID, Resolver: upstream.NewResolver(s.DNSResolver),
 	})
 	base := certs.Base{NextProtos: []string{"h2", "http/1.1"}, Tickets: n.tickets, ECH: n.ech, Curves: groups}
 	builder := &edge.Builder{

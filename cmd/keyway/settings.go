@@ -45,6 +45,7 @@ type settings struct {
 	Development string // auto, on, off
 	NodeID      string
 	Zone        string
+	DNSResolver []string
 
 	RequestPolicy    routing.Policy
 	ListenerPolicies map[string]routing.Policy // by address

@@ -52,6 +52,7 @@ func sourceSettings() []setting {
 		}},
 		{key: "node_id", def: "", form: "a UUID", meaning: "this node's id; made once and kept in the data folder when empty", apply: text(func(s *settings) *string { return &s.NodeID })},
 		{key: "zone", def: "", form: "a name", meaning: "where this node runs; upstreams with zone_preference prefer targets whose x_keyway_zone it is", apply: text(func(s *settings) *string { return &s.Zone })},
+		{key: "dns_resolver", def: "", form: "comma list of host:port", meaning: "DNS servers that names of upstreams are asked of; the system's when empty", apply: addresses(func(s *settings) *[]string { return &s.DNSResolver })},
 		{key: "tls_cert", def: "", form: "a file, PEM, or a {vault://...} reference", meaning: "certificate chain of the default slot: of unknown names, and of admin and status over TLS", apply: text(func(s *settings) *string { return &s.TLSCert })},
 		{key: "tls_key", def: "", form: "a file, PEM, or a {vault://...} reference", meaning: "private key of the default slot", apply: text(func(s *settings) *string { return &s.TLSKey })},
 		{key: "last_known_good", def: "on", form: "on or off", meaning: "keep the last good document and credentials, sealed, and start from them when documents are bad or sources away", apply: boolean(func(s *settings) *bool { return &s.LastKnownGood })},

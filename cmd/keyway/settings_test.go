@@ -79,6 +79,7 @@ func TestSettingsUnknownKeys(t *testing.T) {
 // TestSettingsBadValues gives every setting that has a form a value that breaks it.
 func TestSettingsBadValues(t *testing.T) {
 	bad := map[string]string{
+		"dns_resolver": "10.0.0.1",
 		"proxy_listen": "8000", "proxy_tls_listen": ":x", "admin_listen": ":99999", "admin_tls_listen": "a", "manager_listen": ":-1", "manager_tls_listen": "c", "status_listen": ":1,b", "status_tls_listen": "b",
 		"development": "maybe", "echo_listen": "here", "tls_curves": "P999", "request_policy": "lax", "trusted_ips": "10.0.0.0/99", "real_ip_header": "X Real",
 		"real_ip_recursive": "perhaps", "headers": "via,nonsense", "headers_upstream": "nonsense", "allow_debug_header": "2", "log_level": "loud", "log_format": "xml", "access_log_sample": "NaN",

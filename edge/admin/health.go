@@ -180,7 +180,7 @@ func (o *Overview) whole(d *spec.Document, u *spec.Upstream) map[string]any {
 }
 
 // mark takes the orders healthy and unhealthy about a target, named by its id or as
-// the document writes it. A target has one health for all its addresses.
+// the document writes it. An order is about all addresses of the target.
 func (h *health) mark(w http.ResponseWriter, r *http.Request) {
 	d, u := h.upstream(r)
 	order := r.PathValue("order")

@@ -20,12 +20,14 @@ type balancer struct {
 	rules     *rules // passive health, nil when nothing is judged
 	traits    traits
 
-	view   atomic.Pointer[view]
-	turn   atomic.Uint64  // position on the wheel
-	turns  sync.Mutex     // held while the view is made anew
-	epoch  *atomic.Uint64 // counts changes of health; one for all generations of an upstream
-	mean   *average       // response time of all targets together; likewise
-	budget *budget        // of retries; likewise
+	view    atomic.Pointer[view]
+	turn    atomic.Uint64  // position on the wheel
+	turns   sync.Mutex     // held while the view is made anew
+	epoch   *atomic.Uint64 // counts changes of health; one for all generations of an upstream
+	mean    *average       // response time of all targets together; likewise
+	names   *names         // where targets have names; nil otherwise
+	srvName bool           // the target of an SRV record is the host to ask for
+	budget  *budget        // of retries; likewise
 }
 
 // method is how a target is chosen.
@@ -57,10 +59,16 @@ type target struct {
 	port   uint16
 	addr   netip.AddrPort // of a literal address; not valid for a name
 	weight int
-	zone   string  // where it runs, "" for unknown
-	plain  string  // Host to send over http: without port 80
-	secure string  // Host to send over https: without port 443
-	vitals *vitals // outlives reloads
+	zone   string               // where it runs, "" for unknown
+	plain  string               // Host to send over http: without port 80
+	secure string               // Host to send over https: without port 443
+	label  string               // unique among all peers
+	srv    bool                 // SRV records say where it is
+	vitals *vitals              // outlives reloads
+	source atomic.Pointer[name] // of a peer: what keeps it known
+
+	family *family           // of a name; outlives reloads
+	peers  map[place]*target // of a name; guarded by balancer.turns
 	pools  atomic.Pointer[[]*stack]
 }
 
@@ -97,7 +105,7 @@ func (b *balancer) pick(w wish) *target {
 // the old one: nobody waits.
 func (b *balancer) current() *view {
 	v := b.view.Load()
-	if v.epoch == b.epoch.Load() && (v.until.IsZero() || time.Now().Before(v.until)) {
+	if v.epoch == b.stamp() && (v.until.IsZero() || time.Now().Before(v.until)) {
 		return v
 	}
 	if !b.turns.TryLock() {

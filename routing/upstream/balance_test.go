@@ -16,7 +16,7 @@ func ring(weights ...int) *balancer {
 	for i, w := range weights {
 		name := fmt.Sprintf("127.0.0.1:%d", 19901+i)
 		t := newTarget(name, "127.0.0.1", uint16(19901+i), w)
-		t.vitals = &vitals{}
+		t.vitals, t.family = &vitals{}, newFamily()
 		b.targets = append(b.targets, t)
 	}
 	b.respin()

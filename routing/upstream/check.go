@@ -57,6 +57,7 @@ type Checker struct {
 
 	// Owned by Run.
 	set     *Set
+	changes uint64 // of names, when the jobs were made
 	jobs    map[jobKey]*job
 	wheel   jobs
 	running int            // probes under way
@@ -123,21 +124,25 @@ func (c *Checker) Run(ctx context.Context) error {
 	}
 }
 
-// adopt makes the jobs those of the Set in force. Targets that stay keep their time.
+// adopt makes the jobs those of the Set in force and of the names as they are. Targets that stay keep their time.
 func (c *Checker) adopt() {
 	set := c.current()
-	if set == c.set || set == nil {
+	if set == nil {
 		return
 	}
-	c.set = set
+	changes := set.pools.names.changes.Load()
+	if set == c.set && changes == c.changes {
+		return
+	}
+	c.set, c.changes = set, changes
 	gone := maps.Clone(c.jobs)
 	now := time.Now()
 	for _, b := range set.sorted {
 		if b.rules == nil || b.rules.active == nil {
 			continue
 		}
-		for _, t := range b.targets {
-			key := jobKey{b.id, t.name}
+		for _, t := range b.current().all {
+			key := jobKey{b.id, t.label}
 			delete(gone, key)
 			if j := c.jobs[key]; j != nil {
 				j.b, j.t = b, t
@@ -225,7 +230,7 @@ func (c *Checker) finish(j *job) {
 
 // tell logs what a probe changed.
 func (c *Checker) tell(j *job, down bool) {
-	attrs := []any{slog.String("upstream", j.b.name), slog.String("target", j.t.name)}
+	attrs := []any{slog.String("upstream", j.b.name), slog.String("target", j.t.label)}
 	if !down {
 		c.log.Info("target is healthy again", attrs...)
 		return
@@ -269,13 +274,15 @@ func (h *jobs) Pop() any {
 
 // probeAddress is where a target is probed.
 func probeAddress(ctx context.Context, t *target, n *names) (netip.AddrPort, error) {
+	if known := t.source.Load(); known != nil {
+		known.touch(time.Now())
+	}
 	if t.addr.IsValid() {
 		return t.addr, nil
 	}
-	addrs, err := n.lookup(ctx, t.host)
+	places, err := n.lookup(ctx, question{t.host, t.srv})
 	if err != nil {
 		return netip.AddrPort{}, err
 	}
-	turn := t.vitals.next.Add(1) - 1
-	return netip.AddrPortFrom(addrs[turn%uint32(len(addrs))], t.port), nil
+	return t.oneOf(places), nil
 }

@@ -78,17 +78,29 @@ func (k *call) unresolved(err error) error {
 	return &Error{503, messageNoName, fmt.Errorf("service %q: %w", k.cluster.name, err)}
 }
 
-// address answers where to connect for a target; the addresses of a name take turns.
+// address answers where to connect for a target. One that is a name still is looked up,
+// and the addresses take turns: from the next request on they are targets by themselves.
 func (k *call) address(t *target) (netip.AddrPort, error) {
+	if n := t.source.Load(); n != nil {
+		n.touch(k.x.UpstreamStart)
+	}
 	if t.addr.IsValid() {
 		return t.addr, nil
 	}
-	addrs, err := k.cluster.pools.names.lookup(k.x.Ctx, t.host)
+	places, err := k.cluster.pools.names.lookup(k.x.Ctx, question{t.host, t.srv})
 	if err != nil {
 		return netip.AddrPort{}, err
 	}
-	turn := t.vitals.next.Add(1) - 1
-	return netip.AddrPortFrom(addrs[turn%uint32(len(addrs))], t.port), nil
+	return t.oneOf(places), nil
+}
+
+// oneOf is the address of the place whose turn it is.
+func (t *target) oneOf(places []place) netip.AddrPort {
+	p := places[(t.vitals.next.Add(1)-1)%uint32(len(places))]
+	if p.port == 0 {
+		p.port = t.port
+	}
+	return netip.AddrPortFrom(p.addr, p.port)
 }
 
 // replayable says whether the request may be sent once more: nothing of it was

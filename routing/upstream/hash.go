@@ -75,7 +75,7 @@ func ringOf(targets []*target, per float64) []point {
 	for i, t := range targets {
 		for k := range max(1, int(per*float64(t.weight))) {
 			h := newHash()
-			h.text(t.name)
+			h.text(t.label)
 			h.text(strconv.Itoa(k))
 			ring = append(ring, point{h.sum(), uint16(i)})
 		}

@@ -2,7 +2,6 @@ package upstream
 
 import (
 	"net"
-	"net/netip"
 	"slices"
 	"strconv"
 	"sync"
@@ -186,6 +185,14 @@ func (b *balancer) judge(t *target, who source, e event) {
 	}
 }
 
+// order marks a target and all of its peers.
+func (b *balancer) order(t *target, healthy bool) {
+	b.mark(t, healthy)
+	for _, m := range b.current().members(t) {
+		b.mark(m, healthy)
+	}
+}
+
 // mark sets a target's health by order and forgets what was counted.
 func (b *balancer) mark(t *target, healthy bool) {
 	v := t.vitals
@@ -263,22 +270,15 @@ func (s *Set) Overview(upstreamID string) (Overview, bool) {
 
 // health appends an entry for each known address of each target.
 func (b *balancer) health(p *Pools, out []Health) []Health {
+	v := b.current()
 	for _, t := range b.targets {
-		h := Health{Upstream: b.name, Target: t.name, State: b.state(t), Weight: t.weight, Open: t.vitals.open.Load()}
-		if t.addr.IsValid() {
-			h.Address = t.addr.String()
-			out = append(out, h)
-			continue
-		}
-		addrs, lost := p.names.peek(t.host)
-		if lost {
-			h.State = DNSError
-		}
-		if len(addrs) == 0 {
-			out = append(out, h)
-		}
-		for _, a := range addrs {
-			h.Address = netip.AddrPortFrom(a, t.port).String()
+		for _, m := range v.members(t) {
+			h := Health{Upstream: b.name, Target: t.name, State: b.state(m), Weight: m.weight, Open: m.vitals.open.Load()}
+			if m.addr.IsValid() {
+				h.Address = m.addr.String()
+			} else if _, _, lost := p.names.peek(question{t.host, t.srv}); lost {
+				h.State = DNSError
+			}
 			out = append(out, h)
 		}
 	}
@@ -308,7 +308,7 @@ func (s *Set) Mark(upstream, target string, healthy bool) bool {
 	}
 	for _, t := range s.sorted[i].targets {
 		if t.name == target {
-			s.sorted[i].mark(t, healthy)
+			s.sorted[i].order(t, healthy)
 			return true
 		}
 	}

@@ -81,6 +81,8 @@ const sweepEvery = 5 * time.Second
 func (p *Pools) Run(ctx context.Context) error {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
+	look := time.NewTicker(resolveLeast)
+	defer look.Stop()
 	defer p.Close()
 	for {
 		select {
@@ -88,6 +90,7 @@ func (p *Pools) Run(ctx context.Context) error {
 			return nil
 		case now := <-tick.C:
 			p.sweep(now)
+		case <-look.C:
 			p.names.refresh(ctx)
 		}
 	}

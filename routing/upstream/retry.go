@@ -90,7 +90,7 @@ func (k *call) run() error {
 				return k.unresolved(err)
 			}
 			// A name without addresses is not a try: there is nothing to connect to.
-			if slices.Contains(tried, t) || len(tried) >= len(b.targets) {
+			if slices.Contains(tried, t) || len(tried) >= len(b.current().all) {
 				break
 			}
 			tried = append(tried, t)

@@ -144,9 +144,10 @@ func (s *Set) single(prev *Set, svc *spec.Service) *balancer {
 	b := prev.direct[name]
 	if b == nil {
 		t := newTarget(name, svc.Host, uint16(svc.Port), 1)
-		t.vitals = &vitals{}
+		t.vitals, t.family = &vitals{}, newFamily()
 		b = &balancer{name: name, targets: []*target{t}, epoch: new(atomic.Uint64), mean: &average{}, traits: traits{Balancing: spec.DefaultBalancing()}}
 		b.budget = newBudget(b.traits.RetryBudget)
+		b.resolve(s.pools.names)
 		b.respin()
 	}
 	s.direct[name] = b
@@ -159,13 +160,13 @@ func (s *Set) compile(was *balancer, in *Inputs, u *spec.Upstream, list []*spec.
 	b := &balancer{
 		name: u.Name, id: u.ID, named: true,
 		method: methodOf(u.Algorithm), hash: hashingOf(u), hostField: u.HostHeader,
-		rules:  newRules(&u.Healthchecks),
-		traits: traits{Balancing: spec.DefaultBalancing(), slots: u.Slots, zone: s.pools.set.Zone, node: s.pools.set.Node},
+		srvName: u.UseSRVName,
+		rules:   newRules(&u.Healthchecks),
+		traits:  traits{Balancing: spec.DefaultBalancing(), slots: u.Slots, zone: s.pools.set.Zone, node: s.pools.set.Node},
 	}
 	if u.Balancing != nil {
 		b.traits.Balancing = *u.Balancing
 	}
-	s.warn(u)
 	var problems spec.Problems
 	if bad := in.probing(b.rules, u); bad != nil {
 		problems = append(problems, bad)
@@ -183,13 +184,14 @@ func (s *Set) compile(was *balancer, in *Inputs, u *spec.Upstream, list []*spec.
 			continue
 		}
 		x := newTarget(net.JoinHostPort(host, strconv.Itoa(int(port))), host, port, t.Weight)
-		x.zone = t.Zone
+		x.zone, x.srv = t.Zone, true
 		b.targets = append(b.targets, x)
 	}
 	if was != nil && was.sameAs(b) {
 		return was, problems
 	}
 	b.inherit(was, time.Now())
+	b.resolve(s.pools.names)
 	b.respin()
 	return b, problems
 }
@@ -197,7 +199,7 @@ func (s *Set) compile(was *balancer, in *Inputs, u *spec.Upstream, list []*spec.
 // inherit takes over what is known of targets that were there before. Targets that
 // join an upstream which serves already warm up.
 func (b *balancer) inherit(was *balancer, now time.Time) {
-	known := make(map[string]*vitals)
+	known := make(map[string]*target)
 	b.epoch, b.mean, b.budget = new(atomic.Uint64), &average{}, newBudget(b.traits.RetryBudget)
 	if was != nil {
 		b.epoch, b.mean = was.epoch, was.mean
@@ -206,20 +208,22 @@ func (b *balancer) inherit(was *balancer, now time.Time) {
 		}
 		b.turn.Store(was.turn.Load())
 		for _, t := range was.targets {
-			known[t.name] = t.vitals
+			known[t.name] = t
 		}
 	}
 	for _, t := range b.targets {
-		if t.vitals = known[t.name]; t.vitals == nil {
-			t.vitals = &vitals{}
+		if old := known[t.name]; old != nil {
+			t.vitals, t.family = old.vitals, old.family
+		} else {
+			t.vitals, t.family = &vitals{}, newFamily()
 			if len(known) > 0 {
 				t.vitals.since.Store(now.UnixNano())
 			}
 		}
 		// An ejection by rules that are gone must not stay: nothing would end it.
 		if b.rules == nil && was != nil && was.rules != nil {
-			t.vitals.down.Store(false)
-			t.vitals.retryAt.Store(0)
+			t.vitals.absolve()
+			t.family.absolve()
 		}
 	}
 }
@@ -227,20 +231,10 @@ func (b *balancer) inherit(was *balancer, now time.Time) {
 // sameAs compares what was compiled, not what happened since.
 func (b *balancer) sameAs(o *balancer) bool {
 	return b.name == o.name && b.method == o.method && b.hash == o.hash && b.traits == o.traits &&
-		b.hostField == o.hostField && b.rules.equal(o.rules) &&
+		b.hostField == o.hostField && b.srvName == o.srvName && b.rules.equal(o.rules) &&
 		slices.EqualFunc(b.targets, o.targets, func(x, y *target) bool {
 			return x.name == y.name && x.weight == y.weight && x.zone == y.zone
 		})
-}
-
-// warn notes what of an upstream is not done as written.
-func (s *Set) warn(u *spec.Upstream) {
-	note := func(format string, args ...any) {
-		s.warnings = append(s.warnings, fmt.Sprintf("upstream %q: ", u.Name)+fmt.Sprintf(format, args...))
-	}
-	if u.UseSRVName {
-		note("use_srv_name has no effect: SRV records are not looked up")
-	}
 }
 
 // splitTarget reads host[:port]; without a port it is 8000.
@@ -258,7 +252,7 @@ func splitTarget(s string) (host string, port uint16, err error) {
 
 // newTarget makes a target without vitals.
 func newTarget(name, host string, port uint16, weight int) *target {
-	t := &target{name: name, host: strings.Trim(host, "[]"), port: port, weight: weight, plain: name, secure: name}
+	t := &target{name: name, host: strings.Trim(host, "[]"), port: port, weight: weight, label: name, plain: name, secure: name}
 	bare := t.host
 	if strings.Contains(bare, ":") {
 		bare = "[" + bare + "]"

@@ -101,11 +101,9 @@ func TestBuildListsProblemsAndCloses(t *testing.T) {
 
 func TestBuildWarnsOfWhatItDoesOtherwise(t *testing.T) {
 	d := document(at("127.0.0.1:1", 100))
-	u := d.Upstreams[0]
-	u.UseSRVName = true
 	d.Services[1].Protocol = "grpc"
 	text := strings.Join(build(t, nil, d).Warnings(), "\n")
-	for _, want := range []string{"use_srv_name", "grpc"} {
+	for _, want := range []string{"grpc"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no warning of %s in:\n%s", want, text)
 		}

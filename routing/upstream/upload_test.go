@@ -138,7 +138,7 @@ func TestHealthOfNames(t *testing.T) {
 	last := Health{Target: "127.0.0.1:83", Address: "127.0.0.1:83", State: Healthy}
 	f(Health{Target: "a.test:81", State: Healthy}, Health{Target: "nosuch.invalid:82", State: Healthy}, last)
 	for _, host := range []string{"a.test", "nosuch.invalid"} {
-		g.pools.names.lookup(t.Context(), host)
+		g.pools.names.lookup(t.Context(), question{host: host, srv: true})
 	}
 	f(Health{Target: "a.test:81", Address: "127.0.0.1:81", State: Healthy}, Health{Target: "nosuch.invalid:82", State: DNSError}, last)
 }

@@ -13,6 +13,7 @@ import (
 type view struct {
 	epoch   uint64
 	until   time.Time // to be made anew after this; zero for never
+	all     []*target // every target, names as their peers
 	targets []*target // those that get traffic
 	resting []*target // those that traffic took out, to be tried again
 	weights []int     // theirs, by the same index; of one that warms up, a part
@@ -39,9 +40,10 @@ const maxWheel = 1 << 16
 // target's health, both rare. The change may have come from a request that still
 // uses an older generation of this balancer.
 func (b *balancer) look() *view {
-	v := &view{epoch: b.epoch.Load()} // before health is read, so that no change is missed
+	v := &view{epoch: b.stamp()} // before health and names are read, so that no change is missed
+	v.all = b.expand()
 	total, alive := 0, 0
-	for _, t := range b.targets {
+	for _, t := range v.all {
 		total += t.weight
 		if t.weight > 0 && t.vitals.retryAt.Load() != 0 {
 			v.resting = append(v.resting, t)
@@ -57,25 +59,25 @@ func (b *balancer) look() *view {
 		case share < b.traits.PanicThreshold:
 			// So few are left that they would break down too: better some failures
 			// at each than all of the load on the last.
-			v.targets = b.weighted()
+			v.targets = weighted(v.all)
 		case b.rules != nil && share < b.rules.threshold:
 			v.targets = nil
 		}
 	}
-	v.targets = b.traits.nearby(v.targets, b.targets)
+	v.targets = b.traits.nearby(v.targets, v.all)
 	v.targets = b.traits.some(v.targets)
 	v.weigh(time.Duration(b.traits.SlowStart*float64(time.Second)), time.Now())
 	v.wheel = spread(v.weights)
 	if b.method == consistentHashing {
-		v.ring = ringOf(v.targets, pointsFor(b.traits.slots, b.targets))
+		v.ring = ringOf(v.targets, pointsFor(b.traits.slots, v.all))
 	}
 	return v
 }
 
 // weighted answers every target that has a weight.
-func (b *balancer) weighted() []*target {
+func weighted(all []*target) []*target {
 	var list []*target
-	for _, t := range b.targets {
+	for _, t := range all {
 		if t.weight > 0 {
 			list = append(list, t)
 		}
@@ -119,7 +121,7 @@ func (tr *traits) some(alive []*target) []*target {
 	rank := func(t *target) uint64 {
 		h := newHash()
 		h.text(tr.node)
-		h.text(t.name)
+		h.text(t.label)
 		return h.sum()
 	}
 	order := slices.Clone(alive)
