@@ -85,6 +85,7 @@ var directions = []struct {
 	{"certs/vaultpki", []string{"secrets", "secrets/vault", "certs"}, "an issuer; shares Vault's client"},
 	{"certs/certtest", []string{"secrets", "certs", "lib:golang.org/x/crypto"}, "an authority with a responder, for tests"},
 	{"certs", []string{"secrets", "certs"}, "certificates know the broker and nothing of routing"},
+	{"policy/compression", []string{"edge/exchange", "routing/spec", "policy", "lib:github.com/klauspost/compress", "lib:github.com/andybalholm/brotli"}, "a plugin; the only user of the encoders"},
 	{"policy", []string{"secrets", "edge/exchange", "routing/spec", "policy"}, "plugins see requests and documents"},
 	{"routing/provide/file", []string{"routing/spec", "routing/store", "lib:github.com/fsnotify/fsnotify"}, "providers write documents"},
 	{"routing/upstream", []string{"secrets", "certs", "edge/exchange", "routing/spec", "lib:golang.org/x/net"}, "upstreams; reads the times of DNS messages"},

@@ -39,6 +39,7 @@ var Order = []string{
 	"aws-lambda",
 	"azure-functions",
 	"proxy-cache",
+	"compression", // after all that changes bodies
 	"opentelemetry",
 	"prometheus",
 	"http-log",

@@ -5,6 +5,7 @@ import (
 
 	"github.com/keyway-edge/keyway/policy"
 	"github.com/keyway-edge/keyway/policy/acl"
+	"github.com/keyway-edge/keyway/policy/compression"
 	"github.com/keyway-edge/keyway/policy/correlationid"
 	"github.com/keyway-edge/keyway/policy/cors"
 	"github.com/keyway-edge/keyway/policy/iprestriction"
@@ -22,6 +23,7 @@ import (
 func plugins() []policy.Kind {
 	return []policy.Kind{
 		acl.Kind(),
+		compression.Kind(),
 		correlationid.Kind(),
 		cors.Kind(),
 		iprestriction.Kind(),
