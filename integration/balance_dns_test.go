@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -145,5 +146,15 @@ upstreams:
 	}
 	if n["one"] != 30 || n["two"] != 10 {
 		t.Errorf("by weights 3 and 1: %v", n)
+	}
+	// A target of two addresses is one target to a scraper.
+	resp, err := http.Get(g.status + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	text, err := io.ReadAll(resp.Body)
+	if n := strings.Count(string(text), `keyway_upstream_target_healthy{target="_http._tcp.example:8000",upstream="services"} 1`); err != nil || n != 1 {
+		t.Errorf("%d series of the target: %v", n, err)
 	}
 }

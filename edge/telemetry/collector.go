@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/keyway-edge/keyway/routing/upstream"
 )
 
 // labels are pairs of name and value.
@@ -170,11 +172,34 @@ func (c *collector) snapshot(out chan<- prometheus.Metric) {
 	emit(out, "keyway_snapshot_generation", "Generation of the snapshot in force", prometheus.GaugeValue, float64(s.Generation), nil)
 	emit(out, "keyway_snapshot_problems", "Objects quarantined or served with a remark", prometheus.GaugeValue, float64(len(s.Problems)), nil)
 	emit(out, "keyway_snapshot_age_seconds", "Age of the snapshot in force", prometheus.GaugeValue, time.Since(s.Built).Seconds(), nil)
-	for _, h := range s.Upstreams.Health() {
-		v := 1.0
-		if h.State == "unhealthy" || h.State == "dns_error" {
-			v = 0
+	c.upstreams(out, s.Upstreams)
+}
+
+// upstreams writes the health of targets, which may have several addresses, and what
+// happened to them.
+func (c *collector) upstreams(out chan<- prometheus.Metric, set *upstream.Set) {
+	type target struct{ upstream, name string }
+	var order []target
+	up := map[target]float64{}
+	for _, h := range set.Health() {
+		t := target{h.Upstream, h.Target}
+		if _, known := up[t]; !known {
+			order = append(order, t)
+			up[t] = 0
 		}
-		emit(out, "keyway_upstream_target_healthy", "Whether a target is given traffic", prometheus.GaugeValue, v, labels{"upstream", h.Upstream, "target", h.Target})
+		if h.State == upstream.Healthy || h.State == upstream.Unchecked {
+			up[t] = 1
+		}
+	}
+	for _, t := range order {
+		emit(out, "keyway_upstream_target_healthy", "Whether a target is given traffic", prometheus.GaugeValue, up[t], labels{"upstream", t.upstream, "target", t.name})
+	}
+	for _, t := range set.Tallies() {
+		for by, n := range t.Ejections {
+			emit(out, "keyway_upstream_ejections_total", "Targets taken out, by what", prometheus.CounterValue, float64(n), labels{"upstream", t.Upstream, "by", by})
+		}
+		for reason, n := range t.Refused {
+			emit(out, "keyway_upstream_refused_total", "Tries that a limit of the upstream forbade", prometheus.CounterValue, float64(n), labels{"upstream", t.Upstream, "reason", reason})
+		}
 	}
 }

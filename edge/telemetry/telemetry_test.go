@@ -213,6 +213,8 @@ func TestPrometheusPluginFamilies(t *testing.T) {
 		`kong_request_latency_ms_bucket{route="r",service="s",workspace="default",le="25"} 0`, `kong_request_latency_ms_bucket{route="r",service="s",workspace="default",le="50"} 2`,
 		`kong_upstream_latency_ms_sum{route="r",service="s",workspace="default"} 40`, `kong_kong_latency_ms_count{route="r",service="s",workspace="default"} 2`,
 		`kong_upstream_target_health{address="127.0.0.1:9",state="healthchecks_off",subsystem="http",target="127.0.0.1:9",upstream="up"} 1`,
+		`keyway_upstream_target_healthy{target="127.0.0.1:9",upstream="up"} 1`,
+		`keyway_upstream_ejections_total{by="traffic",upstream="up"} 0`, `keyway_upstream_refused_total{reason="retry_budget",upstream="up"} 0`,
 	)
 }
 

@@ -28,6 +28,7 @@ type balancer struct {
 	names   *names         // where targets have names; nil otherwise
 	srvName bool           // the target of an SRV record is the host to ask for
 	budget  *budget        // of retries; likewise
+	tally   *tally         // likewise
 }
 
 // method is how a target is chosen.

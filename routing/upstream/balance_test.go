@@ -12,7 +12,7 @@ import (
 
 // ring makes a balancer of targets 127.0.0.1:19901, 19902, ... with these weights.
 func ring(weights ...int) *balancer {
-	b := &balancer{name: "u", named: true, epoch: new(atomic.Uint64), mean: &average{}, budget: newBudget(20)}
+	b := &balancer{name: "u", named: true, epoch: new(atomic.Uint64), mean: &average{}, budget: newBudget(20), tally: &tally{}}
 	for i, w := range weights {
 		name := fmt.Sprintf("127.0.0.1:%d", 19901+i)
 		t := newTarget(name, "127.0.0.1", uint16(19901+i), w)

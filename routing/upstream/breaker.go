@@ -132,6 +132,43 @@ func (b *budget) spend() bool {
 	}
 }
 
+// tally counts what became of an upstream's targets and requests; one for all its generations.
+type tally struct {
+	ejected [3]atomic.Uint64 // by source
+	denied  atomic.Uint64    // repetitions beyond the budget
+	busy    atomic.Uint64    // requests beyond max_pending
+}
+
+// Tally is what happened to the targets and requests of one upstream.
+type Tally struct {
+	Upstream  string
+	Ejections map[string]uint64 // by traffic, probe, order
+	Refused   map[string]uint64 // by retry_budget, max_pending
+}
+
+// Tallies answers those of every upstream entity, in order of name.
+func (s *Set) Tallies() []Tally {
+	list := make([]Tally, 0, len(s.sorted))
+	for _, b := range s.sorted {
+		y := b.tally
+		list = append(list, Tally{
+			Upstream:  b.name,
+			Ejections: map[string]uint64{"traffic": y.ejected[byTraffic].Load(), "probe": y.ejected[byProbe].Load(), "order": y.ejected[byOrder].Load()},
+			Refused:   map[string]uint64{"retry_budget": y.denied.Load(), "max_pending": y.busy.Load()},
+		})
+	}
+	return list
+}
+
+// pay spends of the budget for a retry, if it can.
+func (b *balancer) pay() bool {
+	if b.budget.spend() {
+		return true
+	}
+	b.tally.denied.Add(1)
+	return false
+}
+
 var errBusy = errors.New("every target has max_connections requests under way and max_pending waiting; raise them or add targets")
 
 // enter takes a place at a target that has less than most requests under way; 0 is no limit.
@@ -175,6 +212,7 @@ func (k *call) await(t *target) error {
 	v.mu.Lock()
 	if len(v.queue) >= b.traits.MaxPending {
 		v.mu.Unlock()
+		b.tally.busy.Add(1)
 		return errBusy
 	}
 	v.pending.Add(1)

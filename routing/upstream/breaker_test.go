@@ -252,6 +252,9 @@ func TestConnectionLimit(t *testing.T) {
 			t.Errorf("status %d", s)
 		}
 	}
+	if y := g.set.Tallies(); len(y) != 1 || y[0].Upstream != "u" || y[0].Refused["max_pending"] != 1 {
+		t.Errorf("tallies %+v", y)
+	}
 	if most.Load() != 2 || v.open.Load() != 0 || v.pending.Load() != 0 {
 		t.Errorf("%d at once; left over: %d open, %d waiting", most.Load(), v.open.Load(), v.pending.Load())
 	}

@@ -217,6 +217,9 @@ func (b *balancer) settle(v *vitals, was, down bool, who source) {
 	case who == byTraffic:
 		b.rest(v)
 	}
+	if down {
+		b.tally.ejected[who].Add(1)
+	}
 	v.down.Store(down)
 	b.epoch.Add(1) // last: a view made after it knows all
 }

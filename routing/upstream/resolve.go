@@ -218,12 +218,13 @@ func (n *names) services(ctx context.Context, records []*net.SRV) ([]place, erro
 	return tidy(places), nil
 }
 
-// tidy sorts, so that servers that turn their answers around change nothing.
+// tidy sorts, so that servers that turn their answers around change nothing, and keeps
+// each address and port once.
 func tidy(places []place) []place {
 	slices.SortFunc(places, func(a, b place) int {
 		return cmp.Or(a.addr.Compare(b.addr), cmp.Compare(a.port, b.port), cmp.Compare(a.weight, b.weight), cmp.Compare(a.host, b.host))
 	})
-	return slices.Compact(places)
+	return slices.CompactFunc(places, func(a, b place) bool { return a.addr == b.addr && a.port == b.port })
 }
 
 // refresh looks up again what is used and old, a few names at a time, and

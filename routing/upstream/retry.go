@@ -34,7 +34,7 @@ func (k *call) spare(tries int) bool {
 // unwanted says that a response is to be dropped for another try.
 func (k *call) unwanted(tries int) bool {
 	r := &k.cluster.retry
-	return r.some && r.statuses.has(k.x.Response.Status) && k.spare(tries) && k.cluster.balancer.budget.spend()
+	return r.some && r.statuses.has(k.x.Response.Status) && k.spare(tries) && k.cluster.balancer.pay()
 }
 
 // drop lets go of a response for another try.
@@ -56,7 +56,7 @@ func (k *call) again(f *fault) bool {
 	case faultConnect:
 		return !f.sent
 	case faultBroken:
-		return k.replayable(f) && (!f.sent || k.cluster.balancer.budget.spend())
+		return k.replayable(f) && (!f.sent || k.cluster.balancer.pay())
 	default:
 		return false
 	}

@@ -146,7 +146,7 @@ func (s *Set) single(prev *Set, svc *spec.Service) *balancer {
 		t := newTarget(name, svc.Host, uint16(svc.Port), 1)
 		t.vitals, t.family = &vitals{}, newFamily()
 		b = &balancer{name: name, targets: []*target{t}, epoch: new(atomic.Uint64), mean: &average{}, traits: traits{Balancing: spec.DefaultBalancing()}}
-		b.budget = newBudget(b.traits.RetryBudget)
+		b.budget, b.tally = newBudget(b.traits.RetryBudget), &tally{}
 		b.resolve(s.pools.names)
 		b.respin()
 	}
@@ -200,9 +200,9 @@ func (s *Set) compile(was *balancer, in *Inputs, u *spec.Upstream, list []*spec.
 // join an upstream which serves already warm up.
 func (b *balancer) inherit(was *balancer, now time.Time) {
 	known := make(map[string]*target)
-	b.epoch, b.mean, b.budget = new(atomic.Uint64), &average{}, newBudget(b.traits.RetryBudget)
+	b.epoch, b.mean, b.tally, b.budget = new(atomic.Uint64), &average{}, &tally{}, newBudget(b.traits.RetryBudget)
 	if was != nil {
-		b.epoch, b.mean = was.epoch, was.mean
+		b.epoch, b.mean, b.tally = was.epoch, was.mean, was.tally
 		if b.traits.RetryBudget == was.traits.RetryBudget {
 			b.budget = was.budget
 		}
