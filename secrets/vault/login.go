@@ -214,8 +214,9 @@ func (c *Client) post(ctx context.Context, path string, data map[string]any) (*a
 // and made anew when it cannot be. Who reads meanwhile uses the old one.
 func (c *Client) Run(ctx context.Context) error {
 	failures := 0
+	var last error
 	for {
-		wait, due := c.nextRenewal(failures)
+		wait, due := c.nextRenewal(failures, last)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -224,7 +225,7 @@ func (c *Client) Run(ctx context.Context) error {
 		if !due {
 			continue
 		}
-		if err := c.keep(ctx); err != nil && ctx.Err() == nil {
+		if last = c.keep(ctx); last != nil && ctx.Err() == nil {
 			failures++
 			continue
 		}
@@ -234,8 +235,9 @@ func (c *Client) Run(ctx context.Context) error {
 
 const idle = 5 * time.Second // how long a source that nothing was read from waits to be looked at again
 
-// nextRenewal is pure arithmetic but for the chance in it.
-func (c *Client) nextRenewal(failures int) (wait time.Duration, due bool) {
+// nextRenewal is pure arithmetic but for the chance in it. last is why the last try
+// failed.
+func (c *Client) nextRenewal(failures int, last error) (wait time.Duration, due bool) {
 	c.mu.Lock()
 	s := c.now
 	c.mu.Unlock()
@@ -243,8 +245,13 @@ func (c *Client) nextRenewal(failures int) (wait time.Duration, due bool) {
 	case s == nil || s.ttl == 0:
 		return idle, false
 	case failures > 0:
-		step := min(time.Second<<min(failures-1, 6), time.Minute)
-		return step/2 + rand.N(step/2), true
+		// A second at the least: the broker's own probes come beside it.
+		step := min(2*time.Second<<min(failures-1, 6), time.Minute)
+		wait = step/2 + rand.N(step/2)
+		if t, ok := errors.AsType[*secrets.Throttled](last); ok {
+			wait = max(wait, t.After+rand.N(t.After/10+1))
+		}
+		return wait, true
 	}
 	at := s.made.Add(time.Duration(float64(s.ttl) * (2.0/3 - 0.05 + 0.1*rand.Float64())))
 	if wait = time.Until(at); wait > idle {

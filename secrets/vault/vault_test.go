@@ -460,20 +460,27 @@ func TestParse(t *testing.T) {
 // The next renewal of a login is at two thirds of its time.
 func TestLoginIsRenewedInTime(t *testing.T) {
 	c := NewClient(Config{Address: "http://127.0.0.1:1", Timeout: time.Second}, Deps{})
-	if _, due := c.nextRenewal(0); due {
+	if _, due := c.nextRenewal(0, nil); due {
 		t.Error("nothing is due before the first login")
 	}
 	c.now = &session{made: time.Now().Add(-50 * time.Second), ttl: time.Minute}
-	if wait, due := c.nextRenewal(0); !due || wait != 0 {
+	if wait, due := c.nextRenewal(0, nil); !due || wait != 0 {
 		t.Errorf("late: %v %v", wait, due)
 	}
 	c.now = &session{made: time.Now(), ttl: time.Hour}
-	if wait, due := c.nextRenewal(0); due || wait != idle {
+	if wait, due := c.nextRenewal(0, nil); due || wait != idle {
 		t.Errorf("early: %v %v", wait, due)
 	}
-	for failures, most := range map[int]time.Duration{1: time.Second, 4: 8 * time.Second, 50: time.Minute} {
-		if wait, due := c.nextRenewal(failures); !due || wait > most || wait < most/2 {
+	down := fmt.Errorf("down: %w", secrets.ErrUnavailable)
+	for failures, most := range map[int]time.Duration{1: 2 * time.Second, 4: 16 * time.Second, 50: time.Minute} {
+		if wait, due := c.nextRenewal(failures, down); !due || wait > most || wait < most/2 {
 			t.Errorf("after %d failures: %v %v", failures, wait, due)
+		}
+	}
+	for _, after := range []time.Duration{0, 7 * time.Second, 10 * time.Minute} {
+		asked := fmt.Errorf("logging in: %w", &secrets.Throttled{Err: down, After: after})
+		if wait, due := c.nextRenewal(1, asked); !due || wait < max(after, time.Second) || wait > after*11/10+2*time.Second {
+			t.Errorf("asked to wait %v: %v %v", after, wait, due)
 		}
 	}
 }
