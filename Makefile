@@ -49,7 +49,7 @@ probe: build ## run the attack probe (PROBE=folder of its source) against a gate
 bench: build ## compare with nginx, HAProxy and Caddy in one interleaved run (QUICK=1: under 3 minutes)
 	go run ./integration/cmd/bench -keyway bin/keyway $(if $(QUICK),-quick)
 
-proof: build ## break every source of credentials and rotate all of them under load (QUICK=1: under 3 minutes; else about an hour)
+proof: build ## break every source of credentials and rotate all of them under load (QUICK=1: 4 minutes; else an hour and a half)
 	KEYWAY_REQUIRE=all PROOF=$(if $(QUICK),quick,full) PROOF_OUT=$(abspath integration/proof/latest.json) \
 		go test -count=1 -timeout 4h -v -run '^TestProof$$' ./integration
 
