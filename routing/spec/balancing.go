@@ -17,6 +17,7 @@ type Balancing struct {
 // beyond failed connections, for requests that do no harm twice.
 type Retry struct {
 	OnStatuses []int // answers after which another target is tried
+	HedgeAfter int   // milliseconds after which a second target is asked too; 0 for never
 	TryTimeout int   // milliseconds for one try, until its response head; 0 for the read timeout
 }
 
@@ -62,4 +63,5 @@ func (s *Service) retry() optional {
 func (r *Retry) fields(visit func(field)) {
 	visit(field{"on_statuses", &r.OnStatuses, isStatus})
 	visit(field{"try_timeout", &r.TryTimeout, retryTimeout})
+	visit(field{"hedge_after", &r.HedgeAfter, retryTimeout})
 }

@@ -9,7 +9,7 @@ import (
 func TestBalancingRoundTrip(t *testing.T) {
 	const text = `_format_version: "3.0"
 services:
-- {name: s, host: u, x_keyway_retry: {on_statuses: [502, 503], try_timeout: 250}}
+- {name: s, host: u, x_keyway_retry: {on_statuses: [502, 503], try_timeout: 250, hedge_after: 50}}
 upstreams:
 - name: u
   x_keyway_balancing: {slow_start: 1.5, zone_preference: true, subset: 3, panic_threshold: 40, recover_after: 5, max_connections: 6, max_pending: 7, retry_budget: 8}
@@ -25,7 +25,7 @@ upstreams:
 	if got := doc.Upstreams[0].Balancing; got == nil || *got != want || doc.Targets[0].Zone != "eu-1a" {
 		t.Fatalf("read %+v, %q", got, doc.Targets[0].Zone)
 	}
-	if r := doc.Services[0].Retry; r == nil || len(r.OnStatuses) != 2 || r.TryTimeout != 250 {
+	if r := doc.Services[0].Retry; r == nil || len(r.OnStatuses) != 2 || r.TryTimeout != 250 || r.HedgeAfter != 50 {
 		t.Errorf("read %+v", r)
 	}
 	if doc.Upstreams[1].Balancing != nil {

@@ -27,6 +27,9 @@ type call struct {
 	heard  bool   // a byte of a response has come
 
 	tryBy time.Time // when this try has had its time, zero for the read timeout alone
+	leg   *leg      // of a hedged request; nil for others
+	avoid []*target // whom the other leg has asked
+	used  int       // tries that are taken off
 	hold  bool      // the request's body is kept after the response, for another try
 
 	broken *fault // writing failed: what is read now is the target's last word

@@ -53,11 +53,16 @@ func (cl *Cluster) Do(x *exchange.Exchange, out *Outgoing) error {
 	if err := k.body.load(cl.pools, &x.Request, out.Buffered); err != nil {
 		return err
 	}
-	if err := k.run(); err != nil {
-		k.body.free()
-		return err
+	var err error
+	if k.hedges() {
+		err = k.hedged()
+	} else {
+		err = k.run()
 	}
-	return nil
+	if err != nil {
+		k.body.free()
+	}
+	return err
 }
 
 // noSeat is the answer when the client waited in vain for a place at a target.
@@ -167,6 +172,9 @@ func (k *call) ride(t *target, addr netip.AddrPort, fresh bool) *fault {
 	c.served++
 	k.told, k.conn, k.target = c.address, c, t
 	k.heard, k.broken, k.upload = false, nil, nil
+	if k.leg != nil {
+		k.watch(true) // so that the other leg's answer ends this one at once
+	}
 	f := k.send(host)
 	if f == nil {
 		f = k.receive()

@@ -13,6 +13,7 @@ import (
 type retrying struct {
 	statuses statusSet     // answers after which another target is tried
 	some     bool          // there are such statuses
+	hedge    time.Duration // after which a second target is asked too; 0 for never
 	try      time.Duration // for one try, until its response head; 0 for the read timeout
 }
 
@@ -20,7 +21,7 @@ func newRetrying(r *spec.Retry) retrying {
 	if r == nil {
 		return retrying{}
 	}
-	out := retrying{some: len(r.OnStatuses) > 0, try: time.Duration(r.TryTimeout) * time.Millisecond}
+	out := retrying{some: len(r.OnStatuses) > 0, try: time.Duration(r.TryTimeout) * time.Millisecond, hedge: time.Duration(r.HedgeAfter) * time.Millisecond}
 	out.statuses.add(r.OnStatuses)
 	return out
 }
@@ -67,14 +68,14 @@ func (k *call) run() error {
 	cl, b := k.cluster, k.cluster.balancer
 	b.budget.earn(b.traits.RetryBudget)
 	var room [4]*target
-	tried := room[:0]
+	tried := append(room[:0], k.avoid...)
 	var w wish
 	cookie := ""
 	if b.method == consistentHashing {
 		w.key, w.keyed, cookie = b.hash.key(k.x, k.out)
 	}
 	var last *fault
-	for tries := 0; tries <= cl.retries; {
+	for tries := k.used; tries <= cl.retries; {
 		w.tried = tried
 		t, trial, err := k.seat(w, k.spare(tries))
 		if err != nil {
@@ -95,6 +96,9 @@ func (k *call) run() error {
 			}
 			tried = append(tried, t)
 			continue
+		}
+		if k.leg != nil {
+			k.leg.at.Store(t)
 		}
 		again := k.spare(tries)
 		tries++
