@@ -122,7 +122,11 @@ func (e *explanation) routed(s *edge.Snapshot, m *routing.Match, config *edge.Co
 		path = to.Service.Path
 		for _, h := range s.Upstreams.Health() {
 			if strings.EqualFold(h.Upstream, to.Service.Host) {
-				e.Targets = append(e.Targets, fmt.Sprintf("%s weight %d %s", h.Target, h.Weight, h.State))
+				at := h.Target
+				if h.Address != "" && h.Address != h.Target {
+					at += " at " + h.Address // one of those that the name has
+				}
+				e.Targets = append(e.Targets, fmt.Sprintf("%s weight %d %s", at, h.Weight, h.State))
 			}
 		}
 		if len(e.Targets) == 0 {

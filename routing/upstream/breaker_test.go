@@ -246,7 +246,11 @@ func TestConnectionLimit(t *testing.T) {
 	begin(t.Context())
 	until("another waits", func() bool { return v.pending.Load() == 1 })
 	close(release)
+	handed := time.Now()
 	wait.Wait()
+	if took := time.Since(handed); took > 10*time.Second {
+		t.Errorf("a place that was free was taken after %v", took)
+	}
 	for range 3 {
 		if s := <-status; s != 200 {
 			t.Errorf("status %d", s)

@@ -251,3 +251,50 @@ func TestCheckerOfThousands(t *testing.T) {
 		}
 	})
 }
+
+// TestCheckerHoldsItsBounds probes 300 targets that never answer.
+func TestCheckerHoldsItsBounds(t *testing.T) {
+	var now, most atomic.Int32
+	addr := origin(t, func(c net.Conn, r *bufio.Reader, _ int) {
+		n := now.Add(1)
+		defer now.Add(-1)
+		for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+		}
+		_, _ = io.Copy(io.Discard, r)
+	})
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var targets []*spec.Target
+	for i := range 300 {
+		targets = append(targets, at(fmt.Sprintf("h%d.test:%s", i, port), 100))
+	}
+	for concurrency, bound := range map[int]int32{10: 10, 1000: maxProbes} {
+		most.Store(0)
+		d := document(targets...)
+		d.Upstreams[0].Healthchecks = checks("http", 0.2)
+		d.Upstreams[0].Healthchecks.Active.Timeout, d.Upstreams[0].Healthchecks.Active.Concurrency = 1.5, concurrency
+		s, problems := Build(nil, Inputs{Doc: d, Pools: NewPools(Settings{Resolver: loopback{}})})
+		if len(problems) > 0 {
+			t.Fatal(problems)
+		}
+		var current atomic.Pointer[Set]
+		current.Store(s)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- NewChecker(current.Load, slog.New(slog.DiscardHandler)).Run(ctx) }()
+		time.Sleep(1200 * time.Millisecond)
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		// The server sees an end a little later than the one who made it.
+		if n := most.Load(); n > bound+bound/10 || n < bound/2 {
+			t.Errorf("concurrency %d: %d probes at once, want about %d at most", concurrency, n, bound)
+		}
+		for now.Load() > 0 {
+			time.Sleep(time.Millisecond)
+		}
+	}
+}

@@ -215,6 +215,15 @@ func TestSlowStart(t *testing.T) {
 		if n := share(); n != 550 {
 			t.Fatalf("%d before", n)
 		}
+		both := spreadOf(roundRobin, func(tr *traits) { tr.SlowStart = 100 }, 100, 100)
+		for _, x := range both.targets {
+			time.Sleep(5 * time.Second)
+			both.mark(x, false)
+			both.mark(x, true)
+		}
+		if until := time.Until(both.current().until); until != 5*time.Second { // the first one's step is 10 s after it came
+			t.Errorf("the next step is in %v, want 5s", until)
+		}
 		b.mark(b.targets[0], false)
 		b.mark(b.targets[0], true)
 		last := share() // a tenth of its weight: 1 of 11
@@ -255,6 +264,17 @@ func TestZonePreference(t *testing.T) {
 	want("half of the zone", 0, 120, 0, 0)
 	b.mark(b.targets[1], false)
 	want("none of the zone", 0, 0, 60, 60)
+	// One of three in the zone could not carry what the zone gets.
+	few := ring(100, 100, 100, 100)
+	for _, x := range few.targets[:3] {
+		x.zone = "a"
+	}
+	few.traits = b.traits
+	few.mark(few.targets[0], false)
+	few.mark(few.targets[1], false)
+	if c := counts(few, 120); !slices.Equal(c, []int{0, 0, 60, 60}) {
+		t.Errorf("one of three in the zone: %v", c)
+	}
 	b.traits.zone = "c"
 	b.respin()
 	want("a zone without targets", 0, 0, 60, 60)

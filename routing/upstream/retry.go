@@ -48,7 +48,6 @@ func (k *call) drop() {
 	fields.Reset()
 	trailer.Reset()
 	*r = exchange.Response{Fields: fields, Trailer: trailer}
-	k.end = nil
 }
 
 // again says whether another target may be tried after a fault, and pays for it.
