@@ -298,3 +298,37 @@ func TestCheckerHoldsItsBounds(t *testing.T) {
 		}
 	}
 }
+
+// TestCheckerProbesEveryAddressOfAName finds that one of two addresses does not answer.
+func TestCheckerProbesEveryAddressOfAName(t *testing.T) {
+	addr := serverOf(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), false)
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		d := document(at("two.test:"+port, 100))
+		d.Upstreams[0].Healthchecks = checks("http", 1)
+		dns := &book{pages: map[string][]string{"two.test": {"127.0.0.1", "127.0.0.2"}}}
+		s, problems := Build(nil, Inputs{Doc: d, Pools: NewPools(Settings{Resolver: dns})})
+		if len(problems) > 0 {
+			t.Fatal(problems)
+		}
+		var current atomic.Pointer[Set]
+		current.Store(s)
+		checking(t, &current)
+		time.Sleep(10 * time.Second)
+		states := map[string]State{}
+		for _, h := range s.Health() {
+			states[h.Address] = h.State
+		}
+		if len(states) != 2 || states["127.0.0.1:"+port] != Healthy || states["127.0.0.2:"+port] != Unhealthy {
+			t.Errorf("states %v", states)
+		}
+		for range 10 {
+			if got := s.sorted[0].pick(wish{}); got == nil || got.addr.Addr().String() != "127.0.0.1" {
+				t.Fatalf("picked %v", got)
+			}
+		}
+	})
+}

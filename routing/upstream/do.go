@@ -150,8 +150,11 @@ func (k *call) visit(t *target, addr netip.AddrPort, again bool) *fault {
 			f.kind, f.err = faultClient, fmt.Errorf("awaiting %s: %w", addr, context.Cause(k.x.Ctx))
 			err = f.err
 		}
-		if f.kind != faultClient && f.kind != faultHere {
+		switch {
+		case f.kind != faultClient && f.kind != faultHere:
 			k.cluster.balancer.timed(t, began, true)
+		case k.leg != nil: // the other leg was sooner: this one takes at least so long
+			k.cluster.balancer.timed(t, began, false)
 		}
 	}
 	k.x.Attempts = append(k.x.Attempts, exchange.Attempt{

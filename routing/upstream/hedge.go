@@ -22,7 +22,18 @@ type leg struct {
 	at     atomic.Pointer[target] // where it is now
 	cancel context.CancelFunc
 	err    error
+	broke  any // what it panicked with, nil if it did not
 	over   bool
+}
+
+// ride runs the leg. A panic is its owner's to have: there it ends one request and not
+// the process.
+func (l *leg) ride(done chan<- *leg) {
+	defer func() {
+		l.broke = recover()
+		done <- l
+	}()
+	l.err = l.k.run()
 }
 
 // hedges says whether the request may be sent twice at once.
@@ -42,10 +53,7 @@ func (k *call) hedged() error {
 		l.x = exchange.Exchange{Conn: k.x.Conn, Request: k.x.Request, UpstreamStart: k.x.UpstreamStart, WatchClient: watch}
 		l.x.Ctx, l.cancel = context.WithCancel(k.x.Ctx)
 		l.k = call{cluster: k.cluster, x: &l.x, out: k.out, body: k.body, leg: l, avoid: avoid, used: used}
-		wait.Go(func() {
-			l.err = l.k.run()
-			done <- l
-		})
+		wait.Go(func() { l.ride(done) })
 		return l
 	}
 	first := begin(nil, 0, k.x.WatchClient) // one of the two watches, since it is done once
@@ -57,6 +65,12 @@ func (k *call) hedged() error {
 		case l := <-done:
 			l.over = true
 			open--
+			if l.broke != nil {
+				for _, other := range legs {
+					other.cancel()
+				}
+				panic(l.broke)
+			}
 			if l.err == nil {
 				k.finish(l, legs, done)
 				return nil
@@ -81,7 +95,7 @@ func (k *call) finish(won *leg, legs []*leg, done <-chan *leg) {
 		if l != won && !l.over {
 			l.cancel()
 			<-done
-			if l.err == nil { // it answered at the same time
+			if l.err == nil && l.broke == nil { // it answered at the same time
 				if c, ok := l.x.Response.Body.(io.Closer); ok {
 					_ = c.Close()
 				}

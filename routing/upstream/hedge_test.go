@@ -74,3 +74,16 @@ func mute2(t *testing.T) string {
 	t.Helper()
 	return origin(t, func(_ net.Conn, r *bufio.Reader, _ int) { _, _ = io.Copy(io.Discard, r) })
 }
+
+// TestHedgeThatPanics holds that a fault of a leg is one of the request.
+func TestHedgeThatPanics(t *testing.T) {
+	well := answering(t, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nwell")
+	g := through(t, func(d *spec.Document) { d.Services[0].Retry = &spec.Retry{HedgeAfter: 60} }, well, mute2(t))
+	g.set.sorted[0].budget = nil // what no Build makes
+	defer func() {
+		if recover() == nil {
+			t.Error("the panic did not reach the request's own goroutine")
+		}
+	}()
+	g.do(ask(t.Context(), "GET", ""), nil)
+}
