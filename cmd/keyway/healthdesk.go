@@ -32,13 +32,18 @@ func (h *healthDesk) Overview(upstreamID string) (admin.Overview, bool) {
 	return out, true
 }
 
-// Mark sets a target's health by order.
-func (h *healthDesk) Mark(upstreamID, target string, healthy bool) bool {
+// Mark sets the health of a target, or of one address of it, by order.
+func (h *healthDesk) Mark(upstreamID, target, address string, healthy bool) bool {
 	n := (*node)(h)
 	set := n.upstreams()
-	if set == nil || !set.Mark(upstreamID, target, healthy) {
+	switch {
+	case set == nil:
+		return false
+	case address == "" && !set.Mark(upstreamID, target, healthy):
+		return false
+	case address != "" && !set.MarkAddress(upstreamID, target, address, healthy):
 		return false
 	}
-	n.log.Info("health of a target was set by order", slog.String("upstream_id", upstreamID), slog.String("target", target), slog.Bool("healthy", healthy))
+	n.log.Info("health of a target was set by order", slog.String("upstream_id", upstreamID), slog.String("target", target), slog.String("address", address), slog.Bool("healthy", healthy))
 	return true
 }

@@ -13,8 +13,9 @@ import (
 type Targets interface {
 	// Overview answers the health of an upstream by its id.
 	Overview(upstreamID string) (Overview, bool)
-	// Mark sets the health of a target, host:port, by order; false without such a target.
-	Mark(upstreamID, target string, healthy bool) bool
+	// Mark sets the health of a target, host:port, by order, or of one of its addresses
+	// if that is not ""; false without such a target.
+	Mark(upstreamID, target, address string, healthy bool) bool
 }
 
 // Overview is the health of one upstream.
@@ -180,7 +181,7 @@ func (o *Overview) whole(d *spec.Document, u *spec.Upstream) map[string]any {
 }
 
 // mark takes the orders healthy and unhealthy about a target, named by its id or as
-// the document writes it. An order is about all addresses of the target.
+// the document writes it, or about one of its addresses.
 func (h *health) mark(w http.ResponseWriter, r *http.Request) {
 	d, u := h.upstream(r)
 	order := r.PathValue("order")
@@ -191,7 +192,7 @@ func (h *health) mark(w http.ResponseWriter, r *http.Request) {
 	key := r.PathValue("target")
 	for _, t := range d.Targets {
 		if t.Upstream == u.ID && (t.ID == key || t.Target == key) {
-			if h.targets.Mark(u.ID, t.Target, order == "healthy") {
+			if h.targets.Mark(u.ID, t.Target, r.PathValue("address"), order == "healthy") {
 				w.WriteHeader(http.StatusNoContent)
 				return
 			}

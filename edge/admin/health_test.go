@@ -23,7 +23,10 @@ func (f fleet) Overview(id string) (Overview, bool) {
 	return o, id == "u1"
 }
 
-func (f fleet) Mark(_, target string, healthy bool) bool {
+func (f fleet) Mark(_, target, address string, healthy bool) bool {
+	if address != "" && address != "10.0.0.1:8000" {
+		return false
+	}
 	if target == "10.0.0.1" {
 		target = "10.0.0.1:8000"
 	}
@@ -96,6 +99,7 @@ func TestHealthOfTargets(t *testing.T) {
 	if !f["b.test:81"] || f["10.0.0.1:8000"] {
 		t.Errorf("fleet %v", f)
 	}
+	status("PUT", "/upstreams/u1/targets/b.test:81/10.0.0.7:1/healthy", 404)
 	status("PUT", "/upstreams/u/targets/t3/healthy", 404) // another upstream's
 	status("PUT", "/upstreams/u/targets/nobody/healthy", 404)
 	status("PUT", "/upstreams/v/targets/t1/healthy", 404)

@@ -166,7 +166,7 @@ func TestTrialIsARealRequest(t *testing.T) {
 	g := through(t, func(d *spec.Document) {
 		d.Services[0].Retries = 1
 		d.Upstreams[0].Healthchecks.Passive.Unhealthy.TCPFailures = 1
-		d.Upstreams[0].Balancing = &spec.Balancing{RecoverAfter: 0.3, RetryBudget: 20}
+		d.Upstreams[0].Balancing = &spec.Balancing{RecoverAfter: 1, RetryBudget: 20}
 	}, sick, well)
 	says := func(method string) string {
 		_, body := g.do(ask(t.Context(), method, ""), nil)
@@ -180,7 +180,7 @@ func TestTrialIsARealRequest(t *testing.T) {
 	if met.Load() != 1 {
 		t.Fatalf("the broken target met %d requests, want 1", met.Load())
 	}
-	time.Sleep(400 * time.Millisecond)
+	time.Sleep(1200 * time.Millisecond)
 	if body := says("POST"); body != "well" || met.Load() != 1 {
 		t.Fatalf("a POST was risked: %q", body)
 	}

@@ -269,6 +269,10 @@ func TestNamesBecomePeers(t *testing.T) {
 	if now := got(); now != "10.0.0.9" {
 		t.Errorf("an order must hold for addresses that come later: %s", now)
 	}
+	if !next.MarkAddress("u", "a.test:80", "10.0.0.4:80", true) || got() != "10.0.0.4 10.0.0.9" || next.MarkAddress("u", "a.test:80", "10.0.0.9:80", false) {
+		t.Error("an order about one address is about that one, and about addresses of the target alone")
+	}
+	next.Mark("u", "a.test:80", false)
 	next.Mark("u", "a.test", true) // another port: no such target
 	next.Mark("u", "a.test:80", true)
 	if now := got(); now != "10.0.0.4 10.0.0.9" {

@@ -302,18 +302,42 @@ func (b *balancer) state(t *target) State {
 // better: upstream is an id or a name, target its host:port. It answers false
 // when there is no such target. The order lasts until checks judge otherwise.
 func (s *Set) Mark(upstream, target string, healthy bool) bool {
-	i := slices.IndexFunc(s.sorted, func(b *balancer) bool { return b.id == upstream || b.name == upstream })
-	if i < 0 {
+	b, t := s.find(upstream, target)
+	if t == nil {
 		return false
 	}
-	if host, port, err := splitTarget(target); err == nil {
-		target = net.JoinHostPort(host, strconv.Itoa(int(port)))
+	b.order(t, healthy)
+	return true
+}
+
+// MarkAddress is Mark for one address, ip:port, of those that the target has now.
+func (s *Set) MarkAddress(upstream, target, address string, healthy bool) bool {
+	b, t := s.find(upstream, target)
+	if t == nil {
+		return false
 	}
-	for _, t := range s.sorted[i].targets {
-		if t.name == target {
-			s.sorted[i].order(t, healthy)
+	for _, m := range b.current().members(t) {
+		if m.addr.IsValid() && m.addr.String() == address {
+			b.mark(m, healthy)
 			return true
 		}
 	}
 	return false
+}
+
+// find answers a target with its balancer, nil for an unknown one.
+func (s *Set) find(upstream, name string) (*balancer, *target) {
+	i := slices.IndexFunc(s.sorted, func(b *balancer) bool { return b.id == upstream || b.name == upstream })
+	if i < 0 {
+		return nil, nil
+	}
+	if host, port, err := splitTarget(name); err == nil {
+		name = net.JoinHostPort(host, strconv.Itoa(int(port)))
+	}
+	for _, t := range s.sorted[i].targets {
+		if t.name == name {
+			return s.sorted[i], t
+		}
+	}
+	return nil, nil
 }
