@@ -84,7 +84,7 @@ func (s *Source) forget() {
 			}
 		case !f.used:
 			f.doomed = true
-			signal(s.changed)
+			s.hint() // who needs it says so by asking
 		}
 		f.used = false
 	}
@@ -104,7 +104,9 @@ func (s *Source) follow(ctx context.Context, f *followed) {
 		began := time.Now()
 		err := s.once(ctx, f, func() {
 			if s.up(f); failed > 0 {
-				signal(s.changed) // whoever found the server away need not wait any longer
+				s.mu.Lock()
+				s.hint() // whoever found the server away need not wait any longer
+				s.mu.Unlock()
 			}
 			leave(true)
 		})
@@ -237,10 +239,10 @@ func (s *Source) take(f *followed, o *object, at string) {
 	s.mu.Lock()
 	changed := f.present != (o != nil) || f.held.Version != lease.Version
 	f.present, f.held, f.from = o != nil, lease, at
-	s.mu.Unlock()
 	if changed {
-		signal(s.changed)
+		s.hint(f.key)
 	}
+	s.mu.Unlock()
 }
 
 func (s *Source) up(f *followed) {

@@ -57,7 +57,7 @@ func TestADeadServerIsTriedByOneWatchAtATime(t *testing.T) {
 		src := &Source{
 			own: "own", api: &api{&url.URL{Scheme: "http", Host: "kube"}, &http.Client{Transport: s}},
 			changed: make(chan struct{}, 1), added: make(chan struct{}, 1),
-			turns: turns{one: make(chan struct{}, 1)}, known: make(map[key]*followed),
+			turns: turns{one: make(chan struct{}, 1)}, known: make(map[key]*followed), touched: make(map[key]bool),
 		}
 		for i := range count {
 			_, _ = src.Fetch(t.Context(), secrets.Request{Resource: fmt.Sprint("s", i)})

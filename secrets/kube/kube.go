@@ -27,8 +27,10 @@ type Source struct {
 	added   chan struct{}
 	turns   turns
 
-	mu    sync.Mutex // guards the group below
-	known map[key]*followed
+	mu      sync.Mutex // guards the group below
+	known   map[key]*followed
+	touched map[key]bool // what differs since Touched was asked last
+	all     bool         // or anything may
 }
 
 // followed is a Secret that was asked for. Its source's mu guards it.
@@ -55,12 +57,33 @@ func New(c Config) (*Source, error) {
 	}
 	return &Source{
 		cfg: c, own: own, api: a, changed: make(chan struct{}, 1), added: make(chan struct{}, 1),
-		turns: turns{one: make(chan struct{}, 1)}, known: make(map[key]*followed),
+		turns: turns{one: make(chan struct{}, 1)}, known: make(map[key]*followed), touched: make(map[key]bool),
 	}, nil
 }
 
 // Changed hints that a Secret may have changed.
 func (s *Source) Changed() <-chan struct{} { return s.changed }
+
+// Touched answers which Secrets may have changed since it was asked last.
+func (s *Source) Touched() func(resource string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	touched, all := s.touched, s.all
+	s.touched, s.all = make(map[key]bool), false
+	return func(resource string) bool {
+		k, err := place(resource, s.own, s.cfg.Namespaces)
+		return all || err != nil || touched[k]
+	}
+}
+
+// hint tells of one Secret, or of all. mu is held.
+func (s *Source) hint(of ...key) {
+	s.all = s.all || len(of) == 0
+	for _, k := range of {
+		s.touched[k] = true
+	}
+	signal(s.changed)
+}
 
 // Close lets go of idle connections.
 func (s *Source) Close() error {

@@ -140,6 +140,31 @@ func TestWatchBringsChanges(t *testing.T) {
 	}
 }
 
+func TestHintsSayWhichSecret(t *testing.T) {
+	s := fake(t)
+	src := s.open(t, nil)
+	for _, name := range []string{"db", "other"} {
+		s.put(name, map[string]string{"password": "one"})
+	}
+	run(t, src)
+	for _, name := range []string{"db", "other"} {
+		if _, err := field(t, src, name, "password"); err != nil {
+			t.Fatal(err)
+		}
+		live(t, src, key{"own", name})
+	}
+	src.Touched()
+	s.put("db", map[string]string{"password": "two"})
+	becomes(t, src, "db", "password", "two")
+	touched := src.Touched()
+	if !touched("db") || !touched("own/db") || touched("other") {
+		t.Errorf("db %v, own/db %v, other %v; expected db alone", touched("db"), touched("own/db"), touched("other"))
+	}
+	if again := src.Touched(); again("db") {
+		t.Error("touched twice by one change")
+	}
+}
+
 func TestAClosedWatchGoesOnWhereItWas(t *testing.T) {
 	s := fake(t)
 	src := s.open(t, nil)
