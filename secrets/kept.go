@@ -10,8 +10,22 @@ import (
 // node that restarts while all of them are away.
 const keptWait = time.Second
 
-// patience is how long a plan waits for the next good value of those it waits for.
-const patience = 5 * time.Second
+// patience is how long a plan waits for the next good value of those it waits for, as
+// long as a look may take; and hurry how long at a start with last known good values:
+// a node that restarts while all sources are away has to serve within five seconds.
+const (
+	patience = 5 * time.Second
+	hurry    = 4 * time.Second
+)
+
+// giveUp is when who waits for a plan is answered whatever is missing.
+func (l *loop) giveUp() time.Time {
+	wait := patience
+	if l.restarted {
+		wait = hurry
+	}
+	return latest(l.waitedAt, l.goodAt).Add(wait)
+}
 
 // Kept is the last known good state of one reference, for a store that is sealed.
 type Kept struct {
@@ -103,5 +117,5 @@ func (l *loop) settled(now time.Time) bool {
 	case l.pending == 0, l.pending == l.primed && now.Sub(l.waitedAt) >= keptWait:
 		return true
 	}
-	return now.Sub(latest(l.waitedAt, l.goodAt)) >= patience
+	return !now.Before(l.giveUp())
 }

@@ -18,22 +18,24 @@ const (
 // loop is what Run owns.
 type loop struct {
 	*Broker
-	ctx      context.Context //nolint:containedctx // a loop is the call of Run
-	wg       sync.WaitGroup
-	mounts   map[string]*mount
-	entries  map[entryKey]*entry
-	agenda   agenda
-	history  history
-	kept     map[string]Kept // last known good values not yet taken up
-	revokes  []revoke
-	revokeAt time.Time // when the first of them is due, or sooner
-	waiting  []chan *Set
-	answers  []func()  // for those who forced a look, once its result is shown
-	pending  int       // entries not looked at yet
-	primed   int       // of those, the ones with a last known good value
-	waitedAt time.Time // since when somebody waits for a plan to be resolved
-	goodAt   time.Time // when a first look at something was good last
-	inFlight int       // looks running or queued
+	ctx     context.Context //nolint:containedctx // a loop is the call of Run
+	wg      sync.WaitGroup
+	mounts  map[string]*mount
+	entries map[entryKey]*entry
+	agenda  agenda
+	history history
+	kept    map[string]Kept // last known good values not yet taken up
+	// restarted says that there were some, in the first minute.
+	restarted bool
+	revokes   []revoke
+	revokeAt  time.Time // when the first of them is due, or sooner
+	waiting   []chan *Set
+	answers   []func()  // for those who forced a look, once its result is shown
+	pending   int       // entries not looked at yet
+	primed    int       // of those, the ones with a last known good value
+	waitedAt  time.Time // since when somebody waits for a plan to be resolved
+	goodAt    time.Time // when a first look at something was good last
+	inFlight  int       // looks running or queued
 
 	generation  uint64
 	changedAt   time.Time // of the first change not yet shown, zero for none
@@ -64,6 +66,7 @@ func (b *Broker) Run(ctx context.Context) error {
 	for _, k := range b.cfg.Kept {
 		l.kept[k.Ref] = k
 	}
+	l.restarted = len(l.kept) > 0
 	b.cfg.Kept = nil // only this loop reads it; old values must not stay in memory
 	for ref, n := range b.cfg.Versions {
 		l.history[ref] = trace{version: n}
@@ -187,6 +190,7 @@ func (l *loop) wakeDue(now time.Time) {
 	if !now.Before(l.nextSweep) {
 		l.nextSweep = now.Add(sweepAll)
 		clear(l.kept) // what no document asked for in the first minute
+		l.restarted = false
 		for _, e := range l.entries {
 			l.reschedule(e, now)
 			l.judge(e, now)
@@ -384,7 +388,7 @@ func (l *loop) pause(now time.Time) time.Duration {
 		sooner(l.waitedAt.Add(keptWait))
 	}
 	if len(l.waiting) > 0 {
-		sooner(latest(l.waitedAt, l.goodAt).Add(patience))
+		sooner(l.giveUp())
 	}
 	return max(at.Sub(now), 0)
 }
