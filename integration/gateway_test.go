@@ -57,16 +57,23 @@ func poll(t testing.TB, what string, limit time.Duration, ok func() bool) {
 	}
 }
 
+// given are the ports that were handed out: a server takes some time to listen on its
+// own, in which nobody else may get it.
+var given sync.Map
+
 // freePort is a port of loopback that nobody listens on, below the range that
 // outgoing connections take theirs from.
 func freePort(t testing.TB) int {
 	t.Helper()
-	for range 200 {
+	for range 1000 {
 		n, err := rand.Int(rand.Reader, big.NewInt(10000))
 		if err != nil {
 			t.Fatal(err)
 		}
 		port := 20000 + int(n.Int64())
+		if _, taken := given.LoadOrStore(port, true); taken {
+			continue
+		}
 		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err == nil {
 			_ = l.Close()
