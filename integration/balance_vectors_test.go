@@ -449,19 +449,18 @@ func TestBalanceVectorActive(t *testing.T) {
 		_, is := r.admin("GET", "/upstreams/u/health")
 		return canonical(is) == want
 	})
-	time.Sleep(1200 * time.Millisecond)
-	r.sameHealth("active", b.Health)
 	probes := map[int]int{}
-	for _, p := range r.origins.take(nil) {
-		w := b.Probes[0]
-		if p.Method != w.Method || p.Target != w.Target || p.Version != w.Version || !slices.Equal(p.Headers, w.Headers) {
-			t.Errorf("probe %+v, want %+v", p, w)
+	poll(t, "both were probed again", 20*time.Second, func() bool {
+		for _, p := range r.origins.take(nil) {
+			w := b.Probes[0]
+			if p.Method != w.Method || p.Target != w.Target || p.Version != w.Version || !slices.Equal(p.Headers, w.Headers) {
+				t.Errorf("probe %+v, want %+v", p, w)
+			}
+			probes[p.Port]++
 		}
-		probes[p.Port]++
-	}
-	if probes[19901] < 2 || probes[19902] < 2 {
-		t.Errorf("probes %v", probes)
-	}
+		return probes[19901] >= 2 && probes[19902] >= 2
+	})
+	r.sameHealth("active", b.Health)
 	for range 10 {
 		resp, ports := r.ask("GET", "/x")
 		ports = slices.DeleteFunc(ports, func(p int) bool { return p == 19902 }) // its probes

@@ -19,6 +19,8 @@ func TestALoginThatEnds(t *testing.T) {
 	v.put("up", map[string]string{"key": "first"})
 	v.do("PUT", "sys/policies/acl/app", map[string]string{"policy": `path "secret/data/up" { capabilities = ["read"] }`})
 	v.do("POST", "sys/auth/approle", map[string]any{"type": "approle"})
+	// Five refused logins would lock the role out for fifteen minutes.
+	v.do("POST", "sys/auth/approle/tune", map[string]any{"user_lockout_config": map[string]any{"lockout_disable": true}})
 	v.do("POST", "auth/approle/role/edge", map[string]any{"token_policies": "app", "token_ttl": "1h", "secret_id_num_uses": 0})
 	role := v.do("GET", "auth/approle/role/edge/role-id", nil)["data"].(map[string]any)["role_id"].(string)
 	path := filepath.Join(t.TempDir(), "secret-id")
