@@ -210,13 +210,10 @@ func (n *node) listen(ctx context.Context) error {
 	handler.Challenges(n.challenges)
 	n.term.Challenges(n.challenges)
 	n.term.Demand(n.demand.Want)
-	h2, err := http2.New(handler, http2.Settings{
+	h2 := http2.New(handler, http2.Settings{
 		MaxStreams: uint32(s.HTTP2Streams), HeaderList: s.HeaderLimit, Line: s.LineLimit, Target: s.TargetLimit, Fields: s.FieldLimit,
-		Idle: s.IdleTimeout, BodyIdle: s.BodyIdle, MinRate: s.MinBodyRate, WriteStall: s.WriteStall, MaxBody: s.BodyLimit,
-	}, n.log)
-	if err != nil {
-		return fmt.Errorf("making the HTTP/2 engine: %w", err)
-	}
+		Head: s.HeaderTimeout, Idle: s.IdleTimeout, BodyIdle: s.BodyIdle, MinRate: s.MinBodyRate, WriteStall: s.WriteStall, MaxBody: s.BodyLimit,
+	})
 	h1 := newHTTP1(handler, s)
 	n.server = &edge.Server{
 		Endpoints: n.endpoints(), Config: n.config, Terminator: n.term, HTTP1: h1, HTTP2: h2, Observer: n.telemetry,

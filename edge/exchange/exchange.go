@@ -164,6 +164,14 @@ type eofReader struct{}
 
 func (eofReader) Read([]byte) (int, error) { return 0, io.EOF }
 
+// Waiting says whether nothing of a response body is there yet, so that the head had
+// better not wait for it: an endless body may begin late. A body that can't tell, by a
+// method of this name, is taken to be there.
+func Waiting(body io.Reader) bool {
+	w, ok := body.(interface{ Waiting() bool })
+	return ok && w.Waiting()
+}
+
 // BodyError is an error in reading a request body that is the client's doing:
 // malformed chunks, too long, too slow, gone. The handler answers Status and no
 // target's health suffers for it.

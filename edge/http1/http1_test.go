@@ -424,3 +424,30 @@ func (w waiting) Read([]byte) (int, error) {
 	close(w.gone)
 	return 0, w.x.Ctx.Err()
 }
+
+// late is a body whose first bytes are not there yet.
+type late struct{ io.Reader }
+
+func (late) Waiting() bool { return true }
+
+// TestLateBody: the head does not wait for the first bytes of an endless body.
+func TestLateBody(t *testing.T) {
+	r, w := io.Pipe()
+	c, _ := serve(t, &Server{}, func(x *exchange.Exchange) {
+		x.Response = exchange.Response{Status: 200, Length: -1, Body: late{r}}
+	})
+	if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: edge.test\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		_, _ = io.WriteString(w, "event")
+		_ = w.Close()
+	}()
+	if b, err := io.ReadAll(resp.Body); err != nil || string(b) != "event" {
+		t.Errorf("got %q, %v", b, err)
+	}
+}

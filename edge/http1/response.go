@@ -170,6 +170,11 @@ func (w *writer) body(resp *exchange.Response) error {
 	if resp.Body == nil {
 		resp.Body = exchange.NoBody
 	}
+	if resp.Length < 0 && exchange.Waiting(resp.Body) {
+		if err := w.flush(); err != nil {
+			return err
+		}
+	}
 	for {
 		done, err := w.step(resp)
 		if err != nil {

@@ -4,12 +4,9 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"os"
-	"sync/atomic"
 	"time"
 
 	"github.com/keyway-edge/keyway/edge/exchange"
-	"github.com/keyway-edge/keyway/edge/exchange/wire"
 )
 
 // rateGrace is how long a body may be slow before its average counts.
@@ -18,72 +15,42 @@ const rateGrace = 10 * time.Second
 var (
 	errTooLarge = errors.New("it is longer than the node's limit of request bodies")
 	errTooSlow  = errors.New("it comes more slowly than the node's least rate")
+	errSilent   = errors.New("nothing of it came for too long")
 	errLength   = errors.New("it is not as long as its Content-Length says")
 	errStopped  = errors.New("nobody wants the rest of it")
 )
 
-// body gives the exchange its body; it answers as request does.
-func (e *Engine) body(x *exchange.Exchange, w http.ResponseWriter, r *http.Request) int {
-	q := &x.Request
-	declared, ok := contentLength(r.Header["Content-Length"])
-	// The library says -1 for a stream that is open and has no length, and 0 for one
-	// that ended with its header section: then a length other than 0 is a lie.
-	if !ok || declared >= 0 && declared != r.ContentLength {
-		return http.StatusBadRequest
-	}
-	q.Length, q.LengthGiven = r.ContentLength, declared >= 0
-	if e.set.MaxBody > 0 && q.Length > e.set.MaxBody {
-		return http.StatusRequestEntityTooLarge
-	}
-	if q.Length == 0 && !q.LengthGiven {
-		return 0
-	}
-	b := &body{x: x, r: r, rc: http.NewResponseController(w), set: &e.set, declared: q.Length, began: x.Start}
-	if q.Length == 0 {
-		// A stream that is still open may yet say more than nothing, which must
-		// be known before an origin is told that there is nothing.
-		var be *exchange.BodyError
-		if err := b.end(); errors.As(err, &be) {
-			return max(be.Status, http.StatusBadRequest)
-		}
-		return 0
-	}
-	q.Body, q.StopBody = b, b.stop
-	return 0
-}
-
 // body reads a request body and turns its failures into the client's fault.
 type body struct {
-	x        *exchange.Exchange
-	r        *http.Request
-	rc       *http.ResponseController
-	set      *Settings
-	declared int64 // -1 for none
-	began    time.Time
-	awaited  time.Time // when the deadline was set last
-	read     int64
-	stopped  atomic.Bool
-	err      error // sticky; io.EOF after the last byte
+	st    *stream
+	began time.Time
+	read  int64
+	err   error // sticky; io.EOF after the last byte
+}
+
+func (b *body) reset() { *b = body{st: b.st} }
+
+// begin waits for the end of a request that says it has no body and has not ended: it
+// may yet say more than nothing, which must be known before an origin is told so.
+func (st *stream) begin() {
+	x := &st.x
+	if x.Refused != 0 || st.declared != 0 || x.Request.Length != 0 {
+		return
+	}
+	var be *exchange.BodyError
+	if _, err := st.body.await(nil); errors.As(err, &be) {
+		x.Refused = max(be.Status, http.StatusBadRequest)
+	}
 }
 
 // stop makes reads fail, also one that waits.
 func (b *body) stop() {
-	b.stopped.Store(true)
-	_ = b.rc.SetReadDeadline(time.Unix(1, 0))
-}
-
-// await sets the deadline of the next read, unless one was set a moment ago: it
-// costs a message to the connection's goroutine.
-func (b *body) await() error {
-	if now := time.Now(); now.Sub(b.awaited) > b.set.BodyIdle/8 {
-		b.awaited = now
-		_ = b.rc.SetReadDeadline(now.Add(b.set.BodyIdle))
-	}
-	if b.stopped.Load() {
-		// Looked at after the deadline was set: stop may have set its own before.
-		return errStopped
-	}
-	return nil
+	c := b.st.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	b.st.stopped = true
+	c.giveBack(b.st)
+	tell(b.st.came)
 }
 
 // Read reads from the body. The last bytes of a body of known length are given out
@@ -96,81 +63,125 @@ func (b *body) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	if err := b.await(); err != nil {
-		return 0, b.fail(err)
+	if b.began.IsZero() {
+		b.began = time.Now()
+		if err := b.ask(); err != nil {
+			return 0, b.fail(0, err)
+		}
 	}
-	n, err := b.r.Body.Read(p)
+	n, err := b.await(p)
+	if err != nil {
+		return n, err
+	}
 	b.read += int64(n)
-	b.x.BytesIn += int64(n)
-	switch {
-	case b.set.MaxBody > 0 && b.read > b.set.MaxBody:
-		return 0, b.fail(errTooLarge)
-	case errors.Is(err, io.EOF):
-		return n, b.finish()
-	case err != nil:
-		return 0, b.fail(err)
-	case b.declared >= 0 && b.read >= b.declared:
-		if err := b.end(); err != nil && !errors.Is(err, io.EOF) {
+	b.st.x.BytesIn += int64(n)
+	switch set := &b.st.c.e.set; {
+	case set.MaxBody > 0 && b.read > set.MaxBody:
+		return 0, b.fail(http.StatusRequestEntityTooLarge, errTooLarge)
+	case b.st.declared >= 0 && b.read >= b.st.declared:
+		if _, err := b.await(nil); !errors.Is(err, io.EOF) {
 			return 0, err
 		}
-		return n, b.err
 	case b.tooSlow():
-		return 0, b.fail(errTooSlow)
+		return 0, b.fail(http.StatusRequestTimeout, errTooSlow)
 	}
 	return n, nil
 }
 
-// end waits for the end of a stream whose last byte was read.
-func (b *body) end() error {
-	if err := b.await(); err != nil {
-		return b.fail(err)
+// ask has the client send its body if it waits to be asked.
+func (b *body) ask() error {
+	st := b.st
+	if !st.x.Request.Expect100 {
+		return nil
 	}
-	var one [1]byte
-	n, err := b.r.Body.Read(one[:])
-	switch {
-	case n > 0:
-		return b.fail(errLength)
-	case errors.Is(err, io.EOF):
-		return b.finish()
-	case err == nil:
-		err = io.ErrNoProgress
+	st.c.mu.Lock()
+	waits := len(st.in) == 0 && !st.remoteEnded
+	st.c.mu.Unlock()
+	if !waits {
+		return nil
 	}
-	return b.fail(err)
+	return st.interim(http.StatusContinue, nil)
 }
 
-// finish takes over the trailer section. Fields that frame, route or identify a
-// message may stand in a header section only (RFC 9110, section 6.5.1).
-func (b *body) finish() error {
-	for name, values := range b.r.Trailer {
-		for _, v := range values {
-			if !wire.ForbiddenTrailer(name) {
-				b.x.Request.Trailer.Add(name, v)
-			}
+// await waits for bytes and copies them to p. With no p it waits for the end.
+func (b *body) await(p []byte) (int, error) {
+	st := b.st
+	c := st.c
+	var timer *time.Timer
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for {
+		switch {
+		case st.stopped:
+			return 0, b.fail(http.StatusBadRequest, errStopped)
+		case st.inAt < len(st.in) && p != nil:
+			return b.take(p), nil
+		case st.remoteEnded && st.dead == nil:
+			return 0, b.end()
+		case st.dead != nil:
+			return 0, b.fail(0, st.dead)
 		}
+		c.mu.Unlock()
+		if timer == nil {
+			timer = time.NewTimer(c.e.set.BodyIdle)
+		} else {
+			timer.Reset(c.e.set.BodyIdle)
+		}
+		late := false
+		select {
+		case <-st.came:
+		case <-timer.C:
+			late = true
+		}
+		timer.Stop()
+		c.mu.Lock()
+		if late && st.inAt == len(st.in) && !st.remoteEnded && st.dead == nil {
+			return 0, b.fail(http.StatusRequestTimeout, errSilent)
+		}
+	}
+}
+
+// take copies what came and lets the peer send as much again. c.mu is held.
+func (b *body) take(p []byte) int {
+	st := b.st
+	c := st.c
+	n := copy(p, st.in[st.inAt:])
+	if st.inAt += n; st.inAt == len(st.in) {
+		st.in, st.inAt = st.in[:0], 0
+	}
+	c.consumed(int64(n))
+	st.owed += int64(n)
+	if !st.remoteEnded && st.owed >= int64(c.e.set.StreamWindow)/2 {
+		c.queueWindow(st.id, st.owed)
+		st.recv += st.owed
+		st.owed = 0
+	}
+	if c.queued() > 0 {
+		c.flush(false)
+	}
+	return n
+}
+
+// end is the end of a body, which must be as long as was announced.
+func (b *body) end() error {
+	if b.st.declared >= 0 && b.st.received != b.st.declared {
+		return b.fail(http.StatusBadRequest, errLength)
 	}
 	b.err = io.EOF
 	return b.err
 }
 
-// fail is the error that the client answers for.
-func (b *body) fail(err error) error {
-	be := &exchange.BodyError{Status: http.StatusBadRequest, Err: err}
-	switch {
-	case b.r.Context().Err() != nil:
-		be.Status = 0 // the client is gone
-	case errors.Is(err, errTooLarge):
-		be.Status = http.StatusRequestEntityTooLarge
-	case errors.Is(err, errTooSlow), errors.Is(err, os.ErrDeadlineExceeded):
-		be.Status = http.StatusRequestTimeout
-	}
-	b.err = be
-	return be
+// fail is the error that the client answers for; status 0 is for one that is gone.
+func (b *body) fail(status int, err error) error {
+	b.err = &exchange.BodyError{Status: status, Err: err}
+	return b.err
 }
 
 func (b *body) tooSlow() bool {
-	if b.set.MinRate <= 0 {
+	least := b.st.c.e.set.MinRate
+	if least <= 0 {
 		return false
 	}
 	took := time.Since(b.began)
-	return took > rateGrace && float64(b.read) < took.Seconds()*float64(b.set.MinRate)
+	return took > rateGrace && float64(b.read) < took.Seconds()*float64(least)
 }

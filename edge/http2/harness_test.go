@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"strings"
 	"sync"
@@ -103,10 +102,7 @@ type answer struct {
 func dial(t *testing.T, set Settings, f func(*exchange.Exchange)) (*client, *handler, *Engine) {
 	t.Helper()
 	h := &handler{f: f}
-	e, err := New(h, set, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
+	e := New(h, set)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -1,71 +1,81 @@
 package http2
 
 import (
-	"maps"
 	"net/http"
-	"slices"
-	"strconv"
 	"strings"
 
-	"github.com/keyway-edge/keyway/edge/exchange"
 	"github.com/keyway-edge/keyway/edge/exchange/wire"
 )
 
-// request fills the exchange. It answers the status to refuse the request with,
-// 0 for a good one: what HTTP/1.1 could not carry without ambiguity, or what the
-// library lets through although RFC 9113, section 8, does not, ends here.
-func (e *Engine) request(x *exchange.Exchange, w http.ResponseWriter, r *http.Request) int {
+// judgeRequest decides, when all fields are known, whether there is a request at all,
+// and what it is refused with. What HTTP/1.1 could not carry without ambiguity ends here.
+func (c *conn) judgeRequest() {
+	s := &c.section
+	x := &s.st.x
 	q := &x.Request
-	q.Method, q.Scheme, q.Host, q.Version = r.Method, "http", r.Host, exchange.HTTP2
-	if x.Conn.Secure() {
-		q.Scheme = "https"
+	if s.cookies > 1 {
+		q.Fields.Set("cookie", string(s.crumbs))
 	}
-	q.Target = r.RequestURI
 	q.Path, q.Query, q.HasQuery = strings.Cut(q.Target, "?")
-	q.Body = exchange.NoBody
-	x.BytesIn += int64(len(q.Target) + len(q.Method) + len(q.Host))
-	refused := e.fields(x, r.Header)
+	s.authorize()
+	if s.malformed || s.status == http.StatusRequestHeaderFieldsTooLarge && s.size > c.e.set.HeaderList {
+		// The list was cut: what is missing cannot be told from what came after.
+		x.Refused = s.status
+		if q.Method == "" {
+			q.Method = http.MethodGet
+		}
+		q.Target, q.Path = "/", "/"
+		return
+	}
+	if !s.complete() {
+		s.malformed = true
+		return
+	}
+	q.Host = s.authority
 	switch {
 	case q.Method == http.MethodConnect || q.Method == http.MethodTrace:
-		return http.StatusMethodNotAllowed
+		x.Refused = http.StatusMethodNotAllowed
 	case q.Method == "PRI" || !wire.IsToken(q.Method):
-		return http.StatusBadRequest
-	case len(q.Target) > e.set.Target:
-		return http.StatusRequestURITooLong
+		x.Refused = http.StatusBadRequest
+	case len(q.Target) > c.e.set.Target:
+		x.Refused = http.StatusRequestURITooLong
 	case !goodTarget(q.Method, q.Target) || !wire.ValidHost(q.Host):
-		return http.StatusBadRequest
-	case refused != 0:
-		return refused
+		x.Refused = http.StatusBadRequest
+	case s.status != 0:
+		x.Refused = s.status
+	case s.lines > c.e.set.Fields:
+		x.Refused = http.StatusRequestHeaderFieldsTooLarge
 	}
-	return e.body(x, w, r)
+	c.judgeLength()
 }
 
-// fields takes over the header section. The library has sorted it into a map;
-// names are put into an order here so that equal requests are passed on as equal
-// ones, and lines of one name stay in theirs.
-func (e *Engine) fields(x *exchange.Exchange, header http.Header) (refused int) {
-	lines := 0
-	for _, name := range slices.Sorted(maps.Keys(header)) {
-		values := header[name]
-		lines += len(values)
-		for _, v := range values {
-			x.BytesIn += int64(len(name) + len(v) + 4)
-			switch {
-			case len(name)+len(v)+2 > e.set.Line && name != "Cookie": // its crumbs were joined, HeaderList bounds them
-				refused = http.StatusRequestHeaderFieldsTooLarge
-			case v != strings.Trim(v, " \t"): // RFC 9113, section 8.2.1
-				refused = http.StatusBadRequest
-			case name == "Expect": // the library has taken 100-continue out
-				refused = http.StatusExpectationFailed
-			case name != "Content-Length":
-				x.Request.Fields.Add(name, v)
-			}
-		}
+// authorize takes the Host field for an authority that is missing; both must not differ.
+func (s *section) authorize() {
+	switch {
+	case s.hosts > 1, s.hosts == 1 && s.has&hasAuthority != 0 && s.host != s.authority:
+		s.malformed = true
+	case s.has&hasAuthority == 0:
+		s.authority = s.host
 	}
-	if lines > e.set.Fields {
-		return http.StatusRequestHeaderFieldsTooLarge
+	if strings.Contains(s.authority, "@") {
+		s.malformed = true // RFC 9113, section 8.3.1
 	}
-	return refused
+}
+
+// complete says whether the pseudo fields are those of a request.
+func (s *section) complete() bool {
+	q := &s.st.x.Request
+	if s.has&hasProtocol != 0 {
+		return false // not offered
+	}
+	if q.Method == http.MethodConnect {
+		return s.has == hasMethod|hasAuthority
+	}
+	const needed = hasMethod | hasScheme | hasPath
+	if s.has&needed != needed || s.scheme != "http" && s.scheme != "https" {
+		return false
+	}
+	return q.Target != "" && (q.Target[0] == '/' || q.Target == "*")
 }
 
 // goodTarget accepts an origin-form target of visible ASCII without a fragment, and OPTIONS *.
@@ -73,31 +83,52 @@ func goodTarget(method, target string) bool {
 	if target == "*" {
 		return method == http.MethodOptions
 	}
-	if target == "" || target[0] != '/' {
-		return false
-	}
 	for i := 0; i < len(target); i++ {
 		if c := target[i]; c <= ' ' || c >= 0x7f || c == '#' {
 			return false
 		}
 	}
-	return true
+	return target != "" && target[0] == '/'
 }
 
-// contentLength reads the field: digits only, once, at most 18 of them. -1 is no field.
-func contentLength(values []string) (n int64, ok bool) {
-	if len(values) == 0 {
-		return -1, true
+// judgeLength compares the announced length with what is known of the body.
+func (c *conn) judgeLength() {
+	s := &c.section
+	st := s.st
+	q := &st.x.Request
+	declared := int64(-1)
+	if s.lengths > 0 {
+		var ok bool
+		if declared, ok = contentLength(s.length); !ok || s.lengths > 1 || s.ended && declared > 0 {
+			st.x.Refused = http.StatusBadRequest
+			declared = -1
+		}
 	}
-	s := values[0]
-	if len(values) > 1 || s == "" || len(s) > 18 {
+	st.declared = declared
+	q.LengthGiven = declared >= 0
+	switch {
+	case s.ended:
+		q.Length = 0
+		return
+	case c.e.set.MaxBody > 0 && declared > c.e.set.MaxBody && st.x.Refused == 0:
+		st.x.Refused = http.StatusRequestEntityTooLarge
+	}
+	q.Length = declared
+	if st.x.Refused == 0 && declared != 0 {
+		q.Body, q.StopBody = &st.body, st.stop
+	}
+}
+
+// contentLength reads the field: digits only, at most 18 of them.
+func contentLength(s string) (n int64, ok bool) {
+	if s == "" || len(s) > 18 {
 		return 0, false
 	}
 	for i := 0; i < len(s); i++ {
 		if s[i] < '0' || s[i] > '9' {
 			return 0, false
 		}
+		n = n*10 + int64(s[i]-'0')
 	}
-	n, err := strconv.ParseInt(s, 10, 64)
-	return n, err == nil
+	return n, true
 }

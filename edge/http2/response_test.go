@@ -198,6 +198,32 @@ func TestStreamingAnswer(t *testing.T) {
 	k.wait(1)
 }
 
+// late is a body whose first bytes are not there yet.
+type late struct{ io.Reader }
+
+func (late) Waiting() bool { return true }
+
+// TestLateBody: the head does not wait for the first bytes of an endless body.
+func TestLateBody(t *testing.T) {
+	r, w := io.Pipe()
+	k, _, _ := dial(t, Settings{}, func(x *exchange.Exchange) {
+		x.Response = exchange.Response{Status: 200, Length: -1, Body: late{r}}
+	})
+	k.open(1, true, head("GET", "/")...)
+	for k.answer(1).status == "" {
+		if !k.frame() {
+			t.Fatal("the connection ended")
+		}
+	}
+	if _, err := io.WriteString(w, "event"); err != nil {
+		t.Fatal(err)
+	}
+	_ = w.Close()
+	if a := k.wait(1); a.body != "event" {
+		t.Errorf("got %q", a.body)
+	}
+}
+
 // TestClientGone: a stream that its client gives up ends the exchange's context.
 func TestClientGone(t *testing.T) {
 	began := make(chan struct{})

@@ -36,6 +36,11 @@ func (k *call) Read(p []byte) (int, error) {
 	return 0, k.end
 }
 
+// Waiting says that nothing of the body has come that was not read yet.
+func (k *call) Waiting() bool {
+	return k.conn != nil && k.conn.r == k.conn.w && !k.done()
+}
+
 // done says that the whole body was read, as far as that is known.
 func (k *call) done() bool {
 	if k.framing.Chunked {

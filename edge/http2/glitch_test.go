@@ -1,8 +1,6 @@
 package http2
 
 import (
-	"bytes"
-	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -104,59 +102,12 @@ func TestAnsweredStreamsForgive(t *testing.T) {
 
 // TestTimeForgives: the count sinks by one a second.
 func TestTimeForgives(t *testing.T) {
-	g := newGuard(nil, 3)
-	g.level, g.since = 3, time.Now().Add(-2500*time.Millisecond)
-	if g.received(frame{kind: http2.FrameRSTStream}) || g.level != 2 {
-		t.Errorf("level is %d, want 2", g.level)
+	now := time.Now()
+	g := glitches{limit: 3 * large, level: 3 * large, since: now.Add(-2500 * time.Millisecond)}
+	if g.add(large, now) || g.level != 2*large {
+		t.Errorf("level is %d, want %d", g.level, 2*large)
 	}
-}
-
-// TestFramesInPieces: frames are found wherever reads cut them.
-func TestFramesInPieces(t *testing.T) {
-	var b bytes.Buffer
-	fr := http2.NewFramer(&b, nil)
-	write := func(err error) {
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	write(fr.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 9}))
-	write(fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 7, BlockFragment: []byte("block"), EndHeaders: true}))
-	write(fr.WriteData(7, false, nil))
-	write(fr.WriteData(7, true, bytes.Repeat([]byte("x"), 1000)))
-	write(fr.WriteRSTStream(7, http2.ErrCodeProtocol))
-	write(fr.WriteRSTStream(9, http2.ErrCodeCancel))
-	write(fr.WritePing(false, [8]byte{}))
-	want := []frame{
-		{true, http2.FrameSettings, 0, 6, 0, 0},
-		{true, http2.FrameHeaders, http2.FlagHeadersEndHeaders, 5, 7, 0},
-		{true, http2.FrameData, 0, 0, 7, 0},
-		{true, http2.FrameData, http2.FlagDataEndStream, 1000, 7, 0},
-		{true, http2.FrameRSTStream, 0, 4, 7, http2.ErrCodeProtocol},
-		{true, http2.FrameRSTStream, 0, 4, 9, http2.ErrCodeCancel},
-		{true, http2.FramePing, 0, 8, 0, 0},
-	}
-	for range 200 {
-		s := frames{skip: prefaceLen}
-		rest := append([]byte(http2.ClientPreface), b.Bytes()...)
-		var got []frame
-		for len(rest) > 0 {
-			piece := rest[:1+rand.IntN(min(len(rest), 40))]
-			rest = rest[len(piece):]
-			for len(piece) > 0 {
-				var f frame
-				if f, piece = s.next(piece); f.complete {
-					got = append(got, f)
-				}
-			}
-		}
-		if len(got) != len(want) || !s.between() {
-			t.Fatalf("found %d frames, want %d; between frames: %v", len(got), len(want), s.between())
-		}
-		for i := range want {
-			if got[i] != want[i] {
-				t.Fatalf("frame %d is %+v, want %+v", i, got[i], want[i])
-			}
-		}
+	if !g.add(2*large, now) {
+		t.Error("the limit is not one")
 	}
 }
