@@ -39,6 +39,7 @@ type conn struct {
 	readBy  time.Time  // deadlines as they are set, to set them seldom
 	writeBy time.Time
 	served  bool // at least one request was answered
+	ended   time.Time // when the last one was
 	watch   watch
 }
 
@@ -126,7 +127,10 @@ func (c *conn) await() bool {
 	if c.w > c.r {
 		return !c.ending() || c.served
 	}
-	began := time.Now()
+	began := c.ended
+	if !c.served {
+		began = time.Now()
+	}
 	now := began
 	limit := c.s.Idle
 	if !c.served {
@@ -213,6 +217,7 @@ func (c *conn) readHead() (head string, refused int) {
 		if from == 0 {
 			c.readDeadline(c.x.Start, c.s.HeadTimeout)
 		}
+		c.x.HeadDone = time.Time{} // it takes more than one read
 		from = c.w - c.r
 		if from >= c.s.Limits.Head {
 			return "", c.tooLong()

@@ -21,7 +21,9 @@ func (c *conn) serve(last bool) bool {
 	if head == "" && refused == 0 {
 		return false
 	}
-	x.HeadDone = time.Now()
+	if x.HeadDone.IsZero() {
+		x.HeadDone = time.Now()
+	}
 	if refused == 0 {
 		if e := wire.ParseRequest(head, c.s.Limits, &x.Request, &c.framing); e != nil {
 			refused = e.Status
@@ -37,7 +39,7 @@ func (c *conn) serve(last bool) bool {
 	c.endWatch()
 	x.Elapsed = time.Since(x.Start)
 	c.s.Handler.Done(x, err)
-	c.served = true
+	c.served, c.ended = true, x.Start.Add(x.Elapsed)
 	return keep
 }
 
@@ -56,13 +58,14 @@ func (c *conn) answer() (keep bool, err error) {
 // reset makes the exchange ready for the next request and keeps its memory.
 func (c *conn) reset() {
 	x := &c.x
+	now := time.Now()
 	request, response, attempts := x.Request, x.Response, x.Attempts
 	request.Fields.Reset()
 	request.Trailer.Reset()
 	response.Fields.Reset()
 	response.Trailer.Reset()
 	*x = exchange.Exchange{
-		Conn: x.Conn, Ctx: x.Ctx, Interim: x.Interim, WatchClient: x.WatchClient, Start: time.Now(), Attempts: attempts[:0],
+		Conn: x.Conn, Ctx: x.Ctx, Interim: x.Interim, WatchClient: x.WatchClient, Start: now, HeadDone: now, Attempts: attempts[:0],
 		Request:  exchange.Request{Fields: request.Fields, Trailer: request.Trailer, Scheme: "http", Body: exchange.NoBody},
 		Response: exchange.Response{Fields: response.Fields, Trailer: response.Trailer},
 	}

@@ -32,7 +32,9 @@ type call struct {
 	used  int       // tries that are taken off
 	hold  bool      // the request's body is kept after the response, for another try
 
-	broken *fault // writing failed: what is read now is the target's last word
+	now    time.Time // of the last look at the clock
+	ended  error     // how the connection ended while the request was sent
+	broken *fault    // writing failed: what is read now is the target's last word
 
 	framing  wire.Framing
 	chunks   wire.Body // reads a chunked body
@@ -54,6 +56,7 @@ const patience = 50 * time.Millisecond
 func (k *call) read(p []byte) (int, error) {
 	c := k.conn
 	began := time.Now()
+	k.now = began
 	now := began
 	for {
 		sending := k.upload != nil && !k.upload.over()
@@ -160,5 +163,5 @@ func (k *call) release(reusable bool) {
 		c.close()
 		return
 	}
-	c.stack.put(c, time.Now())
+	c.stack.put(c, k.now) // after the last byte came, the clock was looked at
 }

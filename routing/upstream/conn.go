@@ -38,6 +38,11 @@ type sock struct {
 	n       int
 	err     error
 	one     [1]byte // what a probe reads into
+
+	turn func(fd uintptr) bool // see swap
+	out  []byte
+	sent int // bytes of out that were written
+	told bool
 }
 
 // Read reads from the socket; while probing it does not wait.
@@ -63,7 +68,7 @@ var errNothing error = nothing{}
 // on the way. Why at each reuse: bytes that came late would be read as the
 // answer to the next request, which is another client's.
 func (c *conn) quiet(now time.Time) bool {
-	c.readWithin(now, patience) // an expired deadline would hide what came in
+	c.readWithin(now, patience) // an expired deadline would hide what came in, and swap needs one
 	var n int
 	var err error
 	if c.secure {

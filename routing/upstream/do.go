@@ -45,11 +45,12 @@ type Outgoing struct {
 // an *Error, or the *exchange.BodyError that reading x.Request.Body answered;
 // x.Response is then untouched. Attempts and times are kept in x either way.
 func (cl *Cluster) Do(x *exchange.Exchange, out *Outgoing) error {
-	x.UpstreamStart = time.Now()
+	now := time.Now()
+	x.UpstreamStart = now
 	if cl.closed != nil {
 		return &Error{503, messageClosed, cl.closed}
 	}
-	k := &call{cluster: cl, x: x, out: out}
+	k := &call{cluster: cl, x: x, out: out, now: now}
 	if err := k.body.load(cl.pools, &x.Request, out.Buffered); err != nil {
 		return err
 	}
@@ -130,6 +131,7 @@ func idempotent(method string) bool {
 // that turns out to have died, on a new one, which counts as the same try.
 func (k *call) visit(t *target, addr netip.AddrPort, again bool) *fault {
 	began := time.Now()
+	k.now = began
 	k.tryBy = time.Time{}
 	if limit := k.cluster.retry.try; limit > 0 && again {
 		k.tryBy = began.Add(limit)
@@ -140,6 +142,9 @@ func (k *call) visit(t *target, addr netip.AddrPort, again bool) *fault {
 	}
 	status := 0
 	var err error
+	if f != nil {
+		k.now = time.Now()
+	}
 	if f == nil {
 		status = k.x.Response.Status
 		k.cluster.balancer.timed(t, began, false)
@@ -158,7 +163,7 @@ func (k *call) visit(t *target, addr netip.AddrPort, again bool) *fault {
 		}
 	}
 	k.x.Attempts = append(k.x.Attempts, exchange.Attempt{
-		Address: k.told, Status: status, Err: err, Began: began, Took: time.Since(began),
+		Address: k.told, Status: status, Err: err, Began: began, Took: k.now.Sub(began),
 	})
 	return f
 }
@@ -174,7 +179,7 @@ func (k *call) ride(t *target, addr netip.AddrPort, fresh bool) *fault {
 	}
 	c.served++
 	k.told, k.conn, k.target = c.address, c, t
-	k.heard, k.broken, k.upload = false, nil, nil
+	k.heard, k.ended, k.broken, k.upload = false, nil, nil, nil
 	if k.leg != nil {
 		k.watch(true) // so that the other leg's answer ends this one at once
 	}
@@ -195,17 +200,17 @@ func (k *call) ride(t *target, addr netip.AddrPort, fresh bool) *fault {
 // board takes an idle connection that is still quiet, or opens one.
 func (k *call) board(s *stack, fresh bool) (c *conn, reused bool, err error) {
 	for !fresh {
-		now := time.Now()
-		c := s.take(now)
+		c := s.take(k.now)
 		if c == nil {
 			break
 		}
-		if c.quiet(now) {
+		if c.quiet(k.now) {
 			return c, true, nil
 		}
 		c.close()
 	}
 	c, err = k.dial(s)
+	k.now = time.Now()
 	return c, false, err
 }
 

@@ -5,6 +5,8 @@ package upstream
 import (
 	"errors"
 	"io"
+	"net"
+	"os"
 	"syscall"
 )
 
@@ -26,8 +28,43 @@ func (s *sock) tryRead(p []byte) (int, error) {
 	return s.n, nil
 }
 
-// arm makes the closure that tryRead hands to the runtime, once a connection.
+// swap writes out and waits for the first bytes of the answer, in one turn of the
+// runtime's poller: a Read that follows a Write tries in vain before it waits, since
+// no target is that fast. It answers how much was written and what was read. Nothing
+// was read when not all was written, or when the deadline of reads came first; an
+// error of the write shows at the next one.
+func (s *sock) swap(out, in []byte) (sent, n int, err error) {
+	s.out, s.p, s.sent, s.told, s.n, s.err = out, in, 0, false, 0, nil
+	err = s.raw.Read(s.turn)
+	s.out, s.p = nil, nil
+	switch {
+	case s.sent < len(out):
+		return s.sent, 0, nil
+	case err != nil:
+		return s.sent, 0, err
+	case s.err != nil:
+		return s.sent, 0, &net.OpError{Op: "read", Net: "tcp", Addr: s.RemoteAddr(), Err: os.NewSyscallError("read", s.err)}
+	case s.n == 0:
+		return s.sent, 0, io.EOF
+	}
+	return s.sent, s.n, nil
+}
+
+// arm makes the closures that tryRead and swap hand to the runtime, once a connection.
 func (s *sock) arm() {
+	s.turn = func(fd uintptr) bool {
+		if !s.told {
+			// The poller was reset before this: an answer to what is written now wakes it.
+			s.told = true
+			n, err := syscall.Write(int(fd), s.out)
+			if err == nil {
+				s.sent = n
+			}
+			return s.sent < len(s.out)
+		}
+		s.n, s.err = syscall.Read(int(fd), s.p)
+		return !errors.Is(s.err, syscall.EAGAIN) && !errors.Is(s.err, syscall.EINTR)
+	}
 	s.once = func(fd uintptr) bool {
 		s.n, s.err = syscall.Read(int(fd), s.p)
 		return true // never wait

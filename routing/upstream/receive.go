@@ -80,6 +80,9 @@ func (k *call) more() *fault {
 			c.buf = whole
 		}
 	}
+	if k.ended != nil {
+		return k.lost(k.ended)
+	}
 	n, err := k.read(c.buf[c.w:])
 	c.w += n
 	if n > 0 || err == nil {
@@ -136,7 +139,8 @@ func (k *call) accept(head string) *fault {
 		forget(r)
 		return k.invalid(e)
 	}
-	x.UpstreamHead, k.tryBy = time.Now(), time.Time{}
+	k.now = time.Now()
+	x.UpstreamHead, k.tryBy = k.now, time.Time{}
 	if r.Status == 101 {
 		if x.Request.Upgrade == "" || !k.framing.Upgrade {
 			forget(r)

@@ -1,7 +1,9 @@
 package upstream
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"strconv"
 	"time"
 
@@ -24,7 +26,13 @@ func (k *call) send(host string) *fault {
 	if together {
 		out = append(out, b.memory...)
 	}
-	f := k.conn.writeAll(out, k.cluster.write)
+	var f *fault
+	if rest := k.swap(out, together); len(rest) > 0 {
+		f = k.conn.writeAll(rest, k.cluster.write, k.now)
+		if f != nil {
+			f.sent = f.sent || len(rest) < len(out)
+		}
+	}
 	pools.giveBack(buf)
 	if f == nil && !together {
 		k.start()
@@ -36,6 +44,29 @@ func (k *call) send(host string) *fault {
 		return nil
 	}
 	return f
+}
+
+// swap sends a whole request and takes in the first bytes of the answer in one go,
+// where that is worth it. It answers what is still to be written.
+func (k *call) swap(out []byte, whole bool) (rest []byte) {
+	c := k.conn
+	if !whole || c.secure || k.leg != nil || !k.tryBy.IsZero() {
+		return out
+	}
+	if c.buf == nil {
+		c.buf, c.r, c.w = k.cluster.pools.buffer(), 0, 0
+	}
+	c.readWithin(k.now, patience)
+	sent, n, err := c.sock.swap(out, c.buf[c.w:])
+	c.w += n
+	k.heard = k.heard || n > 0
+	if err != nil && !isTimeout(err) {
+		k.ended = err
+		if !errors.Is(err, io.EOF) {
+			k.ended = fmt.Errorf("reading from %s: %w", c.address, err)
+		}
+	}
+	return out[sent:]
 }
 
 // appendHead writes the request line and fields in their order on the wire.
@@ -74,10 +105,10 @@ func (k *call) appendHead(dst []byte, host string) ([]byte, error) {
 }
 
 // writeAll writes within the write timeout, begun anew while there is progress.
-func (c *conn) writeAll(p []byte, timeout time.Duration) *fault {
+func (c *conn) writeAll(p []byte, timeout time.Duration, now time.Time) *fault {
 	sent := false
-	for {
-		c.writeWithin(time.Now(), timeout)
+	for ; ; now = time.Now() {
+		c.writeWithin(now, timeout)
 		n, err := c.rw.Write(p)
 		sent = sent || n > 0
 		if err == nil {

@@ -89,7 +89,7 @@ func (u *upload) send() *fault {
 			} else if sent == b.length {
 				u.last.Store(true)
 			}
-			if f := u.conn.writeAll(piece, u.write); f != nil {
+			if f := u.conn.writeAll(piece, u.write, time.Now()); f != nil {
 				f.sent = true
 				return f
 			}
@@ -124,7 +124,7 @@ func (u *upload) finish(buf []byte, chunked bool) *fault {
 		return u.clientFault(err)
 	}
 	u.last.Store(true)
-	f := u.conn.writeAll(end, u.write)
+	f := u.conn.writeAll(end, u.write, time.Now())
 	if f != nil {
 		f.sent = true
 	}
