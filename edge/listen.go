@@ -38,6 +38,8 @@ type Endpoint struct {
 	// Proxied makes the trusted peers say in a PROXY header, first of all, who their
 	// client is. Others are clients themselves.
 	Proxied bool
+	// H2C makes a listener in clear understand HTTP/2 too, from clients that begin with it.
+	H2C bool
 }
 
 // ConnObserver is told of connections and handshakes; telemetry implements it.
@@ -259,7 +261,7 @@ func (s *Server) serve(ctx context.Context, c *trackedConn, e Endpoint) {
 	ci := newConnInfo(info, policy)
 	info.Policy = ci
 	if !e.TLS {
-		s.HTTP1.ServeConn(ctx, c, info)
+		s.serveClear(ctx, c, e, info)
 		return
 	}
 	if !s.admission.shake() {
@@ -287,6 +289,21 @@ func (s *Server) serve(ctx context.Context, c *trackedConn, e Endpoint) {
 		return
 	}
 	s.HTTP1.ServeConn(ctx, tc, info)
+}
+
+// serveClear serves a connection without TLS.
+func (s *Server) serveClear(ctx context.Context, c *trackedConn, e Endpoint, info *exchange.Conn) {
+	if !e.H2C {
+		s.HTTP1.ServeConn(ctx, c, info)
+		return
+	}
+	cc := &clearConn{trackedConn: c}
+	if cc.speaksHTTP2(s.handshakeLimit()) {
+		info.Protocol = "HTTP/2.0"
+		s.HTTP2.ServeConn(ctx, cc, info)
+		return
+	}
+	s.HTTP1.ServeConn(ctx, cc, info)
 }
 
 // introduce takes the client from the PROXY header of a trusted peer. It answers

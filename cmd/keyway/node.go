@@ -226,7 +226,7 @@ func (n *node) endpoints() []edge.Endpoint {
 	var all []edge.Endpoint
 	add := func(name string, addresses []string, secure bool) {
 		for _, a := range addresses {
-			all = append(all, edge.Endpoint{Name: name, Address: a, TLS: secure, Policy: n.settings.ListenerPolicies[a], Proxied: n.settings.proxied(a)})
+			all = append(all, edge.Endpoint{Name: name, Address: a, TLS: secure, Policy: n.settings.ListenerPolicies[a], Proxied: n.settings.proxied(a), H2C: !secure && n.settings.clearHTTP2(a)})
 		}
 	}
 	add("proxy", n.settings.ProxyListen, false)

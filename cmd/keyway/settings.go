@@ -50,6 +50,7 @@ type settings struct {
 	RequestPolicy    routing.Policy
 	ListenerPolicies map[string]routing.Policy // by address
 	ProxyProtocol    []string                  // addresses, or "all"
+	H2C              []string                  // likewise
 	TrustedIPs       []netip.Prefix
 	RealIPHeader     string
 	RealIPRecursive  bool
@@ -325,6 +326,11 @@ func (s *settings) agree(values map[string]origined) []error {
 			errs = append(errs, fmt.Errorf("setting proxy_protocol (from %s): nothing listens on %q; expected an address as proxy_listen or proxy_tls_listen has it, or all", values["proxy_protocol"].from, a))
 		}
 	}
+	for _, a := range s.H2C {
+		if a != "all" && !slices.Contains(s.ProxyListen, a) {
+			errs = append(errs, fmt.Errorf("setting h2c (from %s): nothing listens in clear on %q; expected an address as proxy_listen has it, or all", values["h2c"].from, a))
+		}
+	}
 	if len(s.ProxyProtocol) > 0 && len(s.TrustedIPs) == 0 {
 		errs = append(errs, fmt.Errorf("setting proxy_protocol (from %s): no peer is trusted; expected the addresses of the load balancers in trusted_ips", values["proxy_protocol"].from))
 	}
@@ -338,6 +344,11 @@ func (s *settings) agree(values map[string]origined) []error {
 // proxied says whether a listener expects PROXY headers.
 func (s *settings) proxied(address string) bool {
 	return slices.Contains(s.ProxyProtocol, "all") || slices.Contains(s.ProxyProtocol, address)
+}
+
+// clearHTTP2 says whether a listener in clear understands HTTP/2.
+func (s *settings) clearHTTP2(address string) bool {
+	return slices.Contains(s.H2C, "all") || slices.Contains(s.H2C, address)
 }
 
 type origined struct{ text, from string }

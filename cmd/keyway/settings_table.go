@@ -97,6 +97,13 @@ func requestSettings() []setting {
 			}
 			return addresses(func(s *settings) *[]string { return &s.ProxyProtocol })(s, v)
 		}},
+		{key: "h2c", def: "", form: "a comma list of addresses as in proxy_listen, or all", meaning: "listeners in clear on which clients may begin with HTTP/2 at once (prior knowledge), beside HTTP/1.1", apply: func(s *settings, v string) error {
+			if v == "all" {
+				s.H2C = []string{v}
+				return nil
+			}
+			return addresses(func(s *settings) *[]string { return &s.H2C })(s, v)
+		}},
 		{key: "real_ip_header", def: "X-Real-IP", form: "a header name", meaning: "where a trusted peer says who the client is", apply: headerName(func(s *settings) *string { return &s.RealIPHeader })},
 		{key: "real_ip_recursive", def: "off", form: "on or off", meaning: "take the last address of the list that is not itself trusted", apply: boolean(func(s *settings) *bool { return &s.RealIPRecursive })},
 		{key: "headers", def: "server_tokens, latency_tokens, X-Kong-Request-Id", form: "off, or a comma list of header names and groups", meaning: "headers that are added to responses", apply: headerSet(func(s *settings) *edgeHeaderSet { return &s.Headers })},

@@ -38,7 +38,7 @@ type conn struct {
 	sending sync.Mutex // held while an interim response is written
 	readBy  time.Time  // deadlines as they are set, to set them seldom
 	writeBy time.Time
-	served  bool // at least one request was answered
+	served  bool      // at least one request was answered
 	ended   time.Time // when the last one was
 	watch   watch
 }

@@ -26,6 +26,8 @@ type body struct {
 	began time.Time
 	read  int64
 	err   error // sticky; io.EOF after the last byte
+	// tunnel says that this is one side of a WebSocket: it may be silent while the other talks.
+	tunnel bool
 }
 
 func (b *body) reset() { *b = body{st: b.st} }
@@ -122,10 +124,14 @@ func (b *body) await(p []byte) (int, error) {
 			return 0, b.fail(0, st.dead)
 		}
 		c.mu.Unlock()
+		idle := c.e.set.BodyIdle
+		if b.tunnel {
+			idle = c.e.set.TunnelIdle
+		}
 		if timer == nil {
-			timer = time.NewTimer(c.e.set.BodyIdle)
+			timer = time.NewTimer(idle)
 		} else {
-			timer.Reset(c.e.set.BodyIdle)
+			timer.Reset(idle)
 		}
 		late := false
 		select {
@@ -135,6 +141,9 @@ func (b *body) await(p []byte) (int, error) {
 		}
 		timer.Stop()
 		c.mu.Lock()
+		if late && b.tunnel && !st.silent() {
+			continue
+		}
 		if late && st.inAt == len(st.in) && !st.remoteEnded && st.dead == nil {
 			return 0, b.fail(http.StatusRequestTimeout, errSilent)
 		}

@@ -27,6 +27,7 @@ type Settings struct {
 	Idle         time.Duration // a connection without streams is closed after this (75 s)
 	BodyIdle     time.Duration // longest silence inside a request body (30 s)
 	MinRate      int           // bytes a second a request body must average after 10 s (0: none)
+	TunnelIdle   time.Duration // longest silence of a WebSocket, both ways (1 h)
 	WriteStall   time.Duration // longest time without progress of a write, or of a stream whose peer opens no window (30 s)
 	MaxBody      int64         // bytes of a request body; 0 for no limit
 }
@@ -43,6 +44,7 @@ func (s *Settings) fill() {
 	s.Head = cmp.Or(s.Head, 10*time.Second)
 	s.Idle = cmp.Or(s.Idle, 75*time.Second)
 	s.BodyIdle = cmp.Or(s.BodyIdle, 30*time.Second)
+	s.TunnelIdle = cmp.Or(s.TunnelIdle, time.Hour)
 	s.WriteStall = cmp.Or(s.WriteStall, 30*time.Second)
 }
 

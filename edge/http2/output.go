@@ -79,6 +79,7 @@ func (c *conn) greet() {
 		{ID: http2.SettingMaxConcurrentStreams, Val: set.MaxStreams},
 		{ID: http2.SettingInitialWindowSize, Val: uint32(set.StreamWindow)},
 		{ID: http2.SettingMaxHeaderListSize, Val: uint32(set.HeaderList)},
+		{ID: http2.SettingEnableConnectProtocol, Val: 1},
 		{ID: http2.SettingNoRFC7540Priorities, Val: 1},
 	} {
 		b = binary.BigEndian.AppendUint16(b, uint16(s.ID))

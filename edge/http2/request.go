@@ -32,7 +32,11 @@ func (c *conn) judgeRequest() {
 		return
 	}
 	q.Host = s.authority
+	if s.has&hasProtocol != 0 {
+		s.upgrade()
+	}
 	switch {
+	case x.Refused != 0:
 	case q.Method == http.MethodConnect || q.Method == http.MethodTrace:
 		x.Refused = http.StatusMethodNotAllowed
 	case q.Method == "PRI" || !wire.IsToken(q.Method):
@@ -65,10 +69,11 @@ func (s *section) authorize() {
 // complete says whether the pseudo fields are those of a request.
 func (s *section) complete() bool {
 	q := &s.st.x.Request
-	if s.has&hasProtocol != 0 {
-		return false // not offered
-	}
-	if q.Method == http.MethodConnect {
+	extended := s.has&hasProtocol != 0
+	switch {
+	case extended && (q.Method != http.MethodConnect || s.has&hasAuthority == 0 || s.ended || s.lengths > 0):
+		return false // RFC 8441, section 4
+	case !extended && q.Method == http.MethodConnect:
 		return s.has == hasMethod|hasAuthority
 	}
 	const needed = hasMethod | hasScheme | hasPath
@@ -112,6 +117,9 @@ func (c *conn) judgeLength() {
 		return
 	case c.e.set.MaxBody > 0 && declared > c.e.set.MaxBody && st.x.Refused == 0:
 		st.x.Refused = http.StatusRequestEntityTooLarge
+	}
+	if st.key != "" {
+		return // what follows is not the request's
 	}
 	q.Length = declared
 	if st.x.Refused == 0 && declared != 0 {

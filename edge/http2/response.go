@@ -20,6 +20,22 @@ const (
 // respond sends the response.
 func (st *stream) respond() error {
 	resp := &st.x.Response
+	switch {
+	case st.key != "" && resp.Switch != nil:
+		return st.tunnel()
+	case st.key != "" && resp.Status/100 == 2:
+		if c, ok := resp.Body.(io.Closer); ok {
+			_ = c.Close()
+		}
+		refuseSwitch(resp)
+		return errors.Join(errNotSwitched, st.respondAll())
+	}
+	return st.respondAll()
+}
+
+// respondAll sends head and body.
+func (st *stream) respondAll() error {
+	resp := &st.x.Response
 	if c, ok := resp.Body.(io.Closer); ok {
 		defer func() { _ = c.Close() }()
 	}

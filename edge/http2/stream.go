@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -23,7 +24,9 @@ type stream struct {
 	cancel context.CancelFunc
 	start  chan struct{} // one value for a request; closed to end the goroutine
 	body   body
-	stop   func() // body.stop, made once
+	key    string       // of the WebSocket that an extended CONNECT asks for, "" for none
+	said   atomic.Int64 // when something went through its tunnel last
+	stop   func()       // body.stop, made once
 
 	// Guarded by c.mu.
 	window      int64  // what the peer lets us send
@@ -70,7 +73,7 @@ func (st *stream) reset(id uint32, now time.Time) {
 	if x.Conn.Secure() {
 		x.Request.Scheme = "https"
 	}
-	st.id, st.declared = id, -1
+	st.id, st.declared, st.key = id, -1, ""
 	st.body.reset()
 }
 
