@@ -57,6 +57,7 @@ type Service struct {
 	CACertificates    []string // ids
 	Enabled           bool
 	UpstreamAuth      *UpstreamAuth // x_keyway_upstream_auth, nil for null
+	UpstreamProtocol  string        // x_keyway_upstream_protocol: "" or http/1.1, h2 over TLS, h2c in clear
 	Retry             *Retry        // x_keyway_retry, nil for none
 }
 

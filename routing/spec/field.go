@@ -73,19 +73,20 @@ var (
 	servicePath     = &rule{check: checkServicePath}
 	serviceRetries  = &rule{bounds: &[2]float64{0, 32767}}
 
-	routeProtocols = &rule{notNull: true, set: true, check: checkProtocol}
-	routeMethods   = &rule{set: true, check: checkMethod}
-	routeHosts     = &rule{check: checkRouteHost}
-	routePaths     = &rule{check: checkRoutePath}
-	routeHeaders   = &rule{checkMap: checkRouteHeaders}
-	routeSNIs      = &rule{set: true, check: checkSNI}
-	routeRedirect  = &rule{notNull: true, oneOf: []string{"426", "301", "302", "307", "308"}}
-	routeHandling  = &rule{oneOf: []string{"v0", "v1"}}
-	routePolicy    = &rule{oneOf: []string{"strict", "compatible"}}
-	endpointSet    = &rule{set: true}
-	endpointIP     = &rule{check: checkIPRange}
-	endpointPort   = &rule{bounds: &[2]float64{0, 65535}}
-	routeService   = &rule{refers: "services"}
+	routeProtocols   = &rule{notNull: true, set: true, check: checkProtocol}
+	routeMethods     = &rule{set: true, check: checkMethod}
+	routeHosts       = &rule{check: checkRouteHost}
+	routePaths       = &rule{check: checkRoutePath}
+	routeHeaders     = &rule{checkMap: checkRouteHeaders}
+	routeSNIs        = &rule{set: true, check: checkSNI}
+	routeRedirect    = &rule{notNull: true, oneOf: []string{"426", "301", "302", "307", "308"}}
+	routeHandling    = &rule{oneOf: []string{"v0", "v1"}}
+	upstreamProtocol = &rule{oneOf: []string{"http/1.1", "h2", "h2c"}}
+	routePolicy      = &rule{oneOf: []string{"strict", "compatible"}}
+	endpointSet      = &rule{set: true}
+	endpointIP       = &rule{check: checkIPRange}
+	endpointPort     = &rule{bounds: &[2]float64{0, 65535}}
+	routeService     = &rule{refers: "services"}
 
 	upstreamName      = &rule{required: true, check: checkUpstreamName}
 	upstreamAlgorithm = &rule{oneOf: []string{"consistent-hashing", "least-connections", "round-robin", "latency"}}

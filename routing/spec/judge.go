@@ -60,6 +60,7 @@ func (o *object) judgeService(s *Service) {
 		o.unmet("protocol", "path", ReasonConflict, "value must be null")
 	}
 	o.judgeAuth(s)
+	o.judgeUpstreamProtocol(s)
 	if s.Protocol == "https" || s.Protocol == "tls" {
 		return
 	}
@@ -67,6 +68,15 @@ func (o *object) judgeService(s *Service) {
 		if o.given(name) {
 			o.unmet("protocol", name, ReasonConflict, "value must be null")
 		}
+	}
+}
+
+// judgeUpstreamProtocol holds x_keyway_upstream_protocol to the service's own protocol.
+func (o *object) judgeUpstreamProtocol(s *Service) {
+	const name = "x_keyway_upstream_protocol"
+	want := map[string]string{"http/1.1": "http https", "h2": "https grpcs", "h2c": "http grpc"}[s.UpstreamProtocol]
+	if want != "" && !slices.Contains(strings.Fields(want), s.Protocol) {
+		o.conflict(name, "'"+s.UpstreamProtocol+"' does not go with protocol '"+s.Protocol+"'; expected h2 for https, h2c for http, or nothing")
 	}
 }
 

@@ -67,6 +67,7 @@ func (s *Service) fields(visit func(field)) {
 	visit(field{"enabled", &s.Enabled, kept})
 	visit(field{"x_keyway_upstream_auth", s.auth(), noRule})
 	visit(field{"x_keyway_retry", s.retry(), noRule})
+	visit(field{"x_keyway_upstream_protocol", &s.UpstreamProtocol, upstreamProtocol})
 }
 
 func (r *Route) fields(visit func(field)) {

@@ -42,6 +42,10 @@ type call struct {
 	reusable bool      // the connection may serve again once the body is read
 	end      error     // what Read answers when there is nothing more
 
+	stream     *h2stream // where the connection is shared, nil once the place is given back
+	sent       *h2sender // nil when the body went with the head
+	lastShared *h2conn   // of the last try
+
 	watching bool        // the end of x.Ctx closes the connection
 	watched  bool        // the client is watched too
 	unwatch  func() bool // ends watching

@@ -115,6 +115,14 @@ func slack(wait time.Duration) time.Duration {
 // could block, and what matters was framed by HTTP.
 func (c *conn) close() { _ = c.sock.Close() }
 
+// protocol is what a TLS handshake agreed on, "" for nothing.
+func (c *conn) protocol() string {
+	if tc, ok := c.rw.(*tls.Conn); ok {
+		return tc.ConnectionState().NegotiatedProtocol
+	}
+	return ""
+}
+
 // dial opens a connection of stack s within a time, TLS handshake included.
 func (cl *Cluster) dial(ctx context.Context, s *stack, within time.Duration) (*conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, within)

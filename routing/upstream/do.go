@@ -51,7 +51,7 @@ func (cl *Cluster) Do(x *exchange.Exchange, out *Outgoing) error {
 		return &Error{503, messageClosed, cl.closed}
 	}
 	k := &call{cluster: cl, x: x, out: out, now: now}
-	if err := k.body.load(cl.pools, &x.Request, out.Buffered); err != nil {
+	if err := k.body.load(cl.pools, &x.Request, out.Buffered && !cl.grpc); err != nil {
 		return err
 	}
 	var err error
@@ -172,6 +172,9 @@ func (k *call) visit(t *target, addr netip.AddrPort, again bool) *fault {
 func (k *call) ride(t *target, addr netip.AddrPort, fresh bool) *fault {
 	id, host := k.identity(t, addr)
 	s := t.stack(k.cluster.pools, id)
+	if id.proto != "" {
+		return k.share(s, t, host)
+	}
 	c, reused, err := k.board(s, fresh)
 	if err != nil {
 		k.told = addr.String()
@@ -240,7 +243,7 @@ func (k *call) dial(s *stack) (*conn, error) {
 // identity answers whom to connect to and the Host to send.
 func (k *call) identity(t *target, addr netip.AddrPort) (identity, string) {
 	cl := k.cluster
-	id := identity{addr: addr}
+	id := identity{addr: addr, proto: cl.proto}
 	host := k.out.Host
 	name := t.host
 	switch {

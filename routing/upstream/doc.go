@@ -12,7 +12,10 @@
 // socket. Only a request body that is streamed gets a second goroutine, because
 // an origin may answer before it has read everything.
 //
-// An idle connection is known by its identity: address, TLS or not, server
+// HTTP/2 connections are shared ([h2conn]): each has a goroutine that reads, and
+// whoever has something to send queues it and writes what others have queued too.
+//
+// A connection is known by its identity: address, protocol, TLS or not, server
 // name, fingerprint of the trusted roots and of the client certificate. After a
 // new certificate or other roots a request therefore can't ride an old
 // connection; it starves in its pool and is closed when its idle time is up.

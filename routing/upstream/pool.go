@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -42,6 +43,7 @@ func (s *Settings) fill() {
 // interchangeable. A name a connection was verified for is part of it.
 type identity struct {
 	addr   netip.AddrPort
+	proto  string // "h2" for connections that requests share, "" for HTTP/1.1
 	secure bool
 	server string // name in the handshake and on the certificate
 	trust  string // fingerprint of the roots and how they are used
@@ -60,6 +62,10 @@ type Pools struct {
 	mu     sync.Mutex
 	stacks map[identity]*stack // guarded by mu
 	closed bool                // guarded by mu
+
+	flows  sync.WaitGroup       // goroutines of shared connections
+	shared map[*h2conn]struct{} // guarded by mu
+	ended  bool                 // guarded by mu: no flow begins
 }
 
 // NewPools makes empty pools; it starts nothing.
@@ -70,6 +76,7 @@ func NewPools(s Settings) *Pools {
 		names:    newNames(s.Resolver),
 		sessions: tls.NewLRUClientSessionCache(4096),
 		stacks:   make(map[identity]*stack),
+		shared:   make(map[*h2conn]struct{}),
 	}
 }
 
@@ -77,13 +84,14 @@ func NewPools(s Settings) *Pools {
 const sweepEvery = 5 * time.Second
 
 // Run closes connections whose idle time is up, forgets identities that nobody
-// uses and refreshes resolved names, until ctx ends. Then it closes the pools.
+// uses and refreshes resolved names, until ctx ends. Then it closes the pools and
+// ends the connections that requests share.
 func (p *Pools) Run(ctx context.Context) error {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
 	look := time.NewTicker(resolveLeast)
 	defer look.Stop()
-	defer p.Close()
+	defer p.end()
 	for {
 		select {
 		case <-ctx.Done():
@@ -97,7 +105,7 @@ func (p *Pools) Run(ctx context.Context) error {
 }
 
 // Close closes every idle connection. Connections in use are closed when their
-// exchange ends.
+// exchanges end.
 func (p *Pools) Close() {
 	p.mu.Lock()
 	p.closed = true
@@ -149,8 +157,9 @@ func (p *Pools) sweep(now time.Time) {
 		stacks = append(stacks, s)
 	}
 	p.mu.Unlock()
+	p.sweepStray(now)
 	for _, s := range stacks {
-		if !s.expire(now) {
+		if unshared := s.sweepShared(now); !s.expire(now) || !unshared {
 			continue
 		}
 		p.mu.Lock()
@@ -173,6 +182,10 @@ type stack struct {
 	mu   sync.Mutex
 	idle []*conn   // guarded by mu
 	used time.Time // guarded by mu: last take or put, or when it was made
+
+	shared  []*h2conn // guarded by mu
+	dialing *h2dial   // guarded by mu: the connection that is being opened, nil for none
+	room    int       // guarded by mu: streams that the last connection took
 }
 
 // stackUnused is how long an empty stack is remembered.
@@ -239,7 +252,11 @@ func (s *stack) retire() {
 	gone := s.idle
 	s.idle = nil
 	s.pools.idle.Add(int64(-len(gone)))
+	shared := slices.Clone(s.shared)
 	s.mu.Unlock()
+	for _, c := range shared {
+		c.drain()
+	}
 	for _, c := range gone {
 		c.close()
 	}

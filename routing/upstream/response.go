@@ -13,6 +13,9 @@ var errBodyClosed = errors.New("the response body is closed")
 // Read reads the response's body. At its end the connection goes back to its
 // pool, so it must not be read by two at once.
 func (k *call) Read(p []byte) (int, error) {
+	if k.stream != nil {
+		return k.readShared(p)
+	}
 	if k.conn == nil {
 		if k.end == nil {
 			k.end = errBodyClosed
@@ -38,6 +41,9 @@ func (k *call) Read(p []byte) (int, error) {
 
 // Waiting says that nothing of the body has come that was not read yet.
 func (k *call) Waiting() bool {
+	if k.stream != nil {
+		return k.waitingShared()
+	}
 	return k.conn != nil && k.conn.r == k.conn.w && !k.done()
 }
 
@@ -76,6 +82,7 @@ func (k *call) readOnce(p []byte) (n int, err error) {
 // Close ends the exchange. A body that was not read to its end takes its
 // connection with it.
 func (k *call) Close() error {
+	k.finishShared()
 	if k.conn != nil {
 		k.release(k.reusable && k.done())
 	}

@@ -133,7 +133,7 @@ func (k *call) keep(cookie string) {
 	if cookie != "" {
 		k.x.Response.Fields.Add("Set-Cookie", cookie)
 	}
-	if k.hold && k.conn == nil {
+	if k.hold && k.conn == nil && k.stream == nil {
 		k.body.free() // the response had no body: everything is over
 	}
 	k.hold = false

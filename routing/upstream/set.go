@@ -51,6 +51,8 @@ type Cluster struct {
 	pools    *Pools
 	balancer *balancer
 	tls      *transport // nil in clear
+	proto    string     // "h2" for HTTP/2, "" for HTTP/1.1
+	grpc     bool       // bodies are never held back: both sides may talk at once
 	retries  int
 	retry    retrying
 	connect  time.Duration
@@ -118,8 +120,15 @@ func (s *Set) cluster(prev *Set, in *Inputs, svc *spec.Service, up *spec.Upstrea
 	} else {
 		c.balancer = s.single(prev, svc)
 	}
-	if svc.Protocol != "http" && svc.Protocol != "https" {
-		c.closed = fmt.Errorf("service %q: protocol %s is not served yet; expected http or https", c.name, svc.Protocol)
+	switch svc.Protocol {
+	case "http", "https":
+		if p := svc.UpstreamProtocol; p == "h2" || p == "h2c" {
+			c.proto = "h2"
+		}
+	case "grpc", "grpcs":
+		c.proto, c.grpc = "h2", true
+	default:
+		c.closed = fmt.Errorf("service %q: protocol %s is not served yet; expected http, https, grpc or grpcs", c.name, svc.Protocol)
 		s.warnings = append(s.warnings, c.closed.Error())
 		return c, nil
 	}

@@ -101,9 +101,9 @@ func TestBuildListsProblemsAndCloses(t *testing.T) {
 
 func TestBuildWarnsOfWhatItDoesOtherwise(t *testing.T) {
 	d := document(at("127.0.0.1:1", 100))
-	d.Services[1].Protocol = "grpc"
+	d.Services[1].Protocol = "tcp"
 	text := strings.Join(build(t, nil, d).Warnings(), "\n")
-	for _, want := range []string{"grpc"} {
+	for _, want := range []string{"tcp"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no warning of %s in:\n%s", want, text)
 		}

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -28,7 +29,7 @@ type transport struct {
 
 // transport compiles a service's TLS. up is its upstream entity or nil.
 func (in *Inputs) transport(s *spec.Service, up *spec.Upstream) (*transport, error) {
-	if s.Protocol != "https" {
+	if s.Protocol != "https" && s.Protocol != "grpcs" {
 		return nil, nil
 	}
 	t := &transport{verify: in.Pools.set.VerifyDefault, depth: -1}
@@ -135,7 +136,7 @@ func (t *transport) config(s *stack) *tls.Config {
 		RootCAs:            t.roots,
 		InsecureSkipVerify: !t.verify, //nolint:gosec // the service's tls_verify says so
 		MinVersion:         tls.VersionTLS12,
-		NextProtos:         []string{"http/1.1"},
+		NextProtos:         []string{cmp.Or(s.id.proto, "http/1.1")},
 		ClientSessionCache: sessions{s.pools.sessions, s.id.key()},
 	}
 	if t.client != nil {
@@ -158,7 +159,7 @@ func (t *transport) config(s *stack) *tls.Config {
 
 // key writes an identity so that no two are written alike.
 func (id identity) key() string {
-	return fmt.Sprintf("%v %q %q %q ", id.addr, id.server, id.trust, id.client)
+	return fmt.Sprintf("%v %q %q %q %q ", id.addr, id.proto, id.server, id.trust, id.client)
 }
 
 // sessions keeps TLS sessions of one identity apart from all others: a session

@@ -116,7 +116,7 @@ func TestFailingInterimIsTheClients(t *testing.T) {
 }
 
 func TestClosedServiceAnswersWithoutTrying(t *testing.T) {
-	g := through(t, func(d *spec.Document) { d.Services[0].Protocol = "grpc" }, "127.0.0.1:1")
+	g := through(t, func(d *spec.Document) { d.Services[0].Protocol = "tcp" }, "127.0.0.1:1")
 	x := ask(t.Context(), "GET", "")
 	err := g.set.Cluster("s").Do(x, &Outgoing{URI: "/"})
 	if e, ok := err.(*Error); !ok || e.Status != 503 || len(x.Attempts) != 0 || !strings.Contains(err.Error(), `service "s"`) {
