@@ -65,6 +65,7 @@ kube=
 for p in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
   kube+=" -X $p.gitVersion=$v -X $p.gitMajor=1 -X $p.gitMinor=$(cut -d. -f2 <<<"$v") -X $p.gitCommit=module -X $p.gitTreeState=clean -X $p.buildDate=1970-01-01T00:00:00Z"
 done
+built grpcdev grpcdev .
 built kubedev etcd go.etcd.io/etcd/server/v3
 built kubedev kube-apiserver k8s.io/kubernetes/cmd/kube-apiserver "$kube"
 go mod download

@@ -51,7 +51,7 @@ func (cl *Cluster) Do(x *exchange.Exchange, out *Outgoing) error {
 		return &Error{503, messageClosed, cl.closed}
 	}
 	k := &call{cluster: cl, x: x, out: out, now: now}
-	if err := k.body.load(cl.pools, &x.Request, out.Buffered && !cl.grpc); err != nil {
+	if err := k.body.load(cl.pools, &x.Request, out.Buffered && !cl.talks(&x.Request)); err != nil {
 		return err
 	}
 	var err error

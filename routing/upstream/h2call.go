@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -107,7 +108,7 @@ func (k *call) h2lines(host string) ([]hpack.HeaderField, error) {
 			return nil, err
 		}
 	}
-	if k.cluster.grpc {
+	if k.cluster.talks(r) && !slices.ContainsFunc(lines, func(l hpack.HeaderField) bool { return l.Name == "te" }) {
 		lines = append(lines, hpack.HeaderField{Name: "te", Value: "trailers"})
 	}
 	if k.body.length >= 0 && k.body.announced {
@@ -123,8 +124,12 @@ func appendLines(lines []hpack.HeaderField, f *exchange.Fields) ([]hpack.HeaderF
 		l := f.At(i)
 		name := strings.ToLower(l.Name)
 		switch name {
-		case "host", "connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "content-length", "te", "http2-settings":
+		case "host", "connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "content-length", "http2-settings":
 			continue
+		case "te":
+			if !exchange.EqualFold(l.Value, "trailers") { // RFC 9113, section 8.2.2
+				continue
+			}
 		}
 		if !wire.IsToken(name) || !goodValue(l.Value) {
 			return lines, fmt.Errorf("field %q has a character that none may have", name)
@@ -155,6 +160,9 @@ func (k *call) receiveShared() *fault {
 			}
 		case h != nil:
 			k.acceptShared(h, empty)
+			return nil
+		case dead != nil && k.expired():
+			k.acceptShared(&h2head{status: 200, fields: append([]exchange.Field{{Name: "content-type", Value: "application/grpc"}}, lateStatus()...), ended: true}, true)
 			return nil
 		case dead != nil:
 			return k.lostShared(dead, invalid)
@@ -283,8 +291,12 @@ func (k *call) readShared(p []byte) (int, error) {
 		st.c.mu.Lock()
 		whole, err := st.remoteEnded, st.dead
 		st.c.mu.Unlock()
+		trailer := st.trailer
+		if !whole && k.expired() {
+			whole, trailer = true, lateStatus()
+		}
 		if whole {
-			for _, f := range st.trailer {
+			for _, f := range trailer {
 				k.x.Response.Trailer.Add(f.Name, f.Value)
 			}
 			return 0, k.endShared(io.EOF)

@@ -194,6 +194,7 @@ func (c *h2conn) reset(f *http2.RSTStreamFrame) error {
 		wake(st.opened)
 		return nil
 	}
+	st.cancelled = f.ErrCode == http2.ErrCodeCancel
 	st.kill(fmt.Errorf("%s reset the stream: %s", c.address, f.ErrCode), f.ErrCode == http2.ErrCodeRefusedStream)
 	return nil
 }

@@ -343,3 +343,52 @@ func TestH2Ping(t *testing.T) {
 		<-done
 	})
 }
+
+func TestGRPCTimeoutForm(t *testing.T) {
+	for v, want := range map[string]time.Duration{"1m": time.Millisecond, "99999999H": 1 << 62, "5S": 5 * time.Second, "20u": 20 * time.Microsecond, "": -1, "5": -1, "S": -1, "5x": -1, "-1S": -1, "123456789S": -1} {
+		if got, ok := grpcTimeout(v); ok != (want >= 0) || ok && got != want {
+			t.Errorf("%q is %v, %v", v, got, ok)
+		}
+	}
+}
+
+// The target gives a call up at its deadline: gRPC's status says so, in the head and in
+// the trailers. Without a deadline it is a broken target.
+func TestGRPCDeadline(t *testing.T) {
+	addr := rawOrigin(t, func(r *raw) {
+		for {
+			id := r.request()
+			if id == 0 {
+				return
+			}
+			if id == 3 {
+				r.answer(id, false, ":status", "200")
+				_ = r.WriteData(id, false, []byte("part"))
+			}
+			time.Sleep(5 * time.Millisecond)
+			_ = r.WriteRSTStream(id, http2.ErrCodeCancel)
+		}
+	})
+	g := through(t, as("grpc"), addr)
+	call := func(timeout string) (*exchange.Exchange, int, string) {
+		x := ask(t.Context(), "POST", "x")
+		x.Request.Version = exchange.HTTP2
+		if timeout != "" {
+			x.Request.Fields.Add("Grpc-Timeout", timeout)
+		}
+		status, body := g.do(x, nil)
+		return x, status, body
+	}
+	if x, status, _ := call("2m"); status != 200 || x.Response.Fields.Get("grpc-status") != "4" {
+		t.Errorf("before the head: %d, grpc-status %q", status, x.Response.Fields.Get("grpc-status"))
+	}
+	if x, _, body := call("2m"); body != "part" || x.Response.Trailer.Get("grpc-status") != "4" {
+		t.Errorf("in the body: %q, grpc-status %q", body, x.Response.Trailer.Get("grpc-status"))
+	}
+	if _, status, _ := call("1H"); status != 502 {
+		t.Errorf("long before the deadline: %d", status)
+	}
+	if _, status, _ := call(""); status != 502 {
+		t.Errorf("without a deadline: %d", status)
+	}
+}

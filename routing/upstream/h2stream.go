@@ -38,6 +38,7 @@ type h2stream struct {
 	blocked     bool // it waits for opened
 	dead        error
 	refused     bool // dead, and the target has not looked at the request
+	cancelled   bool // dead, because the target gave the call up
 	invalid     bool // dead, because what came is not good HTTP
 }
 

@@ -52,7 +52,7 @@ type Cluster struct {
 	balancer *balancer
 	tls      *transport // nil in clear
 	proto    string     // "h2" for HTTP/2, "" for HTTP/1.1
-	grpc     bool       // bodies are never held back: both sides may talk at once
+	grpc     bool       // all its requests are gRPC's
 	retries  int
 	retry    retrying
 	connect  time.Duration
