@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -198,6 +199,7 @@ func (h *Handler) route(r *request) *policy.Reply {
 	*q = routing.Query{
 		Method: x.Request.Method, Scheme: x.Request.Scheme, Host: x.Request.Host, Port: int(x.Conn.Local.Port()),
 		Fields: &x.Request.Fields, Secure: x.Conn.Secure(), Policy: r.policy,
+		RawQuery: x.Request.Query, Src: netip.AddrPortFrom(r.origin.client, x.Conn.Peer.Port()), Dst: x.Conn.Local,
 	}
 	if x.Conn.TLS != nil {
 		q.SNI = x.Conn.TLS.ServerName

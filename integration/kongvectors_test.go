@@ -129,7 +129,7 @@ func newRig(t *testing.T, kong map[string]any) *rig {
 	}
 	for theirs, ours := range map[string]string{
 		"trusted_ips": "KEYWAY_TRUSTED_IPS", "real_ip_header": "KEYWAY_REAL_IP_HEADER", "real_ip_recursive": "KEYWAY_REAL_IP_RECURSIVE",
-		"headers": "KEYWAY_HEADERS", "headers_upstream": "KEYWAY_HEADERS_UPSTREAM", "admin": "KEYWAY_ADMIN_LISTEN",
+		"headers": "KEYWAY_HEADERS", "headers_upstream": "KEYWAY_HEADERS_UPSTREAM", "admin": "KEYWAY_ADMIN_LISTEN", "router_flavor": "KEYWAY_ROUTER_FLAVOR",
 	} {
 		if v, ok := kong[theirs]; ok {
 			env[ours] = fmt.Sprint(v)

@@ -44,6 +44,18 @@ func BenchmarkMatch(b *testing.B) {
 			}
 			benchmarkMatch(b, compile(b, routes...), queries)
 		})
+		b.Run(fmt.Sprintf("language/%d", n), func(b *testing.B) {
+			var routes []*spec.Route
+			var queries []Query
+			for i := range n {
+				host := fmt.Sprintf("h%d.example.test", i/2)
+				routes = append(routes, expression(i, i%7, fmt.Sprintf(`http.host == %q && (http.path ^= "/api/v%d" || http.path == "/healthz") && http.method == "GET"`, host, i%2)))
+				if i%(n/10) == 1 {
+					queries = append(queries, Query{Method: "GET", Host: host + ":8443", Path: fmt.Sprintf("/api/v%d/orders/17", i%2)})
+				}
+			}
+			benchmarkMatch(b, compile(b, routes...), append(queries, Query{Method: "GET", Host: "h0.example.test", Path: "/healthz"}))
+		})
 		b.Run(fmt.Sprintf("expressions/%d", n), func(b *testing.B) {
 			var routes []*spec.Route
 			var queries []Query

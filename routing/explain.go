@@ -14,6 +14,8 @@ type Candidate struct {
 	Route *Route
 	// Paths are the rule's paths as the document has them, nil for a route without.
 	Paths []string
+	// Expression is the rule if it is one, "" if not.
+	Expression string
 	// Matches says that the whole rule fits. The first candidate that matches is the answer.
 	Matches bool
 	// Reason says why the rule does not match or, if it does, what put it behind
@@ -30,14 +32,18 @@ func (t *Table) Explain(q *Query) []Candidate {
 	}
 	var tg target
 	tg.prepare(q)
+	tg.ask()
 	var list []Candidate
 	var before *shape
 	for i := range t.rules {
 		r := &t.rules[i]
-		if !r.hostMatches(&tg) || !r.pathMatches(tg.path) {
+		if r.expr != nil && !r.expressionFits(&tg) || r.expr == nil && (!r.hostMatches(&tg) || !r.pathMatches(tg.path)) {
 			continue
 		}
 		c := Candidate{Route: r.route, Paths: r.paths}
+		if r.expr != nil {
+			c.Expression = r.expr.String()
+		}
 		switch miss := r.miss(&tg); {
 		case miss != "":
 			c.Reason = miss
@@ -53,6 +59,12 @@ func (t *Table) Explain(q *Query) []Candidate {
 	return list
 }
 
+// expressionFits is what being in the trees says of an expression, without them.
+func (s *shape) expressionFits(q *target) bool {
+	fits := func(h hostTest) bool { return nameTest{h.folded, h.kind}.matches(q.folded) }
+	return (len(s.hosts) == 0 || slices.ContainsFunc(s.hosts, fits)) && s.pathMatches(q.path)
+}
+
 // pathMatches is what being in the trees says, without them.
 func (s *shape) pathMatches(path string) bool {
 	if s.weight.regex {
@@ -63,6 +75,15 @@ func (s *shape) pathMatches(path string) bool {
 
 // miss says which other condition is not met, "" if all are.
 func (s *shape) miss(q *target) string {
+	switch {
+	case s.expr == nil:
+	case !s.accepts(q):
+		return "no match: the route is not for TLS, and its expression is not asked"
+	case !s.expr.Match(&q.asked, nil):
+		return "no match: not true is " + s.expr.Why(&q.asked)
+	default:
+		return ""
+	}
 	if len(s.methods) > 0 && !slices.Contains(s.methods, q.Method) {
 		return "no match: the method is none of " + strings.Join(s.methods, ", ")
 	}
@@ -91,6 +112,12 @@ func (r *rule) answer(q *Query) string {
 // decided says what puts the rule b behind a.
 func decided(a, b *shape) string {
 	const behind = "behind the one before: "
+	switch {
+	case a.expr != nil && b.expr == nil:
+		return behind + "that one is an expression"
+	case a.expr != nil && a.priority != b.priority:
+		return fmt.Sprintf(behind+"its priority is %d, this one's %d", a.priority, b.priority)
+	}
 	x, y := a.weight, b.weight
 	if a.priority == b.priority {
 		return behind + "equal, and the higher id is first"

@@ -2,12 +2,14 @@ package routing
 
 import (
 	"math"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/keyway-edge/keyway/edge/exchange"
+	"github.com/keyway-edge/keyway/routing/expr"
 )
 
 // Query is what of a request decides about its route.
@@ -27,6 +29,11 @@ type Query struct {
 	// Secure says the client speaks TLS; in clear the conditions on SNI are not looked at.
 	Secure bool
 	Fields *exchange.Fields
+	// RawQuery is the query as sent, without '?'; Src and Dst are the client's address,
+	// as far as trusted peers say it, and the one that the request came to. Only
+	// expressions look at them.
+	RawQuery string
+	Src, Dst netip.AddrPort
 	// Policy under which Host is read: under Compatible its case counts, as recorded.
 	Policy Policy
 }
@@ -54,8 +61,9 @@ type target struct {
 	host, folded string // without port; folded in lower case
 	sni          string // in lower case
 	port         int
-	sameCase     bool // the case of the host counts
-	recheck      bool // being in the bucket of a host is not enough
+	sameCase     bool         // the case of the host counts
+	recheck      bool         // being in the bucket of a host is not enough
+	asked        expr.Request // what expressions see
 }
 
 func (t *target) prepare(q *Query) {
@@ -67,6 +75,22 @@ func (t *target) prepare(q *Query) {
 	t.folded, t.sni = strings.ToLower(t.host), strings.ToLower(q.SNI)
 	t.sameCase = q.Policy == Compatible
 	t.recheck = t.sameCase && t.folded != t.host
+}
+
+// ask prepares what expressions see.
+func (t *target) ask() {
+	protocol := "http"
+	if t.Secure {
+		protocol = "https"
+	}
+	dst := t.Dst
+	if dst.IsValid() && t.port != 0 && t.port <= math.MaxUint16 {
+		// As recorded: the port that the client names counts, as with a route's hosts.
+		dst = netip.AddrPortFrom(dst.Addr(), uint16(t.port)) //nolint:gosec // see the condition
+	}
+	t.asked = expr.Request{
+		Protocol: protocol, Method: t.Method, Host: t.host, Path: t.path, RawQuery: t.RawQuery, SNI: t.SNI, Fields: t.Fields, Src: t.Src, Dst: dst,
+	}
 }
 
 // Match finds the route of a request, whatever its protocol. Without one it
@@ -82,12 +106,19 @@ func (t *Table) Match(q *Query, m *Match) bool {
 	}
 	var tg target
 	tg.prepare(q)
+	if t.expressions {
+		tg.ask()
+	}
 	rank := t.find(&tg)
 	if rank == math.MaxInt32 {
 		return false
 	}
 	r := &t.rules[rank]
 	m.Route = r.route
+	if r.expr != nil {
+		m.express(r.shape, &tg)
+		return true
+	}
 	m.MatchedPath = r.matched(q.Path)
 	if r.weight.regex && !r.broken {
 		m.capture(r.shape)
@@ -131,6 +162,9 @@ func (t *Table) find(q *target) int32 {
 // matches it.
 func (r *rule) matches(q *target) bool {
 	s := r.shape
+	if s.expr != nil {
+		return s.accepts(q) && s.expr.Match(&q.asked, nil)
+	}
 	if len(s.methods) > 0 && !slices.Contains(s.methods, q.Method) {
 		return false
 	}
@@ -188,6 +222,19 @@ func (r *rule) matched(path string) string {
 		return ""
 	}
 	return path[:r.weight.length]
+}
+
+// accepts says whether an expression is asked about a request of this scheme: a
+// route for TLS only is, to answer that TLS is needed.
+func (s *shape) accepts(q *target) bool {
+	return s.schemes == bothSchemes || s.schemes == secureOnly || !q.Secure
+}
+
+// express notes what an expression has found.
+func (m *Match) express(s *shape, q *target) {
+	found := expr.Result{Captures: m.Captures[:0]}
+	s.expr.Match(&q.asked, &found)
+	m.MatchedPath, m.Captures = found.Path, found.Captures
 }
 
 // capture takes the groups of the first expression that matches.

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/keyway-edge/keyway/edge/exchange"
+	"github.com/keyway-edge/keyway/routing/expr"
 	"github.com/keyway-edge/keyway/routing/spec"
 )
 
@@ -29,7 +30,19 @@ type shape struct {
 	headers     []headerTest
 	snis        []nameTest
 	broken      bool // an expression does not compile: literal stands for it
+
+	expr    *expr.Expr // says it all, and hosts and prefixes only lead to it; nil for none
+	schemes schemes    // of expr's route
 }
+
+// schemes are those that a route speaks.
+type schemes uint8
+
+const (
+	bothSchemes schemes = iota
+	secureOnly
+	clearOnly
+)
 
 // nameTest is a name, or a name whose first or last label is any.
 type nameTest struct {
@@ -136,6 +149,9 @@ func (t *headerTest) matches(f *exchange.Fields) bool {
 // the requests that the route as written could have meant, so that these answer
 // 503 and do not fall through to a route without this one's plugins.
 func shapesOf(r *spec.Route) ([]*shape, *spec.Problem) {
+	if r.Expression != "" {
+		return expressionShape(r)
+	}
 	base := shape{methods: r.Methods}
 	for _, h := range r.Hosts {
 		t := newHostTest(h)

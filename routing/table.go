@@ -47,11 +47,12 @@ type Table struct {
 	byID   map[string]*Route
 	rules  []rule // by rank
 
-	whole   map[string]*tree // rules for a host
-	endings map[string]*tree // for hosts that end in a text, which starts with a dot
-	starts  map[string]*tree // for hosts that start with a text, which ends in a dot
-	anyHost *tree
-	lenient bool // a route has a policy of its own that is Compatible
+	whole       map[string]*tree // rules for a host
+	endings     map[string]*tree // for hosts that end in a text, which starts with a dot
+	starts      map[string]*tree // for hosts that start with a text, which ends in a dot
+	anyHost     *tree
+	expressions bool // there are some
+	lenient     bool // a route has a policy of its own that is Compatible
 }
 
 // rule is a shape in a table; its index there is its rank.
@@ -98,6 +99,7 @@ func Compile(prev *Table, doc *spec.Document) (*Table, spec.Problems) {
 		if r.Broken != nil {
 			problems = append(problems, r.Broken)
 		}
+		t.expressions = t.expressions || s.Expression != ""
 		t.lenient = t.lenient || Policy(s.PathPolicy) == Compatible
 		t.routes = append(t.routes, r)
 		t.byID[s.ID] = r
@@ -132,11 +134,14 @@ func (t *Table) route(id string) *Route {
 
 // sameConditions says whether two routes compile to the same rules.
 func sameConditions(a, b *spec.Route) bool {
-	return a == b || a.RegexPriority == b.RegexPriority &&
+	return a == b || a.RegexPriority == b.RegexPriority && a.Expression == b.Expression && samePriority(a.Priority, b.Priority) &&
+		(a.Expression == "" || slices.Equal(a.Protocols, b.Protocols)) &&
 		slices.Equal(a.Methods, b.Methods) && slices.Equal(a.Hosts, b.Hosts) &&
 		slices.Equal(a.Paths, b.Paths) && slices.Equal(a.SNIs, b.SNIs) &&
 		maps.EqualFunc(a.Headers, b.Headers, slices.Equal[[]string])
 }
+
+func samePriority(a, b *int) bool { return a == b || a != nil && b != nil && *a == *b }
 
 // rank brings the rules into their one order.
 func (t *Table) rank(parts int) {
@@ -147,6 +152,12 @@ func (t *Table) rank(parts int) {
 		}
 	}
 	slices.SortFunc(t.rules, func(a, b rule) int {
+		if x := a.expr != nil; x != (b.expr != nil) { // expressions come before everything else
+			if x {
+				return -1
+			}
+			return 1
+		}
 		if a.priority != b.priority {
 			return cmp.Compare(b.priority, a.priority)
 		}

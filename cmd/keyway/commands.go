@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -20,49 +21,83 @@ import (
 func quiet(status int) error { return &exitError{status, fmt.Errorf("")} }
 
 func (c *cli) validateCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "validate FILE...", Short: "Check documents and list every problem", Args: cobra.MinimumNArgs(1),
+	strict := false
+	cmd := &cobra.Command{
+		Use: "validate FILE...", Short: "Check documents and list every problem, and the routes that no request reaches", Args: cobra.MinimumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			problems, err := validate(args)
+			s, err := c.settings()
 			if err != nil {
 				return err
 			}
-			list := make([]telemetry.Problem, 0, len(problems))
-			for _, p := range problems {
-				list = append(list, telemetry.ProblemOf(p))
+			problems, warnings, err := validate(args, s.RouterFlavor)
+			if err != nil {
+				return err
 			}
-			if c.asJSON {
-				if err := c.print(map[string]any{"valid": len(list) == 0, "problems": list}, "", nil); err != nil {
-					return err
-				}
-			} else if len(list) == 0 {
-				fmt.Fprintf(c.out, "%s: valid\n", strings.Join(args, ", "))
-			} else {
-				for _, p := range problems {
-					fmt.Fprintln(c.out, p.Error())
-				}
-				fmt.Fprintf(c.out, "%d problems\n", len(problems))
+			if strict {
+				problems, warnings = append(problems, warnings...), nil
 			}
-			if len(list) > 0 {
+			if err := c.verdict(args, problems, warnings); err != nil {
+				return err
+			}
+			if len(problems) > 0 {
 				return quiet(exitFailed)
 			}
 			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&strict, "strict", false, "take warnings for problems")
+	return cmd
+}
+
+// verdict prints what validate has found.
+func (c *cli) verdict(files []string, problems, warnings spec.Problems) error {
+	if c.asJSON {
+		listed := func(list spec.Problems) []telemetry.Problem {
+			told := make([]telemetry.Problem, 0, len(list))
+			for _, p := range list {
+				told = append(told, telemetry.ProblemOf(p))
+			}
+			return told
+		}
+		return c.print(map[string]any{"valid": len(problems) == 0, "problems": listed(problems), "warnings": listed(warnings)}, "", nil)
+	}
+	for _, p := range warnings {
+		fmt.Fprintln(c.out, "warning: "+p.Error())
+	}
+	for _, p := range problems {
+		fmt.Fprintln(c.out, p.Error())
+	}
+	if len(problems) > 0 {
+		fmt.Fprintf(c.out, "%d problems\n", len(problems))
+	} else {
+		fmt.Fprintf(c.out, "%s: valid\n", strings.Join(files, ", "))
+	}
+	return nil
 }
 
 // validate loads documents and compiles what can be compiled without a node.
-func validate(paths []string) (spec.Problems, error) {
+func validate(paths []string, flavor string) (problems, warnings spec.Problems, err error) {
 	sources, err := file.Read(paths)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	doc, problems := spec.Load(sources, schemas())
-	if len(problems) > 0 {
-		return problems, nil
+	if len(problems) == 0 {
+		problems = doc.CheckFlavor(flavor)
 	}
-	_, problems = routing.Compile(nil, doc)
-	return problems, nil
+	if len(problems) > 0 {
+		return problems, nil, nil
+	}
+	table, problems := routing.Compile(nil, doc)
+	for _, s := range table.Shadowed() {
+		r := s.Route.Spec
+		how := "no request reaches it: route " + strconv.Quote(nameOr(s.By.Spec.Name, s.By.Spec.ID)) + " is considered first and matches everything that this one matches"
+		if s.Same {
+			how = "no request reaches it: route " + strconv.Quote(nameOr(s.By.Spec.Name, s.By.Spec.ID)) + " says the same and is considered first"
+		}
+		warnings = append(warnings, &spec.Problem{Pos: r.Pos, Entity: "routes", ID: r.ID, Name: r.Name, Reason: spec.ReasonDuplicate, Message: how + "; remove one of them, or make this one more specific"})
+	}
+	return problems, warnings, nil
 }
 
 // node makes a client of the running node.

@@ -276,3 +276,22 @@ func TestWhyCertificate(t *testing.T) {
 		}
 	}
 }
+
+// TestValidateShadowed: a route that nothing reaches is a warning, and with --strict a failure.
+func TestValidateShadowed(t *testing.T) {
+	doc := filepath.Join(t.TempDir(), "doc.yaml")
+	if err := os.WriteFile(doc, []byte("_format_version: \"3.0\"\nroutes:\n- {name: one, paths: [/x]}\n- {name: two, paths: [/x]}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, code, err := keyway(t, "validate", doc)
+	if code != exitOK || err != nil || !strings.Contains(out, "warning: ") || !strings.Contains(out, "says the same") || !strings.Contains(out, "valid") {
+		t.Errorf("%d %v\n%s", code, err, out)
+	}
+	if out, code, _ = keyway(t, "validate", "--strict", doc); code != exitFailed || !strings.Contains(out, "1 problems") {
+		t.Errorf("strict: %d\n%s", code, out)
+	}
+	out, code, _ = keyway(t, "validate", "--json", doc)
+	if code != exitOK || !strings.Contains(out, `"warnings": [`) || !strings.Contains(out, `"valid": true`) {
+		t.Errorf("json: %d\n%s", code, out)
+	}
+}

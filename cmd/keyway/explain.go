@@ -76,7 +76,7 @@ func explain(s *edge.Snapshot, config *edge.Config, q control.Question) (*explan
 	if _, err := netip.ParseAddr(u.Hostname()); sni == "" && err != nil {
 		sni = u.Hostname()
 	}
-	query := routing.Query{Method: cmp.Or(q.Method, "GET"), Scheme: u.Scheme, Host: u.Host, SNI: sni, Secure: u.Scheme == "https", Fields: &fields, Policy: config.Policy}
+	query := routing.Query{Method: cmp.Or(q.Method, "GET"), Scheme: u.Scheme, Host: u.Host, SNI: sni, Secure: u.Scheme == "https", Fields: &fields, RawQuery: u.RawQuery, Policy: config.Policy}
 	raw := u.EscapedPath()
 	if raw == "" {
 		raw = "/"
@@ -95,7 +95,7 @@ func explain(s *edge.Snapshot, config *edge.Config, q control.Question) (*explan
 		return e, nil
 	}
 	for _, c := range s.Table.Explain(&query) {
-		e.Candidates = append(e.Candidates, candidate{nameOr(c.Route.Spec.Name, c.Route.Spec.ID), c.Paths, c.Matches, c.Reason})
+		e.Candidates = append(e.Candidates, candidate{nameOr(c.Route.Spec.Name, c.Route.Spec.ID), pathsOf(c), c.Matches, c.Reason})
 	}
 	if !found {
 		e.Refused = "404: no route matched"
@@ -103,6 +103,14 @@ func explain(s *edge.Snapshot, config *edge.Config, q control.Question) (*explan
 	}
 	e.routed(s, &m, config, query.Secure, raw)
 	return e, nil
+}
+
+// pathsOf is how a rule is shown: its paths, or the expression that it is.
+func pathsOf(c routing.Candidate) []string {
+	if c.Expression != "" {
+		return []string{c.Expression}
+	}
+	return c.Paths
 }
 
 func nameOr(name, id string) string {

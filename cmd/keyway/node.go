@@ -157,6 +157,7 @@ func (n *node) provider() {
 		}
 		n.log.Error("nothing was changed: what served before keeps serving", slog.Int("problems", len(problems)))
 	})
+	n.documents.Judge = func(d *spec.Document) spec.Problems { return d.CheckFlavor(n.settings.RouterFlavor) }
 }
 
 // dataPath makes what serves requests.

@@ -50,6 +50,7 @@ type settings struct {
 	RequestPolicy    routing.Policy
 	ListenerPolicies map[string]routing.Policy // by address
 	ProxyProtocol    []string                  // addresses, or "all"
+	RouterFlavor     string                    // see spec.Document.CheckFlavor
 	H2C              []string                  // likewise
 	TrustedIPs       []netip.Prefix
 	RealIPHeader     string

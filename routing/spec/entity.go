@@ -82,6 +82,8 @@ type Route struct {
 	ResponseBuffering       bool
 	Service                 string // id, "" for null
 	PathPolicy              string // x_keyway_path_policy: "" (the listener's), strict, compatible
+	Expression              string // "" for null
+	Priority                *int   // of the expression, nil for null
 }
 
 // Endpoint is an address, a port or both, of a stream route.

@@ -73,6 +73,9 @@ var (
 	servicePath     = &rule{check: checkServicePath}
 	serviceRetries  = &rule{bounds: &[2]float64{0, 32767}}
 
+	routeExpression = &rule{check: checkExpression}
+	routePriority   = &rule{bounds: &[2]float64{0, 1<<46 - 1}}
+
 	routeProtocols   = &rule{notNull: true, set: true, check: checkProtocol}
 	routeMethods     = &rule{set: true, check: checkMethod}
 	routeHosts       = &rule{check: checkRouteHost}

@@ -130,6 +130,9 @@ func (o *object) forbid(protocols string, names ...string) {
 
 // routeNeeds reports a route that nothing can distinguish.
 func (o *object) routeNeeds(r *Route, set string) {
+	if r.Expression != "" {
+		return
+	}
 	has := map[string]bool{
 		"methods": len(r.Methods) > 0, "hosts": len(r.Hosts) > 0, "headers": len(r.Headers) > 0, "paths": len(r.Paths) > 0,
 		"snis": len(r.SNIs) > 0, "sources": len(r.Sources) > 0, "destinations": len(r.Destinations) > 0,

@@ -35,6 +35,10 @@ const (
 
 // Provider watches paths. Make one with New.
 type Provider struct {
+	// Judge answers what is wrong with a document that is right by itself, nil for
+	// nothing. Set before the first Load.
+	Judge func(*spec.Document) spec.Problems
+
 	paths   []string
 	schemas spec.Schemas
 	extra   []spec.Source // documents that come with the node
@@ -126,6 +130,9 @@ func (p *Provider) Load() spec.Problems {
 		return known
 	}
 	document, problems := spec.Load(sources, p.schemas)
+	if len(problems) == 0 && p.Judge != nil {
+		problems = p.Judge(document)
+	}
 	if len(problems) > 0 {
 		return p.settleProblems(problems)
 	}
