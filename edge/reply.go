@@ -18,19 +18,38 @@ func (h *Handler) answer(r *request, reply *policy.Reply) {
 	resp := &x.Response
 	resp.Fields.Reset()
 	*resp = exchange.Response{Status: reply.Status, Close: resp.Close, Fields: resp.Fields}
-	contentType, body := policy.RenderFor(reply, &x.Request, x.RequestID)
 	resp.Fields.Add("Date", time.Now().UTC().Format(http.TimeFormat))
+	resp.Close = resp.Close || closes(reply)
+	if policy.IsGRPC(&x.Request) && answerGRPC(resp, reply) {
+		return
+	}
+	contentType, body := policy.RenderFor(reply, &x.Request, x.RequestID)
 	if contentType != "" {
 		resp.Fields.Add("Content-Type", contentType)
 	}
 	for _, f := range reply.Fields {
 		resp.Fields.Add(f.Name, f.Value)
 	}
-	resp.Close = resp.Close || closes(reply)
 	resp.Length = int64(len(body))
 	if len(body) > 0 {
 		resp.Body = bytes.NewReader(body)
 	}
+}
+
+// answerGRPC makes the response one that gRPC's clients read: a status and no message.
+func answerGRPC(resp *exchange.Response, reply *policy.Reply) bool {
+	fields, ok := policy.GRPCFields(reply)
+	if !ok {
+		return false
+	}
+	for _, f := range fields {
+		resp.Fields.Add(f.Name, f.Value)
+	}
+	for _, f := range reply.Fields {
+		resp.Fields.Add(f.Name, f.Value)
+	}
+	resp.Length = -1
+	return true
 }
 
 // closes says whether an answer ends the connection: one that only stands for a
