@@ -22,16 +22,30 @@ func Hash(e Entity) uint64 {
 	return h.Sum64()
 }
 
+// sum notes the hash of every entity, so that comparing documents is cheap: a snapshot
+// is built while traffic flows, a document is read before that.
+func (d *Document) sum() {
+	for _, kind := range Kinds() {
+		for e := range d.Entities(kind) {
+			e.Base().sum = Hash(e)
+		}
+	}
+}
+
+// sumOf is the hash of an entity.
+func sumOf(e Entity) uint64 {
+	if s := e.Base().sum; s != 0 {
+		return s
+	}
+	return Hash(e)
+}
+
 type hasher struct {
 	maphash.Hash
 }
 
 func (h *hasher) number(n uint64) {
-	var b [8]byte
-	for i := range b {
-		b[i] = byte(n >> (8 * i))
-	}
-	_, _ = h.Write(b[:])
+	maphash.WriteComparable(&h.Hash, n)
 }
 
 func (h *hasher) text(s string) {
@@ -195,7 +209,7 @@ func Diff(old, new *Document) Changes {
 			switch {
 			case !ok:
 				c.Added = append(c.Added, id)
-			case was != e && Hash(was) != Hash(e):
+			case was != e && sumOf(was) != sumOf(e):
 				c.Changed = append(c.Changed, id)
 			}
 		}

@@ -16,6 +16,8 @@ type Meta struct {
 	CreatedAt int64    // Unix seconds
 	UpdatedAt int64    // Unix seconds
 	Pos       Pos      // where it was declared; not part of the entity's value
+
+	sum uint64 // Hash of an entity that Load made, which nobody changes; 0 for others
 }
 
 // Document is one complete desired state: flat, defaulted, with every foreign

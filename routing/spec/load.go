@@ -52,6 +52,7 @@ func Load(sources []Source, schemas Schemas) (*Document, Problems) {
 		l.judgeUses()
 	}
 	if len(l.problems) == 0 {
+		l.doc.sum()
 		return l.doc, nil
 	}
 	order := make(map[string]int, len(sources))
