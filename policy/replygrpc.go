@@ -33,7 +33,7 @@ func GRPCFields(r *Reply) ([]exchange.Field, bool) {
 	return []exchange.Field{
 		{Name: "Content-Type", Value: typeGRPC},
 		{Name: "grpc-status", Value: strconv.Itoa(GRPCStatus(r.Status))},
-		{Name: "grpc-message", Value: percent(message)},
+		{Name: "grpc-message", Value: GRPCMessage(message)},
 	}, true
 }
 
@@ -70,8 +70,8 @@ func GRPCStatus(status int) int {
 	return 2 // UNKNOWN
 }
 
-// percent writes a message as the field's form wants it: visible ASCII, the rest encoded.
-func percent(s string) string {
+// GRPCMessage writes a message as the field's form wants it: visible ASCII, the rest encoded.
+func GRPCMessage(s string) string {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {
 		if c := s[i]; c < ' ' || c > '~' || c == '%' {

@@ -8,6 +8,7 @@ import (
 	"github.com/keyway-edge/keyway/policy/compression"
 	"github.com/keyway-edge/keyway/policy/correlationid"
 	"github.com/keyway-edge/keyway/policy/cors"
+	"github.com/keyway-edge/keyway/policy/grpcweb"
 	"github.com/keyway-edge/keyway/policy/iprestriction"
 	"github.com/keyway-edge/keyway/policy/keyauth"
 	"github.com/keyway-edge/keyway/policy/prometheus"
@@ -26,6 +27,7 @@ func plugins() []policy.Kind {
 		compression.Kind(),
 		correlationid.Kind(),
 		cors.Kind(),
+		grpcweb.Kind(),
 		iprestriction.Kind(),
 		keyauth.Kind(),
 		prometheus.Kind(),
