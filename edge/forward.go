@@ -188,6 +188,8 @@ func (h *Handler) viaRequest(f *exchange.Fields, version int) string {
 		own = "1 " + h.config.Token()
 	case exchange.HTTP2:
 		own = "2 " + h.config.Token()
+	case exchange.HTTP3:
+		own = "3 " + h.config.Token()
 	}
 	if v, ok := f.Lookup("Via"); ok {
 		return v + ", " + own
@@ -263,6 +265,7 @@ type connInfo struct {
 	port   string // local port
 	policy routing.Policy
 	tls    *tlsFacts // nil in clear
+	altSvc string    // what responses say of HTTP/3
 }
 
 func newConnInfo(c *exchange.Conn, p routing.Policy) *connInfo {

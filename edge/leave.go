@@ -89,6 +89,9 @@ func (s *Server) cutRevoked(ctx context.Context, match func(*exchange.Conn) bool
 	for {
 		s.HTTP1.Leave(ctx, match)
 		s.HTTP2.Leave(ctx, match)
+		if s.HTTP3 != nil {
+			s.HTTP3.Leave(ctx, match)
+		}
 		left := s.leavers()
 		if len(left) == 0 {
 			return

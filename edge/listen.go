@@ -40,6 +40,10 @@ type Endpoint struct {
 	Proxied bool
 	// H2C makes a listener in clear understand HTTP/2 too, from clients that begin with it.
 	H2C bool
+	// HTTP3 serves HTTP/3 over UDP at the port of a TLS listener, and says so there.
+	HTTP3 bool
+	// NoHTTP3 has clients forget that there was HTTP/3.
+	NoHTTP3 bool
 }
 
 // ConnObserver is told of connections and handshakes; telemetry implements it.
@@ -58,6 +62,7 @@ type Server struct {
 	Config           *Config
 	Terminator       *Terminator
 	HTTP1, HTTP2     Engine
+	HTTP3            PacketEngine // may be nil where no endpoint has HTTP3
 	Observer         ConnObserver
 	Log              *slog.Logger
 	HandshakeTimeout time.Duration // of the TLS handshake; zero for 10 s
@@ -67,6 +72,7 @@ type Server struct {
 	MaxHandshakes    int           // TLS handshakes at a time; zero for no limit
 
 	listeners []net.Listener
+	packets   []net.PacketConn // of each listener, nil for none
 	next      atomic.Uint64
 	revoked   revokedSet
 	admission admission
@@ -103,14 +109,30 @@ func (s *Server) Listen(ctx context.Context) error {
 	for _, e := range s.Endpoints {
 		l, err := lc.Listen(ctx, "tcp", e.Address)
 		if err != nil {
-			for _, open := range s.listeners {
-				_ = open.Close()
-			}
+			s.unlisten()
 			return fmt.Errorf("listening on %s for %s: %w", e.Address, e.Name, err)
 		}
 		s.listeners = append(s.listeners, l)
+		pc, err := s.listenPackets(ctx, e, l.Addr())
+		if err != nil {
+			s.unlisten()
+			return fmt.Errorf("listening on UDP %s for HTTP/3 of %s: %w", l.Addr(), e.Name, err)
+		}
+		s.packets = append(s.packets, pc)
 	}
 	return nil
+}
+
+// unlisten closes what was opened.
+func (s *Server) unlisten() {
+	for _, l := range s.listeners {
+		_ = l.Close()
+	}
+	for _, pc := range s.packets {
+		if pc != nil {
+			_ = pc.Close()
+		}
+	}
 }
 
 // Addresses are the addresses in use, in the order of Endpoints.
@@ -132,6 +154,7 @@ func (s *Server) Run(ctx context.Context, force <-chan struct{}) error {
 	var accepting sync.WaitGroup
 	for i, l := range s.listeners {
 		accepting.Go(func() { s.accept(serving, ctx, l, s.Endpoints[i]) })
+		s.servePackets(serving, ctx, i)
 	}
 	<-ctx.Done()
 	for i, l := range s.listeners {
@@ -259,6 +282,7 @@ func (s *Server) serve(ctx context.Context, c *trackedConn, e Endpoint) {
 		policy = s.Config.Policy
 	}
 	ci := newConnInfo(info, policy)
+	ci.altSvc = e.altSvc(info.Local)
 	info.Policy = ci
 	if !e.TLS {
 		s.serveClear(ctx, c, e, info)
@@ -369,7 +393,10 @@ func looksLikeHTTP(head [5]byte) bool {
 }
 
 func addrPort(a net.Addr) netip.AddrPort {
-	if t, ok := a.(*net.TCPAddr); ok {
+	switch t := a.(type) {
+	case *net.TCPAddr:
+		return t.AddrPort()
+	case *net.UDPAddr:
 		return t.AddrPort()
 	}
 	return netip.AddrPort{}

@@ -123,6 +123,9 @@ func (h *Handler) sharedFields(r *request) {
 	if h.config.Headers.has(HeaderRequestID) {
 		f.Set("X-Kong-Request-Id", r.x.RequestID)
 	}
+	if r.info.altSvc != "" {
+		f.Set("Alt-Svc", r.info.altSvc)
+	}
 	if !h.config.AllowDebugHeader || r.bind == nil || r.x.Request.Fields.Get("Kong-Debug") != "1" {
 		return
 	}

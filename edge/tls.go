@@ -52,7 +52,7 @@ type Terminator struct {
 	challenges Challenges        // nil for none
 	demand     func(name string) // told of names without a certificate; nil for nobody
 	base       certs.Base
-	root       *tls.Config
+	root, quic *tls.Config // of TCP, of QUIC
 }
 
 // NewTerminator makes a Terminator. base is the Builder's; dev may be nil.
@@ -70,7 +70,20 @@ func NewTerminator(p *Publisher, config *Config, base certs.Base, dev DevIssuer)
 	if base.ECH != nil {
 		t.root.GetEncryptedClientHelloKeys = base.ECH.Keys
 	}
+	t.quic = t.root.Clone()
+	t.quic.MinVersion, t.quic.NextProtos, t.quic.GetConfigForClient = tls.VersionTLS13, []string{"h3"}, t.quicConfigFor
 	return t
+}
+
+// quicConfigFor is configFor with the one protocol that is spoken over QUIC.
+func (t *Terminator) quicConfigFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+	c, err := t.configFor(hello)
+	if err != nil {
+		return nil, err
+	}
+	c = c.Clone()
+	c.MinVersion, c.NextProtos = t.quic.MinVersion, t.quic.NextProtos
+	return c, nil
 }
 
 // Config is the configuration to listen with.
@@ -179,11 +192,17 @@ func (t *Terminator) development(facts *tlsFacts, hello *tls.ClientHelloInfo) (*
 
 // factsOf finds the facts of the connection that a handshake runs on.
 func factsOf(hello *tls.ClientHelloInfo) *tlsFacts {
-	c, ok := hello.Conn.(*trackedConn)
-	if !ok {
+	if c, ok := hello.Conn.(*trackedConn); ok {
+		return &c.facts
+	}
+	ctx := hello.Context()
+	if ctx == nil { // of a hello that no handshake made
 		return nil
 	}
-	return &c.facts
+	if g, ok := ctx.Value(guestKey{}).(*guest); ok {
+		return &g.tc.facts
+	}
+	return nil
 }
 
 // certVersion names the version of the certificate shown, for the access log.

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -217,7 +218,7 @@ func (n *node) listen(ctx context.Context) error {
 	})
 	h1 := newHTTP1(handler, s)
 	n.server = &edge.Server{
-		Endpoints: n.endpoints(), Config: n.config, Terminator: n.term, HTTP1: h1, HTTP2: h2, Observer: n.telemetry,
+		Endpoints: n.endpoints(), Config: n.config, Terminator: n.term, HTTP1: h1, HTTP2: h2, HTTP3: newHTTP3(handler, s), Observer: n.telemetry,
 		Log: n.log, HandshakeTimeout: s.HandshakeTimeout, Grace: s.Grace, MaxConns: s.MaxConnections, MaxPerClient: s.MaxPerClient, MaxHandshakes: s.MaxHandshakes,
 	}
 	return n.server.Listen(ctx)
@@ -227,7 +228,7 @@ func (n *node) endpoints() []edge.Endpoint {
 	var all []edge.Endpoint
 	add := func(name string, addresses []string, secure bool) {
 		for _, a := range addresses {
-			all = append(all, edge.Endpoint{Name: name, Address: a, TLS: secure, Policy: n.settings.ListenerPolicies[a], Proxied: n.settings.proxied(a), H2C: !secure && n.settings.clearHTTP2(a)})
+			all = append(all, edge.Endpoint{Name: name, Address: a, TLS: secure, Policy: n.settings.ListenerPolicies[a], Proxied: n.settings.proxied(a), H2C: !secure && n.settings.clearHTTP2(a), HTTP3: secure && n.settings.speaksHTTP3(a), NoHTTP3: secure && slices.Contains(n.settings.HTTP3, "clear")})
 		}
 	}
 	add("proxy", n.settings.ProxyListen, false)

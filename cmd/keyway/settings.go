@@ -52,6 +52,7 @@ type settings struct {
 	ProxyProtocol    []string                  // addresses, or "all"
 	RouterFlavor     string                    // see spec.Document.CheckFlavor
 	H2C              []string                  // likewise
+	HTTP3            []string                  // likewise; or "clear"
 	TrustedIPs       []netip.Prefix
 	RealIPHeader     string
 	RealIPRecursive  bool
@@ -339,6 +340,7 @@ func (s *settings) agree(values map[string]origined) []error {
 		errs = append(errs, errors.New("settings tls_cert and tls_key go together: set both or neither"))
 	}
 	errs = append(errs, s.agreeOnVault()...)
+	errs = append(errs, s.agreeOnHTTP3(values)...)
 	return errs
 }
 

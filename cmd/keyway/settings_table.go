@@ -106,6 +106,13 @@ func requestSettings() []setting {
 			}
 			return addresses(func(s *settings) *[]string { return &s.H2C })(s, v)
 		}},
+		{key: "http3", def: "", form: "a comma list of addresses as in proxy_tls_listen, or all, or clear", meaning: "listeners that serve HTTP/3 too, over UDP at the same port, and tell clients so; clear has clients forget it", apply: func(s *settings, v string) error {
+			if v == "all" || v == "clear" {
+				s.HTTP3 = []string{v}
+				return nil
+			}
+			return addresses(func(s *settings) *[]string { return &s.HTTP3 })(s, v)
+		}},
 		{key: "real_ip_header", def: "X-Real-IP", form: "a header name", meaning: "where a trusted peer says who the client is", apply: headerName(func(s *settings) *string { return &s.RealIPHeader })},
 		{key: "real_ip_recursive", def: "off", form: "on or off", meaning: "take the last address of the list that is not itself trusted", apply: boolean(func(s *settings) *bool { return &s.RealIPRecursive })},
 		{key: "headers", def: "server_tokens, latency_tokens, X-Kong-Request-Id", form: "off, or a comma list of header names and groups", meaning: "headers that are added to responses", apply: headerSet(func(s *settings) *edgeHeaderSet { return &s.Headers })},

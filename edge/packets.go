@@ -1,0 +1,202 @@
+package edge
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/keyway-edge/keyway/edge/exchange"
+)
+
+// PacketEngine speaks a protocol that brings its own transport and its own handshakes.
+type PacketEngine interface {
+	// Serve serves what comes to pc until stopping ends. Then every connection ends
+	// after the requests in flight; Serve returns when all have, and closes pc.
+	Serve(ctx, stopping context.Context, pc net.PacketConn, door *Door) error
+	// Leave is as an Engine's, but returns at once.
+	Leave(ctx context.Context, match func(*exchange.Conn) bool)
+}
+
+// altSvcAge is how long clients may remember that HTTP/3 is to be had.
+const altSvcAge = time.Hour
+
+// provenFrom is how many handshakes may be under way before clients have to show that
+// they are at the address which they claim, which costs each a round trip.
+const provenFrom = 32
+
+// errTurnedAway is the answer to a client that is one too many.
+var errTurnedAway = errors.New("as many connections or handshakes as may be are under way")
+
+// Door is what a Server decides about the connections of one endpoint over UDP.
+type Door struct {
+	s *Server
+	e Endpoint
+}
+
+// TLS is the configuration of handshakes.
+func (d *Door) TLS() *tls.Config { return d.s.Terminator.quic }
+
+// Limit is the longest time of a handshake.
+func (d *Door) Limit() time.Duration { return d.s.handshakeLimit() }
+
+// Crowded says that clients should prove their address before anything is kept of them.
+func (d *Door) Crowded() bool {
+	a := &d.s.admission
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.shaking >= provenFrom || a.handshakes > 0 && 2*a.shaking >= a.handshakes
+}
+
+// Enter counts in a connection whose handshake begins, or answers why it must not. ctx
+// is to end with the connection; the context that is returned goes into the handshake.
+func (d *Door) Enter(ctx context.Context, peer net.Addr) (context.Context, error) {
+	g := &guest{d: d, peer: peer, began: time.Now()}
+	g.tc.Conn = g
+	if !d.s.track(&g.tc) {
+		d.s.Observer.Refused(d.e.Name, refusedFull)
+		return nil, errTurnedAway
+	}
+	if !d.s.admission.shake() {
+		d.s.untrack(&g.tc)
+		d.s.Observer.Refused(d.e.Name, refusedHandshakes)
+		return nil, errTurnedAway
+	}
+	d.s.Observer.Opened(d.e.Name)
+	context.AfterFunc(ctx, func() { g.leave(context.Cause(ctx)) })
+	return context.WithValue(ctx, guestKey{}, g), nil
+}
+
+// Welcome takes a connection whose handshake is done; ctx is its own. It answers nil for
+// one that must not be served. end closes it, and may be called at any time.
+func (d *Door) Welcome(ctx context.Context, state *tls.ConnectionState, local net.Addr, end func()) *exchange.Conn {
+	g, ok := ctx.Value(guestKey{}).(*guest)
+	if !ok {
+		return nil
+	}
+	s, client := d.s, addrPort(g.peer)
+	if !g.shake(state, end) {
+		return nil
+	}
+	if !s.admission.enter(client.Addr()) {
+		s.Observer.Refused(d.e.Name, refusedClient)
+		return nil
+	}
+	context.AfterFunc(ctx, func() { s.admission.leave(client.Addr()) })
+	policy := d.e.Policy
+	if policy == "" {
+		policy = s.Config.Policy
+	}
+	facts := &g.tc.facts
+	info := &exchange.Conn{
+		ID: s.next.Add(1), Listener: d.e.Name, Protocol: "HTTP/3.0", Opened: g.began, Peer: client, Local: addrPort(local),
+		TLS: state, CertSerial: facts.certVersion(), Last: s.revoked.has(facts), // in this very moment
+	}
+	ci := newConnInfo(info, policy)
+	ci.tls = facts
+	info.Policy = ci
+	return info
+}
+
+// guest is a connection that has come through a Door.
+type guest struct {
+	net.Conn // nil: only what stands below is called
+	d        *Door
+	tc       trackedConn
+	peer     net.Addr
+	began    time.Time
+
+	mu   sync.Mutex // guards the group below
+	done bool       // the handshake is over, or the connection
+	cut  bool
+	end  func()
+}
+
+type guestKey struct{}
+
+// shake ends the handshake. It answers false when the connection is already over.
+func (g *guest) shake(state *tls.ConnectionState, end func()) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.done || g.cut {
+		return false
+	}
+	g.done, g.end = true, end
+	s, facts := g.d.s, &g.tc.facts
+	s.admission.shaken()
+	facts.tried(addrPort(g.peer).Addr(), state, nil)
+	facts.snap, facts.resumed = nil, state.DidResume
+	g.tc.shook.Store(true)
+	s.Observer.Handshake(state.ServerName, state, time.Since(g.began), nil)
+	return true
+}
+
+// leave counts the connection out when it has ended.
+func (g *guest) leave(cause error) {
+	g.mu.Lock()
+	shook := g.done
+	g.done = true
+	g.mu.Unlock()
+	s := g.d.s
+	if !shook {
+		s.admission.shaken()
+		s.Observer.Handshake("", nil, time.Since(g.began), cause)
+	}
+	s.Observer.Closed(g.d.e.Name)
+	s.untrack(&g.tc)
+}
+
+// Close ends the connection at once.
+func (g *guest) Close() error {
+	g.mu.Lock()
+	g.cut = true
+	end := g.end
+	g.mu.Unlock()
+	if end != nil {
+		end()
+	}
+	return nil
+}
+
+func (g *guest) RemoteAddr() net.Addr { return g.peer }
+
+// listenPackets opens the UDP side of an endpoint, at the address of its TCP side.
+func (s *Server) listenPackets(ctx context.Context, e Endpoint, beside net.Addr) (net.PacketConn, error) {
+	if !e.HTTP3 {
+		return nil, nil //nolint:nilnil // an endpoint without
+	}
+	var lc net.ListenConfig
+	host, _, err := net.SplitHostPort(e.Address)
+	if err != nil {
+		return nil, err
+	}
+	return lc.ListenPacket(ctx, "udp", net.JoinHostPort(host, strconv.Itoa(int(addrPort(beside).Port()))))
+}
+
+// servePackets has an engine serve the UDP side of an endpoint until the drain is over.
+func (s *Server) servePackets(ctx, stopping context.Context, i int) {
+	if s.packets[i] == nil {
+		return
+	}
+	s.wg.Go(func() {
+		if err := s.HTTP3.Serve(ctx, stopping, s.packets[i], &Door{s, s.Endpoints[i]}); err != nil {
+			s.Log.Error("HTTP/3 ended", slog.String("endpoint", s.Endpoints[i].Name), slog.Any("error", err))
+		}
+	})
+}
+
+// altSvc is what responses over TCP say of HTTP/3 at the same port (RFC 7838), "" for nothing.
+func (e *Endpoint) altSvc(local netip.AddrPort) string {
+	switch {
+	case e.HTTP3:
+		return `h3=":` + strconv.Itoa(int(local.Port())) + `"; ma=` + strconv.Itoa(int(altSvcAge/time.Second))
+	case e.NoHTTP3:
+		return "clear"
+	}
+	return ""
+}
