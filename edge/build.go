@@ -78,6 +78,7 @@ func (b *Builder) Build(prev *Snapshot, in Inputs) (*Snapshot, *Report) {
 	w.upstreams()
 	w.routes()
 	w.chains()
+	w.streams()
 	w.compare()
 	// What was made may hold on to this build, and with it would to every snapshot before.
 	w.prev = nil

@@ -38,6 +38,8 @@ type Endpoint struct {
 	// Proxied makes the trusted peers say in a PROXY header, first of all, who their
 	// client is. Others are clients themselves.
 	Proxied bool
+	// Stream makes the listener one of streams: no requests are spoken on it.
+	Stream bool
 	// H2C makes a listener in clear understand HTTP/2 too, from clients that begin with it.
 	H2C bool
 	// HTTP3 serves HTTP/3 over UDP at the port of a TLS listener, and says so there.
@@ -63,6 +65,7 @@ type Server struct {
 	Terminator       *Terminator
 	HTTP1, HTTP2     Engine
 	HTTP3            PacketEngine // may be nil where no endpoint has HTTP3
+	Streams          StreamEngine // nil where no endpoint is one of streams
 	Observer         ConnObserver
 	Log              *slog.Logger
 	HandshakeTimeout time.Duration // of the TLS handshake; zero for 10 s
@@ -284,6 +287,10 @@ func (s *Server) serve(ctx context.Context, c *trackedConn, e Endpoint) {
 	ci := newConnInfo(info, policy)
 	ci.altSvc = e.altSvc(info.Local)
 	info.Policy = ci
+	if e.Stream {
+		s.serveStream(ctx, c, e, info, ci)
+		return
+	}
 	if !e.TLS {
 		s.serveClear(ctx, c, e, info)
 		return
@@ -293,7 +300,7 @@ func (s *Server) serve(ctx context.Context, c *trackedConn, e Endpoint) {
 		reset(c.Conn)
 		return
 	}
-	tc := s.handshake(ctx, c, client)
+	tc := s.handshake(ctx, c, c, client)
 	s.admission.shaken()
 	if tc == nil {
 		return
@@ -357,11 +364,12 @@ func (s *Server) handshakeLimit() time.Duration {
 	return s.HandshakeTimeout
 }
 
-// handshake makes the TLS connection; nil when there is none and c is closed.
-func (s *Server) handshake(ctx context.Context, c *trackedConn, peer netip.Addr) *tls.Conn {
+// handshake makes the TLS connection over c, which over leads to; nil when there is
+// none and c is closed.
+func (s *Server) handshake(ctx context.Context, c *trackedConn, over net.Conn, peer netip.Addr) *tls.Conn {
 	began := time.Now()
 	_ = c.SetDeadline(began.Add(s.handshakeLimit()))
-	tc := tls.Server(c, s.Terminator.Config())
+	tc := tls.Server(over, s.Terminator.Config())
 	err := tc.HandshakeContext(ctx)
 	if err == nil {
 		_ = c.SetDeadline(time.Time{})

@@ -36,6 +36,9 @@ type Snapshot struct {
 	refusals map[string]bool          // references that a rule refused, with who uses them
 	pairs    map[string]*certs.Bundle // shown to upstreams by x_keyway_upstream_auth, by id of the service
 	devNames map[string]bool
+
+	streams        *routing.Streams
+	streamBindings map[streamKey]Routed
 }
 
 // binding is what one route leads to. closed is why it answers 503 instead:

@@ -20,6 +20,7 @@ type tlsFacts struct {
 	slot    *certs.Slot
 	bundle  *certs.Bundle // what the client was shown; of a resumed session nil, or what it would be shown
 	resumed bool
+	stream  bool // what is spoken inside is not for this node to agree on
 
 	verified atomic.Pointer[certs.Policy] // that the client was last held against, nil for policy
 }
@@ -111,7 +112,12 @@ func (t *Terminator) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) 
 	if facts.policy == nil {
 		facts.policy = snap.policies[""]
 	}
-	return facts.policy.Config(t.base), nil
+	c := facts.policy.Config(t.base)
+	if facts.stream {
+		c = c.Clone()
+		c.NextProtos = nil
+	}
+	return c, nil
 }
 
 // hostName answers a server name, or "" for one that no host can have: whatever a
@@ -192,7 +198,10 @@ func (t *Terminator) development(facts *tlsFacts, hello *tls.ClientHelloInfo) (*
 
 // factsOf finds the facts of the connection that a handshake runs on.
 func factsOf(hello *tls.ClientHelloInfo) *tlsFacts {
-	if c, ok := hello.Conn.(*trackedConn); ok {
+	switch c := hello.Conn.(type) {
+	case *trackedConn:
+		return &c.facts
+	case *clearConn:
 		return &c.facts
 	}
 	ctx := hello.Context()

@@ -97,6 +97,7 @@ var directions = []struct {
 	{"edge/http1", []string{"edge", "edge/exchange"}, "an engine"},
 	{"edge/http2", []string{"edge", "edge/exchange", "lib:golang.org/x/net"}, "an engine"},
 	{"edge/http3", []string{"edge", "edge/exchange", "lib:github.com/quic-go/quic-go", "lib:github.com/quic-go/qpack"}, "an engine; the only user of QUIC"},
+	{"edge/stream", []string{"edge", "edge/exchange", "edge/proxyproto", "routing"}, "an engine; finds the route of a stream itself"},
 	{"edge/telemetry", []string{"edge", "edge/exchange", "secrets", "certs", "policy", "routing", "lib:github.com/prometheus/client_golang"}, "the only user of the Prometheus client"},
 	{"edge/control", []string{"edge", "edge/exchange", "edge/telemetry", "secrets", "certs", "policy", "routing"}, "the control socket"},
 	{"edge/lastgood", []string{"secrets", "routing/spec"}, "what a node starts from when all else fails; sees neither traffic nor sources"},

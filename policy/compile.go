@@ -65,7 +65,7 @@ func NewCompiler(prev *Compiler, kinds []Kind, env *Env, doc *spec.Document) *Co
 			families[p.Name] = f
 		}
 		f.add(u)
-		c.narrow = c.narrow || u.protocol != protoAll
+		c.narrow = c.narrow || u.protocol&protoAll != protoAll
 		switch {
 		case p.Route != "":
 			c.byRoute[p.Route] = true
@@ -155,6 +155,21 @@ func (c *Compiler) Chain(route *spec.Route, service *spec.Service) *Chain {
 func (c *Compiler) build(route *spec.Route, service *spec.Service) *Chain {
 	ch := &Chain{directory: c.env.Directory, global: c.global.walks}
 	ch.walks = c.walks(route, service)
+	ch.close()
+	return ch
+}
+
+// Stream is what runs for streams of route over protocol, whose service is service:
+// the plugins that name the protocol, in the phases Access and Log.
+func (c *Compiler) Stream(route *spec.Route, service *spec.Service, protocol string) *Chain {
+	w := c.walk(route, service, protocolSet([]string{protocol}))
+	ch := &Chain{directory: c.env.Directory, global: c.global.walks, walks: [2]*walk{w, w}}
+	ch.close()
+	return ch
+}
+
+// close notes the first plugin that did not compile.
+func (ch *Chain) close() {
 	for _, w := range ch.walks {
 		for _, s := range w.choices {
 			if s.plain != nil && s.plain.problem != nil && ch.closed == nil {
@@ -162,7 +177,6 @@ func (c *Compiler) build(route *spec.Route, service *spec.Service) *Chain {
 			}
 		}
 	}
-	return ch
 }
 
 // walks are those of clear and of secured requests; one when no plugin minds.

@@ -19,6 +19,11 @@ const (
 	protoHTTPS
 	protoGRPC
 	protoGRPCS
+	protoTCP
+	protoTLS
+	protoPassthrough
+	protoUDP
+	// protoAll is what plugins are for that do not say: requests, not streams.
 	protoAll = protoHTTP | protoHTTPS | protoGRPC | protoGRPCS
 )
 
@@ -37,6 +42,14 @@ func protocolSet(names []string) protocols {
 			set |= protoGRPC
 		case "grpcs":
 			set |= protoGRPCS
+		case "tcp":
+			set |= protoTCP
+		case "tls":
+			set |= protoTLS
+		case "tls_passthrough":
+			set |= protoPassthrough
+		case "udp":
+			set |= protoUDP
 		}
 	}
 	return set

@@ -26,6 +26,7 @@ import (
 	"github.com/keyway-edge/keyway/edge/http1"
 	"github.com/keyway-edge/keyway/edge/http2"
 	"github.com/keyway-edge/keyway/edge/rulings"
+	"github.com/keyway-edge/keyway/edge/stream"
 	"github.com/keyway-edge/keyway/edge/telemetry"
 	"github.com/keyway-edge/keyway/policy"
 	"github.com/keyway-edge/keyway/routing/provide/file"
@@ -63,6 +64,7 @@ type node struct {
 	demand     *acme.Demand
 	desired    *demanded // documents, with certificates on demand
 	server     *edge.Server
+	packets    *stream.Packets
 	stapler    *ocsp.Stapler // nil when it is off
 	rulings    *rulings.Store
 	condemned  chan struct{} // certificates were revoked
@@ -217,11 +219,16 @@ func (n *node) listen(ctx context.Context) error {
 		Head: s.HeaderTimeout, Idle: s.IdleTimeout, BodyIdle: s.BodyIdle, MinRate: s.MinBodyRate, WriteStall: s.WriteStall, MaxBody: s.BodyLimit,
 	})
 	h1 := newHTTP1(handler, s)
+	n.packets = n.newPackets()
 	n.server = &edge.Server{
+		Streams:   stream.New(n.publisher.Current, n.telemetry, n.log),
 		Endpoints: n.endpoints(), Config: n.config, Terminator: n.term, HTTP1: h1, HTTP2: h2, HTTP3: newHTTP3(handler, s), Observer: n.telemetry,
 		Log: n.log, HandshakeTimeout: s.HandshakeTimeout, Grace: s.Grace, MaxConns: s.MaxConnections, MaxPerClient: s.MaxPerClient, MaxHandshakes: s.MaxHandshakes,
 	}
-	return n.server.Listen(ctx)
+	if err := n.server.Listen(ctx); err != nil {
+		return err
+	}
+	return n.packets.Listen(ctx)
 }
 
 func (n *node) endpoints() []edge.Endpoint {
@@ -233,7 +240,7 @@ func (n *node) endpoints() []edge.Endpoint {
 	}
 	add("proxy", n.settings.ProxyListen, false)
 	add("proxy-tls", n.settings.ProxyTLSListen, true)
-	return all
+	return append(all, n.settings.streamEndpoints()...)
 }
 
 // run runs every part until a signal or a failure, drains, and says why it ended.
@@ -327,6 +334,7 @@ func (n *node) upstreams() *upstream.Set {
 func (n *node) frontTasks(forced <-chan struct{}) []task {
 	tasks := []task{
 		{"listeners", func(ctx context.Context) error { return n.server.Run(ctx, forced) }},
+		{"datagrams", func(ctx context.Context) error { return n.packets.Run(ctx, forced) }},
 		{"readiness", func(ctx context.Context) error {
 			if waitFor(ctx, n.publisher.Ready(), time.Minute) {
 				n.banner()

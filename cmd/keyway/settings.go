@@ -39,6 +39,7 @@ type settings struct {
 	ProxyListen, ProxyTLSListen, AdminListen, AdminTLSListen []string
 	ManagerListen, ManagerTLSListen                          []string
 	StatusListen, StatusTLSListen                            []string
+	StreamListen                                             []streamAddress
 
 	DataDir     string
 	Documents   []string
@@ -89,6 +90,7 @@ type settings struct {
 	MaxPerClient     int // connections of one client
 	MaxHandshakes    int
 	HTTP2Streams     int
+	MaxUDPSessions   int
 
 	UpstreamPool     int
 	UpstreamRequests int
@@ -335,6 +337,9 @@ func (s *settings) agree(values map[string]origined) []error {
 	}
 	if len(s.ProxyProtocol) > 0 && len(s.TrustedIPs) == 0 {
 		errs = append(errs, fmt.Errorf("setting proxy_protocol (from %s): no peer is trusted; expected the addresses of the load balancers in trusted_ips", values["proxy_protocol"].from))
+	}
+	if slices.ContainsFunc(s.StreamListen, func(a streamAddress) bool { return a.proxied }) && len(s.TrustedIPs) == 0 {
+		errs = append(errs, fmt.Errorf("setting stream_listen (from %s): proxy_protocol, and no peer is trusted; expected the addresses of the load balancers in trusted_ips", values["stream_listen"].from))
 	}
 	if (s.TLSCert == "") != (s.TLSKey == "") {
 		errs = append(errs, errors.New("settings tls_cert and tls_key go together: set both or neither"))

@@ -27,6 +27,7 @@ func listenSettings() []setting {
 	return []setting{
 		{key: "proxy_listen", def: ":8000", form: listForm, meaning: "where requests in clear are served", apply: addresses(func(s *settings) *[]string { return &s.ProxyListen })},
 		{key: "proxy_tls_listen", def: ":8443", form: listForm, meaning: "where requests over TLS are served", apply: addresses(func(s *settings) *[]string { return &s.ProxyTLSListen })},
+		{key: "stream_listen", def: "off", form: "a comma list of host:port, each followed by none or some of ssl, udp and proxy_protocol, or off", meaning: "where streams are served that no requests are spoken on: TCP, TLS with ssl, datagrams with udp; proxy_protocol as the setting of that name", apply: streamAddresses},
 		{key: "admin_listen", def: "127.0.0.1:8001", form: listForm, meaning: "where the node's read-only admin facts are served, in clear", apply: addresses(func(s *settings) *[]string { return &s.AdminListen })},
 		{key: "admin_tls_listen", def: "off", form: listForm, meaning: "the same over TLS, with the default certificate", apply: addresses(func(s *settings) *[]string { return &s.AdminTLSListen })},
 		{key: "manager_listen", def: "127.0.0.1:8002", form: listForm, meaning: "where the manager page is served", apply: addresses(func(s *settings) *[]string { return &s.ManagerListen })},
@@ -149,6 +150,7 @@ func limitSettings() []setting {
 		{key: "max_connections", def: "0", form: n, meaning: "client connections at a time, more are refused; 0 for no limit", apply: integer(func(s *settings) *int { return &s.MaxConnections }, 0)},
 		{key: "max_connections_per_client", def: "0", form: n, meaning: "connections at a time of one client address, or of one /64 of IPv6, more are refused; 0 for no limit", apply: integer(func(s *settings) *int { return &s.MaxPerClient }, 0)},
 		{key: "max_handshakes", def: "0", form: n, meaning: "TLS handshakes at a time, more are refused; 0 for no limit", apply: integer(func(s *settings) *int { return &s.MaxHandshakes }, 0)},
+		{key: "stream_udp_sessions", def: "10000", form: n, meaning: "clients of udp listeners that have a session at a time, datagrams of more are dropped; 0 for no limit", apply: integer(func(s *settings) *int { return &s.MaxUDPSessions }, 0)},
 		{key: "http2_streams", def: "100", form: n, meaning: "concurrent streams of an HTTP/2 connection", apply: integer(func(s *settings) *int { return &s.HTTP2Streams }, 1)},
 	}
 }

@@ -85,7 +85,7 @@ func TestSettingsBadValues(t *testing.T) {
 		"real_ip_recursive": "perhaps", "headers": "via,nonsense", "headers_upstream": "nonsense", "allow_debug_header": "2", "log_level": "loud", "log_format": "xml", "access_log_sample": "NaN",
 		"grace": "30", "handshake_timeout": "-1s", "header_timeout": "0s", "body_idle_timeout": "x", "body_min_rate": "-1", "write_stall_timeout": "x", "idle_timeout": "x",
 		"keepalive_requests": "0", "header_limit": "10", "header_line_limit": "1", "header_count_limit": "1", "target_limit": "1", "body_limit": "-1", "max_connections": "-1", "max_connections_per_client": "-1", "max_handshakes": "x",
-		"http2_streams": "0", "upstream_keepalive_pool_size": "-1", "upstream_keepalive_max_requests": "0", "upstream_keepalive_idle_timeout": "1", "upstream_tls_verify": "x", "canary_window": "1", "canary_failures": "-1", "revoke_at_stop": "x",
+		"stream_listen": "9000", "stream_udp_sessions": "-1", "http2_streams": "0", "upstream_keepalive_pool_size": "-1", "upstream_keepalive_max_requests": "0", "upstream_keepalive_idle_timeout": "1", "upstream_tls_verify": "x", "canary_window": "1", "canary_failures": "-1", "revoke_at_stop": "x",
 		"proxy_protocol": "on", "h2c": "maybe", "http3": "maybe", "router_flavor": "modern", "tls_ech_public_name": "edge", "tls_ocsp": "x", "last_known_good": "maybe", "lastgood_key": "relative", "vault_hcv_port": "many", "vault_hcv_base64_decode": "perhaps",
 	}
 	free := []string{"data_dir", "documents", "node_id", "zone", "tls_cert", "tls_key", "access_log", "shared_state", "shared_state_key", "lastgood_dir"} // any text is a path or a name
@@ -217,6 +217,25 @@ func TestSettingsProxyProtocol(t *testing.T) {
 	for value, want := range map[string]string{":8008": `nothing listens on ":8008"`, "all": "trusted_ips"} {
 		if _, err := readSettings("", []string{"KEYWAY_PROXY_PROTOCOL=" + value}, nil); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", value, err)
+		}
+	}
+}
+
+func TestStreamListen(t *testing.T) {
+	s, err := readSettings("", []string{"KEYWAY_STREAM_LISTEN=127.0.0.1:9000, :9443 ssl proxy_protocol, [::1]:53 udp", "KEYWAY_TRUSTED_IPS=10.0.0.0/8"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []streamAddress{{address: "127.0.0.1:9000"}, {address: ":9443", secure: true, proxied: true}, {address: "[::1]:53", udp: true}}
+	if !slices.Equal(s.StreamListen, want) {
+		t.Errorf("%+v", s.StreamListen)
+	}
+	if all := s.streamEndpoints(); len(all) != 2 || all[0].Name != "stream" || all[1].Name != "stream-tls" || !all[1].TLS || !all[1].Proxied || !all[1].Stream {
+		t.Errorf("%+v", all)
+	}
+	for _, bad := range []string{"9000", ":9000 tls", ":9000 udp ssl", ":9000 udp proxy_protocol", ":9000,,:9001", ":9000 proxy_protocol"} {
+		if _, err := readSettings("", []string{"KEYWAY_STREAM_LISTEN=" + bad}, nil); err == nil || !strings.Contains(err.Error(), "stream_listen") {
+			t.Errorf("%q: %v", bad, err)
 		}
 	}
 }

@@ -82,6 +82,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	t := c.t
 	c.traffic(out)
 	c.connections(out)
+	c.streams(out)
 	c.credentials(out)
 	c.broker(out)
 	c.slots(out, time.Now())

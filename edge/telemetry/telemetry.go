@@ -60,6 +60,7 @@ type Telemetry struct {
 
 	traffic traffic
 	kong    kongFamilies
+	streams streams
 
 	open     sync.Map // endpoint name -> *connCount
 	shakes   sync.Map // shake -> *atomic.Uint64

@@ -61,6 +61,7 @@ type Service struct {
 	UpstreamAuth      *UpstreamAuth // x_keyway_upstream_auth, nil for null
 	UpstreamProtocol  string        // x_keyway_upstream_protocol: "" or http/1.1, h2 over TLS, h2c in clear
 	Retry             *Retry        // x_keyway_retry, nil for none
+	ProxyProtocol     string        // x_keyway_proxy_protocol: v1 or v2, "" for null
 }
 
 // Route is one rule that leads requests to a service.

@@ -71,6 +71,7 @@ var (
 	serviceProtocol = &rule{notNull: true, oneOf: allProtocols}
 	serviceHost     = &rule{required: true, check: checkServiceHost}
 	servicePath     = &rule{check: checkServicePath}
+	proxyVersion    = &rule{oneOf: []string{"v1", "v2"}}
 	serviceRetries  = &rule{bounds: &[2]float64{0, 32767}}
 
 	routeExpression = &rule{check: checkExpression}

@@ -59,6 +59,10 @@ func (o *object) judgeService(s *Service) {
 	if s.Path != "" && slices.Contains([]string{"tcp", "tls", "udp", "grpc", "grpcs"}, s.Protocol) {
 		o.unmet("protocol", "path", ReasonConflict, "value must be null")
 	}
+	// A pooled connection is of many clients: a header at its beginning would name one for all.
+	if s.ProxyProtocol != "" && !slices.Contains([]string{"tcp", "tls", "tls_passthrough"}, s.Protocol) {
+		o.unmet("protocol", "x_keyway_proxy_protocol", ReasonConflict, "value must be null: the header begins a connection that is of one client, and only services of protocol tcp, tls and tls_passthrough have such connections")
+	}
 	o.judgeAuth(s)
 	o.judgeUpstreamProtocol(s)
 	if s.Protocol == "https" || s.Protocol == "tls" {

@@ -68,6 +68,7 @@ func (s *Service) fields(visit func(field)) {
 	visit(field{"x_keyway_upstream_auth", s.auth(), noRule})
 	visit(field{"x_keyway_retry", s.retry(), noRule})
 	visit(field{"x_keyway_upstream_protocol", &s.UpstreamProtocol, upstreamProtocol})
+	visit(field{"x_keyway_proxy_protocol", &s.ProxyProtocol, proxyVersion})
 }
 
 func (r *Route) fields(visit func(field)) {

@@ -47,7 +47,9 @@ type Set struct {
 // Cluster is where the requests of one service go. Immutable, safe for concurrent use.
 type Cluster struct {
 	name     string // of the service, for messages
+	protocol string // of the service
 	closed   error  // why no request can be served, nil when it can
+	sealed   error  // why no stream can be, likewise
 	pools    *Pools
 	balancer *balancer
 	tls      *transport // nil in clear
@@ -107,19 +109,21 @@ func (s *Set) Warnings() []string { return s.warnings }
 // cluster compiles a service; up is the upstream its host names, or nil.
 func (s *Set) cluster(prev *Set, in *Inputs, svc *spec.Service, up *spec.Upstream) (*Cluster, *spec.Problem) {
 	c := &Cluster{
-		name:    cmp.Or(svc.Name, svc.ID),
-		pools:   in.Pools,
-		retries: svc.Retries,
-		retry:   newRetrying(svc.Retry),
-		connect: time.Duration(svc.ConnectTimeout) * time.Millisecond,
-		read:    time.Duration(svc.ReadTimeout) * time.Millisecond,
-		write:   time.Duration(svc.WriteTimeout) * time.Millisecond,
+		name:     cmp.Or(svc.Name, svc.ID),
+		protocol: svc.Protocol,
+		pools:    in.Pools,
+		retries:  svc.Retries,
+		retry:    newRetrying(svc.Retry),
+		connect:  time.Duration(svc.ConnectTimeout) * time.Millisecond,
+		read:     time.Duration(svc.ReadTimeout) * time.Millisecond,
+		write:    time.Duration(svc.WriteTimeout) * time.Millisecond,
 	}
 	if up != nil {
 		c.balancer = s.named[up.ID]
 	} else {
 		c.balancer = s.single(prev, svc)
 	}
+	c.sealed = fmt.Errorf("service %q: protocol %s takes requests, not streams; expected tcp, tls, tls_passthrough or udp", c.name, svc.Protocol)
 	switch svc.Protocol {
 	case "http", "https":
 		if p := svc.UpstreamProtocol; p == "h2" || p == "h2c" {
@@ -127,6 +131,9 @@ func (s *Set) cluster(prev *Set, in *Inputs, svc *spec.Service, up *spec.Upstrea
 		}
 	case "grpc", "grpcs":
 		c.proto, c.grpc = "h2", true
+	case "tcp", "tls", "tls_passthrough", "udp":
+		c.sealed = nil
+		c.closed = fmt.Errorf("service %q: protocol %s takes streams, not requests; expected http, https, grpc or grpcs", c.name, svc.Protocol)
 	default:
 		c.closed = fmt.Errorf("service %q: protocol %s is not served yet; expected http, https, grpc or grpcs", c.name, svc.Protocol)
 		s.warnings = append(s.warnings, c.closed.Error())
@@ -135,6 +142,7 @@ func (s *Set) cluster(prev *Set, in *Inputs, svc *spec.Service, up *spec.Upstrea
 	var err error
 	if c.tls, err = in.transport(svc, up); err != nil {
 		c.closed = fmt.Errorf("service %q: %w", c.name, err)
+		c.sealed = c.closed
 		field, _, _ := strings.Cut(err.Error(), ":")
 		return c, &spec.Problem{
 			Pos: svc.Pos, Entity: "services", ID: svc.ID, Name: svc.Name,

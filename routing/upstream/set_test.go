@@ -99,14 +99,16 @@ func TestBuildListsProblemsAndCloses(t *testing.T) {
 	}
 }
 
-func TestBuildWarnsOfWhatItDoesOtherwise(t *testing.T) {
+// TestServicesTakeWhatTheyAreFor answers 503 to requests for a service of streams.
+func TestServicesTakeWhatTheyAreFor(t *testing.T) {
 	d := document(at("127.0.0.1:1", 100))
 	d.Services[1].Protocol = "tcp"
-	text := strings.Join(build(t, nil, d).Warnings(), "\n")
-	for _, want := range []string{"tcp"} {
-		if !strings.Contains(text, want) {
-			t.Errorf("no warning of %s in:\n%s", want, text)
-		}
+	set := build(t, nil, d)
+	if cl := set.Cluster("d"); cl.closed == nil || cl.sealed != nil || len(set.Warnings()) > 0 {
+		t.Errorf("a service of tcp: requests %v, streams %v, warnings %v", cl.closed, cl.sealed, set.Warnings())
+	}
+	if cl := set.Cluster("s"); cl.closed != nil || cl.sealed == nil {
+		t.Errorf("a service of http: requests %v, streams %v", cl.closed, cl.sealed)
 	}
 }
 

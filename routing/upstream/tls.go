@@ -29,7 +29,7 @@ type transport struct {
 
 // transport compiles a service's TLS. up is its upstream entity or nil.
 func (in *Inputs) transport(s *spec.Service, up *spec.Upstream) (*transport, error) {
-	if s.Protocol != "https" && s.Protocol != "grpcs" {
+	if s.Protocol != "https" && s.Protocol != "grpcs" && s.Protocol != "tls" {
 		return nil, nil
 	}
 	t := &transport{verify: in.Pools.set.VerifyDefault, depth: -1}
