@@ -102,7 +102,7 @@ func drain(x *exchange.Exchange) string {
 }
 
 // origin serves each connection with handle, on loopback; n counts connections from 1.
-func origin(t *testing.T, handle func(c net.Conn, r *bufio.Reader, n int)) string {
+func origin(t testing.TB, handle func(c net.Conn, r *bufio.Reader, n int)) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

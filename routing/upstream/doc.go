@@ -12,8 +12,8 @@
 // socket. Only a request body that is streamed gets a second goroutine, because
 // an origin may answer before it has read everything.
 //
-// HTTP/2 connections are shared ([h2conn]): each has a goroutine that reads, and
-// whoever has something to send queues it and writes what others have queued too.
+// HTTP/2 connections are shared ([h2conn]): each has a goroutine that reads. Requests
+// queue what they send, and one more goroutine writes while there is anything queued.
 //
 // A connection is known by its identity: address, protocol, TLS or not, server
 // name, fingerprint of the trusted roots and of the client certificate. After a

@@ -345,3 +345,57 @@ func poolsFor(t *testing.T) *Pools {
 	t.Cleanup(p.Close)
 	return p
 }
+
+func TestH2TriesAnotherTargetByStatus(t *testing.T) {
+	var asked atomic.Int32
+	handle := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		if asked.Add(1) == 1 {
+			w.WriteHeader(503)
+			fmt.Fprint(w, strings.Repeat("unwanted", 10000))
+			return
+		}
+		_, _ = w.Write(body)
+	})
+	a, _ := h2c(t, handle, nil)
+	b, _ := h2c(t, handle, nil)
+	g := through(t, func(d *spec.Document) {
+		as("h2c")(d)
+		d.Services[0].Retry = &spec.Retry{OnStatuses: []int{503}}
+	}, a, b)
+	text := strings.Repeat("again", 30000) // over the window and over what is spooled
+	x := ask(t.Context(), "PUT", text)
+	if status, body := g.do(x, nil); status != 200 || body != text || len(x.Attempts) != 2 {
+		t.Errorf("%d, %d bytes, %d tries", status, len(body), len(x.Attempts))
+	}
+}
+
+func TestH2Hedge(t *testing.T) {
+	var asked atomic.Int32
+	gone := make(chan struct{})
+	handle := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if asked.Add(1) == 1 {
+			<-r.Context().Done()
+			close(gone)
+			return
+		}
+		w.Header().Set("Trailer", "X-End")
+		fmt.Fprint(w, "second")
+		w.Header().Set("X-End", "yes")
+	})
+	a, _ := h2c(t, handle, nil)
+	b, _ := h2c(t, handle, nil)
+	g := through(t, func(d *spec.Document) {
+		as("h2c")(d)
+		d.Services[0].Retry = &spec.Retry{HedgeAfter: 20}
+	}, a, b)
+	x := ask(t.Context(), "GET", "")
+	if status, body := g.do(x, nil); status != 200 || body != "second" || x.Response.Trailer.Get("x-end") != "yes" {
+		t.Errorf("%d %q %v", status, body, x.Response.Trailer)
+	}
+	select {
+	case <-gone:
+	case <-time.After(10 * time.Second):
+		t.Error("the slow target was not told")
+	}
+}

@@ -30,7 +30,7 @@ const (
 )
 
 // h2conn is one HTTP/2 connection to a target. Its reader is the one goroutine that it
-// has; whoever has something to send writes it, along with what others have queued.
+// always has; another one writes, while there is something to write.
 type h2conn struct {
 	stack   *stack
 	nc      net.Conn
@@ -103,7 +103,7 @@ func newH2conn(s *stack, nc net.Conn, address string, write time.Duration, now t
 // run reads until the connection ends.
 func (c *h2conn) run() {
 	c.mu.Lock()
-	c.flushSoon()
+	c.flush()
 	c.mu.Unlock()
 	err := c.readAll()
 	c.mu.Lock()
@@ -119,7 +119,7 @@ func (c *h2conn) readAll() error {
 		if se, ok := errors.AsType[http2.StreamError](err); ok {
 			c.mu.Lock()
 			c.refuse(se.StreamID, se.Code, fmt.Errorf("%s sent a frame that breaks HTTP/2: %w", c.address, err))
-			c.flushSoon()
+			c.flush()
 			c.mu.Unlock()
 			continue
 		}
@@ -146,7 +146,11 @@ func (c *h2conn) farewell(err error) error {
 	c.mu.Lock()
 	c.write = min(c.write, time.Second)
 	_ = c.framer.WriteGoAway(0, code, nil)
-	c.flush()
+	if !c.writing && c.dead == nil {
+		c.writing = true
+		c.writeOut() // the last word: the connection is closed behind it
+		c.writing = false
+	}
 	c.mu.Unlock()
 	return fmt.Errorf("%s broke HTTP/2: %w", c.address, err)
 }
@@ -227,36 +231,23 @@ func (c *h2conn) sweep(now time.Time, idle time.Duration) {
 	case c.pinged.IsZero() && c.open > 0 && now.Sub(c.heard) >= h2Silence:
 		c.pinged = now
 		_ = c.framer.WritePing(false, [8]byte{'k', 'e', 'y', 'w', 'a', 'y'})
-		c.flushSoon()
+		c.flush()
 	}
 }
 
-// flush writes what is queued, unless somebody does so already. mu is held, but not
-// while writing.
+// flush has what is queued written, by a goroutine that ends when nothing is left. It
+// does not wait for that: a target that does not read holds up neither the reader nor a
+// request, whose time goes on. What others queue until the goroutine runs leaves in the
+// same write, which measured faster than writing at once. mu is held.
 func (c *h2conn) flush() {
 	if c.writing || len(c.out.b) == 0 || c.dead != nil {
 		return
 	}
 	c.writing = true
-	c.writeOut()
-	if len(c.out.b) > 0 && c.dead == nil {
-		c.stack.pools.flows.Go(c.flushRest) // of others, who came meanwhile
-		return
-	}
-	c.writing = false
+	c.stack.pools.flows.Go(c.writeAll)
 }
 
-// flushSoon has what is queued written by somebody else: the reader must not wait for
-// a target that does not read. mu is held.
-func (c *h2conn) flushSoon() {
-	if c.writing || len(c.out.b) == 0 || c.dead != nil {
-		return
-	}
-	c.writing = true
-	c.stack.pools.flows.Go(c.flushRest)
-}
-
-func (c *h2conn) flushRest() {
+func (c *h2conn) writeAll() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for len(c.out.b) > 0 && c.dead == nil {

@@ -19,7 +19,7 @@ func (c *h2conn) handle(f http2.Frame) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	defer c.flushSoon()
+	defer c.flush()
 	c.heard = time.Now()
 	if _, ok := f.(*http2.SettingsFrame); !ok && !c.known {
 		return http2.ConnectionError(http2.ErrCodeProtocol) // RFC 9113, section 3.4

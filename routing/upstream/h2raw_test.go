@@ -27,7 +27,7 @@ type raw struct {
 }
 
 // rawOrigin serves connections whose preface is read and whose settings are sent.
-func rawOrigin(t *testing.T, handle func(r *raw)) string {
+func rawOrigin(t testing.TB, handle func(r *raw)) string {
 	return origin(t, func(c net.Conn, br *bufio.Reader, n int) {
 		r := greet(c, br, n)
 		if r != nil {

@@ -122,7 +122,7 @@ func goodValue(v string) bool {
 func (c *h2conn) headers(id uint32, h *h2head) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	defer c.flushSoon()
+	defer c.flush()
 	c.heard = time.Now()
 	if !c.known || c.idleStream(id) {
 		return http2.ConnectionError(http2.ErrCodeProtocol)
