@@ -103,10 +103,11 @@ func (w *build) chains() {
 		services[s.ID] = s
 	}
 	w.next.bindings = make([]binding, w.next.Table.Len())
+	w.next.limits = w.routeLimits()
 	for r := range w.next.Table.Routes() {
 		b := &w.next.bindings[r.Index]
 		b.route, b.closed = r, r.Broken
-		b.service = services[r.Spec.Service]
+		b.service, b.limit = services[r.Spec.Service], w.next.limits[r.Spec.ID]
 		if b.service != nil {
 			b.cluster = w.next.Upstreams.Cluster(b.service.ID)
 		}

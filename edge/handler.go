@@ -36,6 +36,7 @@ type Handler struct {
 	doubt  doubt
 
 	challenges Challenges // nil for none
+	overload   *Overload  // limits nothing unless Guard was called
 }
 
 // Refresher looks at a credential again at once, past what its source remembers; the
@@ -48,6 +49,9 @@ type Refresher interface {
 // Refresh makes the handler ask for a credential anew when an upstream refuses it.
 // Call it before the first exchange.
 func (h *Handler) Refresh(b Refresher) { h.force, h.latest = b.Force, b.Current }
+
+// Guard makes the handler refuse what o has no room for. Call it before the first exchange.
+func (h *Handler) Guard(o *Overload) { h.overload = o }
 
 // Observer is told of each finished exchange; telemetry implements it. It must
 // not keep the Finished or anything in it.
@@ -68,7 +72,7 @@ type Finished struct {
 
 // NewHandler makes a Handler over what publisher publishes.
 func NewHandler(config *Config, publisher *Publisher, observer Observer, log *slog.Logger) *Handler {
-	h := &Handler{config: config, publisher: publisher, observer: observer, log: log, via11: "1.1 " + config.Token()}
+	h := &Handler{config: config, publisher: publisher, observer: observer, log: log, via11: "1.1 " + config.Token(), overload: &Overload{}}
 	h.requests.New = func() any { return new(request) }
 	return h
 }
@@ -94,7 +98,9 @@ type request struct {
 	out     upstream.Outgoing
 	reply   *policy.Reply
 	sent    []*secrets.Credential
-	end     Finished // what the observer is told, here so that it is not made anew
+	counted bool        // by the overload guard
+	limit   *routeLimit // by the route's, nil for none
+	end     Finished    // what the observer is told, here so that it is not made anew
 }
 
 // Handle is the life of a request: judge it, match it, run its chain, ask the
@@ -102,7 +108,10 @@ type request struct {
 func (h *Handler) Handle(x *exchange.Exchange) {
 	r := h.begin(x)
 	defer h.recovered(r)
-	reply := h.judge(r)
+	reply := h.admit(r)
+	if reply == nil {
+		reply = h.judge(r)
+	}
 	if reply == nil {
 		reply = h.route(r)
 	}
@@ -137,6 +146,19 @@ func (h *Handler) begin(x *exchange.Exchange) *request {
 	c.ForwardedProto, c.ForwardedHost = r.origin.proto, r.host
 	c.ForwardedPort = int(x.Conn.Local.Port())
 	return r
+}
+
+// admit refuses a request that the node has no room for.
+func (h *Handler) admit(r *request) *policy.Reply {
+	why := h.overload.enter()
+	r.counted = why == ""
+	if r.counted {
+		return nil
+	}
+	if why == ShedMemory {
+		r.x.Response.Close = true // what the connection holds goes too
+	}
+	return busy(why)
 }
 
 // judge refuses what no route may see: a connection whose name's policy is not
@@ -228,6 +250,13 @@ func (h *Handler) route(r *request) *policy.Reply {
 		reply := policy.ErrorReply(http.StatusServiceUnavailable, "")
 		reply.Err = r.bind.closed
 		return reply
+	}
+	if l := r.bind.limit; l != nil {
+		if !l.enter(r.bind.route.Spec) {
+			h.overload.refused(ShedRoute)
+			return busy(ShedRoute)
+		}
+		r.limit = l
 	}
 	return nil
 }
@@ -395,6 +424,12 @@ func (h *Handler) Done(x *exchange.Exchange, err error) {
 		return
 	}
 	x.State = nil
+	if r.counted {
+		h.overload.leave()
+	}
+	if r.limit != nil {
+		r.limit.inFlight.Add(-1)
+	}
 	defer h.release(r)
 	h.logPhase(r)
 	source := "keyway"

@@ -72,6 +72,7 @@ type Server struct {
 	Grace            time.Duration // how long a drain may take; zero for 30 s
 	MaxConns         int           // connections at a time, more are refused; zero for no limit
 	MaxPerClient     int           // of them of one client address, or of one /64 of IPv6; zero for no limit
+	Overload         *Overload     // nil for none
 	MaxHandshakes    int           // TLS handshakes at a time; zero for no limit
 
 	listeners []net.Listener
@@ -227,6 +228,11 @@ func (s *Server) accept(ctx, stopping context.Context, l net.Listener, e Endpoin
 // admit serves an accepted connection on a goroutine of its own, or refuses it.
 func (s *Server) admit(ctx context.Context, c net.Conn, e Endpoint) {
 	tc := &trackedConn{Conn: c}
+	if s.Overload.Short() {
+		s.Observer.Refused(e.Name, ShedMemory)
+		reset(c)
+		return
+	}
 	if !s.track(tc) {
 		s.Observer.Refused(e.Name, refusedFull)
 		reset(c)

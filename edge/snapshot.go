@@ -31,6 +31,7 @@ type Snapshot struct {
 	def      *certs.Slot              // default slot, nil without one
 	compiler *policy.Compiler
 	bindings []binding                // by routing.Route.Index
+	limits   map[string]*routeLimit   // by route id
 	global   *policy.Chain            // of requests that no route matched
 	auths    map[string]*upstreamAuth // by id of the service
 	refusals map[string]bool          // references that a rule refused, with who uses them
@@ -50,6 +51,7 @@ type binding struct {
 	chain   *policy.Chain
 	auth    *upstreamAuth // nil for none
 	closed  *spec.Problem
+	limit   *routeLimit // nil for none
 }
 
 // Slot answers the slot of a certificate by the certificate's id.

@@ -41,6 +41,7 @@ var starter string
 
 // node is one running gateway, wired.
 type node struct {
+	overload   *edge.Overload
 	settings   *settings
 	config     *edge.Config
 	log        *slog.Logger
@@ -166,8 +167,10 @@ func (n *node) provider() {
 // dataPath makes what serves requests.
 func (n *node) dataPath(ctx context.Context) error {
 	s := n.settings
+	n.overload = &edge.Overload{MaxRequests: s.MaxInFlight, Memory: guardMemory(s.MemoryLimit), Log: n.log}
 	n.telemetry = telemetry.New(telemetry.Options{
-		Version: version, NodeID: n.config.NodeID, Ledger: n.ledger, Access: n.access, Log: n.log,
+		Overload: n.overload,
+		Version:  version, NodeID: n.config.NodeID, Ledger: n.ledger, Access: n.access, Log: n.log,
 		Current: func() *edge.Snapshot { return n.publisher.Current() }, Broker: n.broker.Stats, Credentials: n.broker.Current, LastGood: n.lastGoodFacts,
 		Staples: n.staples, Issuers: n.issuers, Keys: n.keyRings, Events: &n.events,
 	})
@@ -211,6 +214,7 @@ func (n *node) listen(ctx context.Context) error {
 	s := n.settings
 	handler := edge.NewHandler(n.config, n.publisher, n.telemetry, n.log)
 	handler.Refresh(n.broker)
+	handler.Guard(n.overload)
 	handler.Challenges(n.challenges)
 	n.term.Challenges(n.challenges)
 	n.term.Demand(n.demand.Want)
@@ -223,7 +227,7 @@ func (n *node) listen(ctx context.Context) error {
 	n.server = &edge.Server{
 		Streams:   stream.New(n.publisher.Current, n.telemetry, n.log),
 		Endpoints: n.endpoints(), Config: n.config, Terminator: n.term, HTTP1: h1, HTTP2: h2, HTTP3: newHTTP3(handler, s), Observer: n.telemetry,
-		Log: n.log, HandshakeTimeout: s.HandshakeTimeout, Grace: s.Grace, MaxConns: s.MaxConnections, MaxPerClient: s.MaxPerClient, MaxHandshakes: s.MaxHandshakes,
+		Overload: n.overload, Log: n.log, HandshakeTimeout: s.HandshakeTimeout, Grace: s.Grace, MaxConns: s.MaxConnections, MaxPerClient: s.MaxPerClient, MaxHandshakes: s.MaxHandshakes,
 	}
 	if err := n.server.Listen(ctx); err != nil {
 		return err
@@ -296,6 +300,7 @@ func (n *node) supportTasks() []task {
 		{"upstream pools", n.pools.Run},
 		{"health checks", upstream.NewChecker(n.upstreams, n.log).Run},
 		{"ledger", n.ledger.Run},
+		{"memory", n.overload.Run},
 		{"session ticket keys", n.tickets.Run},
 		{"ACME challenges", n.challenges.Run},
 		{"revocations of replicas", func(ctx context.Context) error { return n.rulings.Run(ctx, n.shared, n.publisher.Rebuild, n.log) }},

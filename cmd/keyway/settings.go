@@ -51,9 +51,11 @@ type settings struct {
 	RequestPolicy    routing.Policy
 	ListenerPolicies map[string]routing.Policy // by address
 	ProxyProtocol    []string                  // addresses, or "all"
-	RouterFlavor     string                    // see spec.Document.CheckFlavor
-	H2C              []string                  // likewise
-	HTTP3            []string                  // likewise; or "clear"
+	MaxInFlight      int
+	MemoryLimit      string   // see guardMemory
+	RouterFlavor     string   // see spec.Document.CheckFlavor
+	H2C              []string // likewise
+	HTTP3            []string // likewise; or "clear"
 	TrustedIPs       []netip.Prefix
 	RealIPHeader     string
 	RealIPRecursive  bool

@@ -149,6 +149,8 @@ func limitSettings() []setting {
 		{key: "body_limit", def: "0", form: n, meaning: "bytes of a request body, 413 above; 0 for no limit", apply: integer(func(s *settings) *int64 { return &s.BodyLimit }, 0)},
 		{key: "max_connections", def: "0", form: n, meaning: "client connections at a time, more are refused; 0 for no limit", apply: integer(func(s *settings) *int { return &s.MaxConnections }, 0)},
 		{key: "max_connections_per_client", def: "0", form: n, meaning: "connections at a time of one client address, or of one /64 of IPv6, more are refused; 0 for no limit", apply: integer(func(s *settings) *int { return &s.MaxPerClient }, 0)},
+		{key: "max_requests", def: "0", form: n, meaning: "requests in flight at a time, more are answered 503; 0 for no limit", apply: integer(func(s *settings) *int { return &s.MaxInFlight }, 0)},
+		{key: "memory_limit", def: "auto", form: "auto, off, or a size such as 512MiB", meaning: "memory that the process may take: from nine tenths on new requests are answered 503 and new connections closed; auto is the container's limit, or GOMEMLIMIT", apply: memoryLimit},
 		{key: "max_handshakes", def: "0", form: n, meaning: "TLS handshakes at a time, more are refused; 0 for no limit", apply: integer(func(s *settings) *int { return &s.MaxHandshakes }, 0)},
 		{key: "stream_udp_sessions", def: "10000", form: n, meaning: "clients of udp listeners that have a session at a time, datagrams of more are dropped; 0 for no limit", apply: integer(func(s *settings) *int { return &s.MaxUDPSessions }, 0)},
 		{key: "http2_streams", def: "100", form: n, meaning: "concurrent streams of an HTTP/2 connection", apply: integer(func(s *settings) *int { return &s.HTTP2Streams }, 1)},

@@ -137,6 +137,14 @@ func (c *collector) connections(out chan<- prometheus.Metric) {
 		emit(out, "keyway_connections_refused_total", "Client connections closed before their first request", prometheus.CounterValue, float64(v.(*atomic.Uint64).Load()), labels{"listener", r.listener, "reason", r.reason})
 		return true
 	})
+	if o := c.t.opts.Overload; o != nil {
+		for reason, n := range o.Shed() {
+			emit(out, "keyway_requests_refused_total", "Requests answered 503 because there was no room for them", prometheus.CounterValue, float64(n), labels{"reason", reason})
+		}
+		if o.Memory > 0 {
+			emit(out, "keyway_memory_limit_bytes", "Memory that the process may take", prometheus.GaugeValue, float64(o.Memory), nil)
+		}
+	}
 	c.t.shakes.Range(func(key, v any) bool {
 		s := key.(shake)
 		emit(out, "keyway_tls_handshakes_total", "TLS handshakes by result, version, key exchange group and cipher suite", prometheus.CounterValue, float64(v.(*atomic.Uint64).Load()), labels{"result", s.result, "version", s.version, "group", s.group, "cipher", s.cipher})

@@ -34,6 +34,7 @@ type Options struct {
 	Events          *Events               // nil for none
 	LastGood        func() LastGood       // nil for none
 	Access          *AccessLog            // nil for off
+	Overload        *edge.Overload        // nil for none
 	Log             *slog.Logger
 }
 

@@ -87,6 +87,7 @@ type Route struct {
 	PathPolicy              string // x_keyway_path_policy: "" (the listener's), strict, compatible
 	Expression              string // "" for null
 	Priority                *int   // of the expression, nil for null
+	MaxRequests             *int   // x_keyway_max_requests: in flight at a time, nil for no limit
 }
 
 // Endpoint is an address, a port or both, of a stream route.

@@ -75,6 +75,7 @@ var (
 	serviceRetries  = &rule{bounds: &[2]float64{0, 32767}}
 
 	routeExpression = &rule{check: checkExpression}
+	routeInFlight   = &rule{bounds: &[2]float64{1, 1 << 30}}
 	routePriority   = &rule{bounds: &[2]float64{0, 1<<46 - 1}}
 
 	routeProtocols   = &rule{notNull: true, set: true, check: checkProtocol}
