@@ -95,7 +95,7 @@ func (w *build) streams() {
 		if s != nil && slices.Contains([]string{routing.TCP, routing.TLS, routing.Passthrough, routing.UDP}, s.Protocol) {
 			w.problem(&spec.Problem{
 				Pos: r.Spec.Pos, Entity: "routes", ID: r.Spec.ID, Name: r.Spec.Name, Field: "service", Reason: spec.ReasonConflict,
-				Message: "its service has protocol " + s.Protocol + ", which takes streams; expected a service of protocol http or https; the route answers 503 until then",
+				Message: "its service has protocol " + s.Protocol + ", which takes streams; expected a service of protocol http, https, grpc or grpcs; the route answers 503 until then",
 			})
 		}
 	}

@@ -311,6 +311,10 @@ func TestEntityRules(t *testing.T) {
 			t.Errorf("%s\n got %q\nwant %q", text, got, want)
 		}
 	}
+	f("services: [{host: h, x_keyway_proxy_protocol: v2}]", "x_keyway_proxy_protocol: value must be null: the header begins a connection that is of one client")
+	f("services: [{host: h, protocol: udp, x_keyway_proxy_protocol: v2}]", "x_keyway_proxy_protocol: value must be null")
+	f("services: [{host: h, protocol: tls, x_keyway_proxy_protocol: v3}]", "x_keyway_proxy_protocol: expected one of: v1, v2")
+	f("services: [{host: h, protocol: tls, x_keyway_proxy_protocol: v1}]", "")
 	f("services: [{host: h, enabled: null}]", "enabled: required field missing")
 	f("services: [{host: h, retries: null, created_at: 5}]", "")
 	f("services: [{host: h, created_at: 5.5}]", "created_at: expected an integer")

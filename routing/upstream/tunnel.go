@@ -45,12 +45,10 @@ func (t *Tunnel) Answered() {
 	})
 }
 
-// Failed says that the target is not there, as the refusal of a datagram does.
+// Failed says that the target is not there, or no more, as the refusal of a datagram does.
 func (t *Tunnel) Failed(err error) {
-	t.judged.Do(func() {
-		t.balancer.failed(t.target, &fault{kind: faultConnect, err: err})
-		t.conclude(trialBad)
-	})
+	t.balancer.failed(t.target, &fault{kind: faultConnect, err: err})
+	t.judged.Do(func() { t.conclude(trialBad) })
 }
 
 func (t *Tunnel) conclude(o outcome) {

@@ -110,8 +110,12 @@ func TestDialUDPIsJudgedByAnswers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tun.Failed(errors.New("refused"))
-	tun.Answered() // too late
+	tun.Answered()
+	if h := set.Health(); h[0].State != Healthy {
+		t.Errorf("health %+v", h)
+	}
+	tun.Failed(errors.New("refused")) // it has died since
+	tun.Answered()
 	tun.Close()
 	if h := set.Health(); h[0].State != Unhealthy || h[0].Open != 0 {
 		t.Errorf("health %+v", h)
