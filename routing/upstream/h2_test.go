@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -397,5 +398,29 @@ func TestH2Hedge(t *testing.T) {
 	case <-gone:
 	case <-time.After(10 * time.Second):
 		t.Error("the slow target was not told")
+	}
+}
+
+// A client that leaves while a connection is opened is noticed, and the connection is
+// opened for others all the same.
+func TestH2ClientGoneWhileConnecting(t *testing.T) {
+	release := make(chan struct{})
+	addr := origin(t, func(c net.Conn, br *bufio.Reader, _ int) {
+		<-release
+		if r := greet(c, br, 1); r != nil {
+			r.answer(r.request(), true, ":status", "200")
+		}
+		_, _ = io.Copy(io.Discard, br)
+	})
+	g := through(t, as("h2c"), addr)
+	ctx, leave := context.WithCancel(t.Context())
+	x := ask(ctx, "GET", "")
+	x.WatchClient = leave // as an engine that finds the client gone when it looks
+	if status, body := g.do(x, nil); status != StatusClientGone {
+		t.Error(status, body)
+	}
+	close(release)
+	if status, body := g.do(ask(t.Context(), "GET", ""), nil); status != 200 {
+		t.Error(status, body)
 	}
 }

@@ -27,7 +27,16 @@ func (k *call) share(s *stack, t *target, host string) *fault {
 		ctx, cancel = context.WithDeadline(ctx, k.tryBy)
 		defer cancel()
 	}
-	st, reused, err := s.ride(ctx, k.cluster, k.lastShared)
+	watch := k.x.WatchClient
+	if k.watched || k.body.stream != nil { // whose reader sees the client go
+		watch = nil
+	}
+	st, reused, err := s.ride(ctx, k.cluster, k.lastShared, func() {
+		if watch != nil {
+			k.watched = true
+			watch()
+		}
+	})
 	if err != nil {
 		return &fault{err: err, kind: faultConnect, timeout: isTimeout(err)}
 	}

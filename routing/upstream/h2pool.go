@@ -17,8 +17,9 @@ type h2dial struct {
 }
 
 // ride answers a place on a connection of the stack, opening one if need be. not is a
-// connection that was tried in vain, or nil. reused says that the connection was there.
-func (s *stack) ride(ctx context.Context, cl *Cluster, not *h2conn) (st *h2stream, reused bool, err error) {
+// connection that was tried in vain, or nil. slow is called when that takes a while, as
+// for HTTP/1.1: the client may go meanwhile. reused says that the connection was there.
+func (s *stack) ride(ctx context.Context, cl *Cluster, not *h2conn, slow func()) (st *h2stream, reused bool, err error) {
 	reused = true
 	for {
 		s.mu.Lock()
@@ -45,13 +46,32 @@ func (s *stack) ride(ctx context.Context, cl *Cluster, not *h2conn) (st *h2strea
 		d.room--
 		s.mu.Unlock()
 		reused = false
-		select {
-		case <-d.done:
-		case <-ctx.Done():
-			return nil, false, fmt.Errorf("connecting to %s: %w", s.id.addr, context.Cause(ctx))
+		if err := d.await(ctx, slow); err != nil {
+			return nil, false, fmt.Errorf("connecting to %s: %w", s.id.addr, err)
 		}
+		slow = nil
 		if d.err != nil {
 			return nil, false, d.err
+		}
+	}
+}
+
+// await waits for the connection.
+func (d *h2dial) await(ctx context.Context, slow func()) error {
+	var late <-chan time.Time
+	if slow != nil {
+		timer := time.NewTimer(patience)
+		defer timer.Stop()
+		late = timer.C
+	}
+	for {
+		select {
+		case <-d.done:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-late:
+			slow()
 		}
 	}
 }
