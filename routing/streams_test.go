@@ -27,9 +27,11 @@ func TestStreamsFind(t *testing.T) {
 		&spec.Route{Name: "wild", Protocols: []string{TLS}, SNIs: []string{"*.test"}, Destinations: ends(spec.Endpoint{Port: 9443})},
 		&spec.Route{Name: "pass", Protocols: []string{Passthrough}, SNIs: []string{"p.test"}},
 		&spec.Route{Name: "any", Protocols: []string{TLS}, Destinations: ends(spec.Endpoint{Port: 9443})},
+		&spec.Route{Name: "to", Protocols: []string{UDP}, Destinations: ends(spec.Endpoint{IP: "10.0.0.1", Port: 1})},
+		&spec.Route{Name: "by", Protocols: []string{UDP}, Sources: ends(spec.Endpoint{IP: "10.0.0.2/31"})},
 		&spec.Route{Name: "loose", Protocols: []string{TCP, TLS}, SNIs: []string{"l.test"}, Destinations: ends(spec.Endpoint{Port: 7777})},
 	)
-	if table.Len() != 10 {
+	if table.Len() != 12 {
 		t.Fatalf("%d routes, want all but the one for http", table.Len())
 	}
 	for _, c := range []struct{ protocol, name, from, to, want string }{
@@ -41,6 +43,8 @@ func TestStreamsFind(t *testing.T) {
 		{TCP, "", "11.1.2.3:5", "127.0.0.2:9001", ""},
 		{UDP, "", "[2001:db8::1]:7", "127.0.0.2:9001", "six"},
 		{UDP, "", "[2001:db8::1]:8", "127.0.0.2:9001", ""},
+		{UDP, "", "10.0.0.2:1", "10.0.0.1:1", "by"}, // any source counts more than any destination
+		{UDP, "", "10.0.0.4:1", "10.0.0.1:1", "to"},
 		{UDP, "", "192.0.2.1:5", "127.0.0.1:9000", ""},
 		{TLS, "A.test", "192.0.2.1:5", "127.0.0.1:1", "name"},
 		{TLS, "x.test", "192.0.2.1:5", "127.0.0.1:9443", "wild"},

@@ -78,6 +78,31 @@ func open(b *balancer, name string) int64 {
 	return -1
 }
 
+func TestDialHashesByClient(t *testing.T) {
+	d := carrying("udp", at("127.0.0.1:1", 100), at("127.0.0.1:2", 100), at("127.0.0.1:3", 100), at("127.0.0.1:4", 100))
+	d.Upstreams[0].Algorithm, d.Upstreams[0].HashOn, d.Upstreams[0].HashFallback, d.Upstreams[0].Slots = "consistent-hashing", "ip", "none", 1000
+	cl := build(t, nil, d).Cluster("s")
+	reached := map[string]bool{}
+	for i := range 20 {
+		client := netip.AddrFrom4([4]byte{192, 0, 2, byte(i)})
+		first := ""
+		for range 5 {
+			tun, err := cl.Dial(t.Context(), Dialing{Network: "udp", Client: client})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tun.Close(); first != "" && tun.Address != first {
+				t.Errorf("%s was sent to %s and %s", client, first, tun.Address)
+			}
+			first = tun.Address
+		}
+		reached[first] = true
+	}
+	if len(reached) < 3 {
+		t.Errorf("20 clients reached %d targets of 4", len(reached))
+	}
+}
+
 func TestDialRespectsMaxConnections(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
