@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyway-edge/keyway/certs"
 	"github.com/keyway-edge/keyway/edge/exchange"
 	"github.com/keyway-edge/keyway/routing/spec"
 )
@@ -421,6 +423,62 @@ func TestH2ClientGoneWhileConnecting(t *testing.T) {
 	}
 	close(release)
 	if status, body := g.do(ask(t.Context(), "GET", ""), nil); status != 200 {
+		t.Error(status, body)
+	}
+}
+
+// New roots or another client certificate are used by the next request already: it never
+// rides a connection that was made under the old ones.
+func TestH2IdentityIsNotShared(t *testing.T) {
+	root := newAuthority(t, nil)
+	var conns atomic.Int32
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		serial := "-"
+		if len(r.TLS.PeerCertificates) > 0 {
+			serial = r.TLS.PeerCertificates[0].SerialNumber.String()
+		}
+		fmt.Fprint(w, r.Proto, " ", serial)
+	}))
+	s.EnableHTTP2 = true
+	s.TLS = &tls.Config{Certificates: []tls.Certificate{root.leaf(t, nil, "origin.test")}, ClientAuth: tls.RequestClientCert}
+	s.Config.ConnState = func(_ net.Conn, st http.ConnState) {
+		if st == http.StateNew {
+			conns.Add(1)
+		}
+	}
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	pools, h2 := poolsFor(t), func(svc *spec.Service) { svc.UpstreamProtocol, svc.TLSVerify = "h2", new(true) }
+	first, second := root.leaf(t, nil, "one.test"), root.leaf(t, nil, "two.test")
+	for n, c := range []struct {
+		print string
+		pair  *tls.Certificate
+		conns int32
+	}{{"1", nil, 1}, {"1", nil, 1}, {"2", nil, 2}, {"2", &first, 3}, {"2", &second, 4}, {"2", &first, 4}} {
+		want := "HTTP/2.0 -"
+		var shown *certs.Bundle
+		if c.pair != nil {
+			shown = bundle(t, *c.pair)
+			leaf, err := x509.ParseCertificate(c.pair.Certificate[0])
+			if err != nil {
+				t.Fatal(err)
+			}
+			want = "HTTP/2.0 " + leaf.SerialNumber.String()
+		}
+		g := over(t, pools, root.pool, c.print, shown, h2, s.Listener.Addr().String())
+		if status, body := g.do(ask(t.Context(), "GET", ""), &Outgoing{Host: "origin.test"}); status != 200 || body != want || conns.Load() != c.conns {
+			t.Errorf("request %d: %d %q on %d connections, expected %q on %d", n, status, body, conns.Load(), want, c.conns)
+		}
+	}
+}
+
+func TestH2WriteTimeout(t *testing.T) {
+	addr := rawOrigin(t, func(r *raw) { r.request() }) // it opens no window
+	g := through(t, func(d *spec.Document) {
+		as("h2c")(d)
+		d.Services[0].WriteTimeout, d.Services[0].Retries = 60, 0
+	}, addr)
+	if status, body := g.do(ask(t.Context(), "POST", strings.Repeat("x", 100<<10)), nil); status != 504 {
 		t.Error(status, body)
 	}
 }
