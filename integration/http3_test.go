@@ -27,7 +27,7 @@ func overHTTP3() map[string]string { return map[string]string{"KEYWAY_HTTP3": "a
 
 // speaker3 is a client over HTTP/3 that names a server in its handshake.
 func speaker3(t testing.TB, name string) *http.Client {
-	tr := &http3.Transport{TLSClientConfig: &tls.Config{ServerName: name, InsecureSkipVerify: true}}
+	tr := &http3.Transport{QUICConfig: patient(), TLSClientConfig: &tls.Config{ServerName: name, InsecureSkipVerify: true}}
 	t.Cleanup(func() { _ = tr.Close() })
 	return &http.Client{Transport: tr, Timeout: 60 * time.Second}
 }
@@ -296,7 +296,7 @@ func TestHTTP3Swap(t *testing.T) {
 				}
 				c := kept
 				if i%2 == 0 {
-					c = &http.Client{Timeout: 20 * time.Second, Transport: &http3.Transport{TLSClientConfig: &tls.Config{ServerName: "shop.test", InsecureSkipVerify: true}}}
+					c = &http.Client{Timeout: 20 * time.Second, Transport: &http3.Transport{QUICConfig: patient(), TLSClientConfig: &tls.Config{ServerName: "shop.test", InsecureSkipVerify: true}}}
 				}
 				sent.Add(1)
 				if status, err := s.ask(c, "/open", ""); err != nil || status != http.StatusOK {
@@ -313,7 +313,7 @@ func TestHTTP3Swap(t *testing.T) {
 		cert, key := pair(t, "shop.test", "shop.test")
 		want := serialOf(t, cert)
 		s.replace(t, cert, key)
-		poll(t, "the new certificate is served over QUIC", 10*time.Second, func() bool {
+		poll(t, "the new certificate is served over QUIC", 30*time.Second, func() bool {
 			conn := dial3(t, s.gateway, "shop.test")
 			defer func() { _ = conn.CloseWithError(0x100, "") }()
 			return conn.ConnectionState().TLS.PeerCertificates[0].SerialNumber.String() == want
@@ -394,7 +394,7 @@ func TestHTTP3Early(t *testing.T) {
 	conf := &tls.Config{ServerName: "edge.test", InsecureSkipVerify: true, NextProtos: []string{"h3"}, ClientSessionCache: cache}
 	resumed := false
 	poll(t, "a session is resumed", 10*time.Second, func() bool {
-		conn, err := quic.DialAddrEarly(t.Context(), g.tls, conf, nil)
+		conn, err := quic.DialAddrEarly(t.Context(), g.tls, conf, patient())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -411,6 +411,9 @@ func TestHTTP3Early(t *testing.T) {
 	})
 }
 
+// patient is a client's configuration for a machine that has other things to do.
+func patient() *quic.Config { return &quic.Config{HandshakeIdleTimeout: 20 * time.Second} }
+
 // dial3 opens a connection that says nothing of HTTP/3 yet.
 func dial3(t testing.TB, g *gateway, name ...string) *quic.Conn {
 	t.Helper()
@@ -418,9 +421,9 @@ func dial3(t testing.TB, g *gateway, name ...string) *quic.Conn {
 	if len(name) > 0 {
 		conf.ServerName = name[0]
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	conn, err := quic.DialAddr(ctx, g.tls, conf, nil)
+	conn, err := quic.DialAddr(ctx, g.tls, conf, patient())
 	if err != nil {
 		t.Fatal(err)
 	}

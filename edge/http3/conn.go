@@ -41,6 +41,7 @@ type conn struct {
 	info *exchange.Conn
 	wg   sync.WaitGroup
 	gone chan struct{} // closed when the connection is
+	wake chan struct{} // the time is to be looked at more often
 
 	mu       sync.Mutex // guards what follows
 	control  *quic.SendStream
@@ -126,18 +127,29 @@ func (c *conn) done(s *quic.Stream) {
 
 // watch closes the connection when it has nothing to do any more.
 func (c *conn) watch() {
-	tick := time.NewTicker(100 * time.Millisecond)
+	often := c.e.set.Idle / 15 // an idle connection is hardly ever looked at
+	tick := time.NewTicker(often)
 	defer tick.Stop()
 	for {
 		select {
 		case <-c.qc.Context().Done():
 			return
+		case <-c.wake:
+			tick.Reset(min(often, 100*time.Millisecond))
 		case <-tick.C:
 		}
 		if c.watched() {
 			_ = c.qc.CloseWithError(codeNo, "")
 			return
 		}
+	}
+}
+
+// hurry has the end of the connection watched closely.
+func (c *conn) hurry() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
 	}
 }
 
@@ -169,6 +181,7 @@ func (c *conn) leave() {
 	defer c.mu.Unlock()
 	if c.leaving.IsZero() && !c.over {
 		c.leaving = time.Now()
+		c.hurry()
 		c.goAway(lastStream)
 	}
 }
@@ -186,6 +199,7 @@ func (c *conn) finishLocked() {
 	}
 	c.over = true
 	c.idle = time.Now()
+	c.hurry()
 	c.goAway(c.next)
 }
 

@@ -62,6 +62,7 @@ const (
 	// three, and may try one that nobody knows.
 	uniStreams = 8
 	bodySize   = 32 << 10
+	headRoom   = 4 << 10 // of a head that goes out along with the begin of its body
 )
 
 // Engine serves connections that speak HTTP/3. Make one with New.
@@ -69,7 +70,7 @@ type Engine struct {
 	handler  exchange.Handler
 	set      Settings
 	draining atomic.Bool
-	bodies   sync.Pool // of *[]byte, bodySize
+	bodies   sync.Pool // of *[]byte: a head, and a piece of a body
 
 	mu   sync.Mutex // guards open
 	open map[*conn]struct{}
@@ -79,7 +80,7 @@ type Engine struct {
 func New(handler exchange.Handler, set Settings) *Engine {
 	set.fill()
 	e := &Engine{handler: handler, set: set, open: make(map[*conn]struct{})}
-	e.bodies.New = func() any { b := make([]byte, bodySize+frameRoom); return &b }
+	e.bodies.New = func() any { b := make([]byte, headRoom+frameRoom+bodySize); return &b }
 	return e
 }
 
@@ -139,7 +140,7 @@ func (e *Engine) serve(ctx context.Context, qc *quic.Conn, door *edge.Door) {
 		_ = qc.CloseWithError(codeLoad, "")
 		return
 	}
-	c := &conn{e: e, qc: qc, info: info, idle: time.Now(), gone: make(chan struct{})}
+	c := &conn{e: e, qc: qc, info: info, idle: time.Now(), gone: make(chan struct{}), wake: make(chan struct{}, 1)}
 	e.mu.Lock()
 	e.open[c] = struct{}{}
 	e.mu.Unlock()

@@ -38,10 +38,17 @@ func (st *stream) respond() error {
 	if err != nil {
 		return err
 	}
-	if err := st.write(head); err != nil || none {
-		return err
+	if none {
+		return st.write(head)
 	}
-	if err := st.sendBody(); err != nil {
+	if len(head) > headRoom || resp.Length < 0 && exchange.Waiting(resp.Body) {
+		// A response is never held back for its first bytes.
+		if err := st.write(head); err != nil {
+			return err
+		}
+		head = nil
+	}
+	if err := st.sendBody(head); err != nil {
 		return err
 	}
 	if resp.Trailer.Len() == 0 {
@@ -101,24 +108,31 @@ func (st *stream) write(b []byte) error {
 	return err
 }
 
-// sendBody sends the body. What one read gives is sent at once.
-func (st *stream) sendBody() error {
+// sendBody sends the body, behind the head that is not sent yet. What one read gives is
+// sent at once.
+func (st *stream) sendBody(head []byte) error {
 	resp := &st.x.Response
 	if resp.Body == nil {
-		return nil
+		return st.write(head)
 	}
 	box := st.c.e.bodies.Get().(*[]byte)
 	defer st.c.e.bodies.Put(box)
 	buf := *box
 	var total int64
 	for {
-		n, err := resp.Body.Read(buf[frameRoom:])
-		if total += int64(n); n > 0 {
-			buf[0] = frameData
-			head := quicvarint.AppendWithLen(buf[:1], uint64(n), frameRoom-1)
-			if err := st.write(buf[:len(head)+n]); err != nil {
+		at := copy(buf, head)
+		n, err := resp.Body.Read(buf[at+frameRoom:][:bodySize])
+		total += int64(n)
+		if n > 0 {
+			buf[at] = frameData
+			quicvarint.AppendWithLen(buf[:at+1], uint64(n), frameRoom-1)
+			at += frameRoom + n
+		}
+		if at > 0 && (n > 0 || err != nil) {
+			if err := st.write(buf[:at]); err != nil {
 				return err
 			}
+			head = nil
 		}
 		switch {
 		case err != nil && !errors.Is(err, io.EOF):
