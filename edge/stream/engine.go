@@ -136,8 +136,9 @@ func (f *flow) enterTLS(ctx context.Context) (edge.Routed, net.Conn, *refusal) {
 	if routed, bad := f.find(routing.Passthrough); bad == nil {
 		return routed, sock, nil
 	}
-	// With an encrypted name what was seen is only a name for all.
-	if _, bad := f.find(routing.TLS); bad != nil && !f.hello.Encrypted {
+	// With an encrypted name what was seen is only a name for all; an authority's
+	// question is answered by the handshake, whether streams have the name or not.
+	if _, bad := f.find(routing.TLS); bad != nil && !f.hello.Encrypted && !f.hello.Challenge {
 		unrecognized(sock, f.conn.Limit)
 		return edge.Routed{}, nil, bad
 	}

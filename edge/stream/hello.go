@@ -12,6 +12,7 @@ import (
 type Hello struct {
 	ServerName string // in lower case; "" for none, and for one that no host can have
 	Encrypted  bool   // the name that counts may be inside (Encrypted Client Hello)
+	Challenge  bool   // an authority asks whether this node has the name (RFC 8737)
 }
 
 // ErrHello is wrapped by each error that is not one of reading.
@@ -21,6 +22,9 @@ func noHello(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrHello, fmt.Sprintf(format, args...))
 }
 
+// challengeALPN is the protocol of an authority's question (RFC 8737, section 6.2).
+const challengeALPN = "acme-tls/1"
+
 const (
 	recordHeader  = 5
 	recordMost    = 16384
@@ -28,6 +32,7 @@ const (
 	helloType     = 1
 	longestHello  = 64 << 10 // bytes with record headers; one with post-quantum keys has two thousand
 	extServerName = 0
+	extALPN       = 16
 	extEncrypted  = 0xfe0d
 )
 
@@ -133,6 +138,8 @@ func parseHello(b []byte) (Hello, error) {
 		switch kind {
 		case extEncrypted:
 			h.Encrypted = true
+		case extALPN:
+			h.Challenge = string(value) == "\x00\x0b\x0a"+challengeALPN // and nothing else
 		case extServerName:
 			name, err := parseServerName(value)
 			if err != nil {

@@ -81,6 +81,14 @@ func TestReadHello(t *testing.T) {
 	}
 }
 
+func TestReadHelloKnowsChallenges(t *testing.T) {
+	for want, protocols := range map[bool][]string{true: {"acme-tls/1"}, false: {"h2", "acme-tls/1"}} {
+		if _, h, err := ReadHello(bytes.NewReader(helloOf(t, &tls.Config{ServerName: "a.test", NextProtos: protocols}))); err != nil || h.Challenge != want {
+			t.Errorf("%v: %+v, %v", protocols, h, err)
+		}
+	}
+}
+
 func TestReadHelloRefuses(t *testing.T) {
 	good := helloOf(t, &tls.Config{ServerName: "shop.test"})
 	change := func(f func(b []byte) []byte) []byte { return f(bytes.Clone(good)) }

@@ -1,0 +1,71 @@
+package stream
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"io"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/keyway-edge/keyway/edge"
+	"github.com/keyway-edge/keyway/edge/exchange"
+)
+
+// TestEngineTellsHellosApart shakes hands with whom a route, an authority's question or
+// an encrypted name is a reason for, with the very bytes that came, and sends the alert
+// unrecognized_name to others.
+func TestEngineTellsHellosApart(t *testing.T) {
+	snap := snapshotOf(t, "services: [{name: s, protocol: tcp, host: 127.0.0.1, port: 9, routes: [{name: r, protocols: [tls], snis: [here.test]}]}]\n")
+	seen := &ends{}
+	e := New(func() *edge.Snapshot { return snap }, seen, slog.New(slog.DiscardHandler))
+	for name, c := range map[string]struct {
+		config *tls.Config
+		shakes bool
+	}{
+		"a route":     {&tls.Config{ServerName: "here.test"}, true},
+		"a question":  {&tls.Config{ServerName: "away.test", NextProtos: []string{challengeALPN}}, true},
+		"no route":    {&tls.Config{ServerName: "away.test"}, false},
+		"two of ALPN": {&tls.Config{ServerName: "away.test", NextProtos: []string{"h2", challengeALPN}}, false},
+		"no name":     {&tls.Config{InsecureSkipVerify: true}, false},
+	} {
+		client, server := sockets(t)
+		hello := helloOf(t, c.config)
+		if _, err := client.Write(hello); err != nil {
+			t.Fatal(err)
+		}
+		shook := false
+		e.ServeStream(t.Context(), &edge.StreamConn{
+			Conn: server, Info: &exchange.Conn{Listener: "stream-tls", Opened: time.Now()}, Limit: 10 * time.Second,
+			Terminate: func(_ context.Context, ahead []byte) *tls.Conn {
+				shook = true
+				if !bytes.Equal(ahead, hello) {
+					t.Errorf("%s: the handshake begins with other bytes than came", name)
+				}
+				return nil
+			},
+		})
+		alert, _ := io.ReadAll(client)
+		if shook != c.shakes || !shook && !bytes.Equal(alert, []byte{21, 3, 3, 0, 2, 2, 112}) {
+			t.Errorf("%s: shakes hands %v, alert % x", name, shook, alert)
+		}
+	}
+	if opened, results := seen.results(); opened != 0 || len(seen.list) != 5 {
+		t.Errorf("%d streams were opened, and ended: %s", opened, results)
+	}
+}
+
+// TestEngineIgnoresLooks says nothing of a connection that brought nothing.
+func TestEngineIgnoresLooks(t *testing.T) {
+	snap := snapshotOf(t, "services: []\n")
+	seen := &ends{}
+	client, server := sockets(t)
+	_ = client.Close()
+	New(func() *edge.Snapshot { return snap }, seen, slog.New(slog.DiscardHandler)).ServeStream(t.Context(), &edge.StreamConn{
+		Conn: server, Info: &exchange.Conn{Opened: time.Now()}, Limit: time.Second, Terminate: func(context.Context, []byte) *tls.Conn { return nil },
+	})
+	if len(seen.list) != 0 {
+		t.Errorf("%+v", seen.list[0])
+	}
+}
