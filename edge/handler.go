@@ -269,6 +269,9 @@ func (h *Handler) chained(r *request) *policy.Reply {
 		servicePath = r.bind.service.Path
 	}
 	c.UpstreamURI = r.match.UpstreamPath(servicePath, r.policy, x.Request.Path)
+	if r.bind.service.GRPC() && r.bind.route.Spec.StripPath {
+		c.StrippedURI, c.UpstreamURI = c.UpstreamURI, r.match.WholePath(r.policy, x.Request.Path)
+	}
 	if reply := r.chain.Access(c); reply != nil {
 		c.LocalReply = reply
 		return reply

@@ -22,8 +22,9 @@ _format_version: "3.0"
 certificates: [{cert: %q, key: %q, snis: [web.test]}]
 services:
 - {name: tests, url: "grpc://%s", routes: [{name: web, protocols: [http, https], paths: [/grpc.testing.TestService], plugins: [{name: grpc-web, config: {allow_origin_header: "https://page.test"}}]}]}
+- {name: under, url: "grpc://%s", routes: [{name: under, paths: [/under], plugins: [{name: grpc-web, config: {pass_stripped_path: true}}]}]}
 - {name: dead, url: "grpc://127.0.0.1:1", retries: 0, routes: [{name: dead, paths: [/dead], plugins: [{name: grpc-web}]}]}
-`, cert, key, plain)})
+`, cert, key, plain, plain)})
 	const service = "/grpc.testing.TestService/"
 	calls := []struct {
 		name, path, message string
@@ -35,6 +36,7 @@ services:
 		{"stream", service + "StreamingOutputCall", "\x12\x02\x08\x02\x12\x02\x08\x01", 200, "\x00\x00\x00\x00\x06\x0a\x04\x12\x02\x00\x00" + "\x00\x00\x00\x00\x05\x0a\x03\x12\x01\x00", []string{"grpc-status:0\r\n"}},
 		{"status", service + "UnaryCall", "\x3a\x08\x08\x02\x12\x04oops", 200, "", []string{"grpc-status:2\r\n", "grpc-message:oops\r\n"}},
 		{"unimplemented", service + "UnimplementedCall", "", 200, "", []string{"grpc-status:12\r\n"}},
+		{"under a prefix", "/under" + service + "EmptyCall", "", 200, "\x00\x00\x00\x00\x00", []string{"grpc-status:0\r\n"}},
 		{"nobody listens", "/dead", "", 502, "", []string{"grpc-status:13\r\n"}},
 	}
 	for _, version := range []string{"HTTP/1.1", "HTTP/2.0"} {

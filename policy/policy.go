@@ -115,6 +115,9 @@ type Context struct {
 	// replace it (request-transformer's replace.uri). The query that is sent is the
 	// request's: see SetQuery.
 	UpstreamURI string
+	// StrippedURI is the path without what the route strips, where UpstreamURI has it:
+	// no route strips the path of a gRPC service, unless a plugin says so. "" elsewhere.
+	StrippedURI string
 	// UpstreamHost is the Host to be sent upstream when a plugin says so, "" for
 	// what the route, the service and the upstream say.
 	UpstreamHost string

@@ -214,3 +214,16 @@ func FuzzNormalize(f *testing.F) {
 		}
 	})
 }
+
+// A gRPC service is asked for the whole path, in the form in which others are.
+func TestWholePath(t *testing.T) {
+	m := Match{path: "/pkg.Service/Call", MatchedPath: "/pkg.Service", Route: &Route{Spec: &spec.Route{StripPath: true}}}
+	for raw, want := range map[string]string{"/pkg.Service/Call": "/pkg.Service/Call", "/x/../pkg.Service//Call": "/pkg.Service/Call", "/pkg.Service/%43all": "/pkg.Service/Call"} {
+		if got := m.WholePath(Strict, raw); got != want {
+			t.Errorf("%s is sent as %s, want %s", raw, got, want)
+		}
+		if got := m.WholePath(Compatible, raw); got != m.path {
+			t.Errorf("compatible: %s is sent as %s", raw, got)
+		}
+	}
+}

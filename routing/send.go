@@ -13,9 +13,9 @@ import "strings"
 // origin as the client spelled it. Both are the same path: normalising either
 // gives what was matched.
 func (m *Match) UpstreamPath(servicePath string, p Policy, raw string) string {
-	path, cut := m.path, len(m.MatchedPath)
-	if p != Compatible && raw != path && raw != "" {
-		path = flatten(decode(raw, forSending))
+	path, respelled := m.spelled(p, raw)
+	cut := len(m.MatchedPath)
+	if respelled {
 		cut = spelledLength(path, cut)
 	}
 	if servicePath == "" {
@@ -26,6 +26,21 @@ func (m *Match) UpstreamPath(servicePath string, p Policy, raw string) string {
 		return escape(join(servicePath, undotted(path[min(max(cut, 1), len(path)):]), path))
 	}
 	return escape(join(servicePath, path[1:], path))
+}
+
+// WholePath is the path for a gRPC service, which names the method and which no route
+// strips: the request's in the form in which UpstreamPath sends it.
+func (m *Match) WholePath(p Policy, raw string) string {
+	path, _ := m.spelled(p, raw)
+	return escape(path)
+}
+
+// spelled is the request's path as it is sent on, and whether that is not as it was matched.
+func (m *Match) spelled(p Policy, raw string) (path string, other bool) {
+	if p != Compatible && raw != m.path && raw != "" {
+		return flatten(decode(raw, forSending)), true
+	}
+	return m.path, false
 }
 
 // join puts rest behind base with exactly one slash between them. With no rest

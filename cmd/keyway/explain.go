@@ -142,6 +142,9 @@ func (e *explanation) routed(s *edge.Snapshot, m *routing.Match, config *edge.Co
 		}
 	}
 	e.UpstreamURI = m.UpstreamPath(path, m.Route.Policy(config.Policy), raw)
+	if to.Service.GRPC() {
+		e.UpstreamURI = m.WholePath(m.Route.Policy(config.Policy), raw)
+	}
 	for _, step := range to.Chain.Names(secure) {
 		e.Plugins = append(e.Plugins, pluginStep{step.Plugin, step.ID, step.Scope})
 	}

@@ -89,8 +89,8 @@ func (x *plugin) access(c *policy.Context) *policy.Reply {
 		return &policy.Reply{Status: http.StatusBadRequest, Message: "transcoding requests require a .proto file defining the service"}
 	}
 	*x.calls.Of(c) = call{kind, text}
-	if !x.Strip {
-		c.UpstreamURI = r.Path
+	if x.Strip && c.StrippedURI != "" {
+		c.UpstreamURI = c.StrippedURI
 	}
 	r.Fields.Set("Content-Type", "application/grpc")
 	r.Fields.Set("TE", "trailers")

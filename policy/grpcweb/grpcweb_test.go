@@ -26,7 +26,7 @@ func instance(t *testing.T, config map[string]any) policy.Instance {
 }
 
 func request(method, contentType, body string) *policy.Context {
-	c := &policy.Context{X: &exchange.Exchange{}, UpstreamURI: "/Stripped"}
+	c := &policy.Context{X: &exchange.Exchange{}, UpstreamURI: "/pkg.Service/Call", StrippedURI: "/Stripped"}
 	r := &c.X.Request
 	r.Method, r.Path, r.Version = method, "/pkg.Service/Call", exchange.HTTP11
 	r.Body, r.Length = iotest.OneByteReader(strings.NewReader(body)), int64(len(body))

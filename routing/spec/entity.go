@@ -64,6 +64,9 @@ type Service struct {
 	ProxyProtocol     string        // x_keyway_proxy_protocol: v1 or v2, "" for null
 }
 
+// GRPC says whether the service speaks gRPC; a route without one does not.
+func (s *Service) GRPC() bool { return s != nil && (s.Protocol == "grpc" || s.Protocol == "grpcs") }
+
 // Route is one rule that leads requests to a service.
 type Route struct {
 	Meta
