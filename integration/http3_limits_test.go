@@ -3,6 +3,8 @@ package integration
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -266,4 +268,37 @@ func TestHTTP3DrainEnds(t *testing.T) {
 		t.Error("the request was answered")
 	}
 	close(o.goOn)
+}
+
+// TestHTTP3ECH hides the server name in the handshake.
+func TestHTTP3ECH(t *testing.T) {
+	env := overHTTP3()
+	env["KEYWAY_TLS_ECH_PUBLIC_NAME"] = "public.test"
+	g := behind(t, origin(t, func(http.ResponseWriter, *http.Request) {}), "", "", env)
+	out, err := g.run("certs", "ech")
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	var list []byte
+	for word := range strings.FieldsSeq(out) {
+		if b, err := base64.StdEncoding.DecodeString(word); err == nil && len(b) > 40 {
+			list = b
+		}
+	}
+	cert, err := tls.Dial("tcp", g.tls, &tls.Config{ServerName: "edge.test", InsecureSkipVerify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(cert.ConnectionState().PeerCertificates[0])
+	_ = cert.Close()
+	conf := &tls.Config{ServerName: "edge.test", RootCAs: roots, NextProtos: []string{"h3"}, EncryptedClientHelloConfigList: list}
+	conn, err := quic.DialAddr(t.Context(), g.tls, conf, patient())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.CloseWithError(0x100, "") }()
+	if !conn.ConnectionState().TLS.ECHAccepted {
+		t.Error("the name was sent in clear")
+	}
 }
