@@ -26,7 +26,7 @@ type Packets struct {
 	Observer     edge.StreamObserver
 	Log          *slog.Logger
 	MaxSessions  int           // at a time; zero for no limit
-	MaxPerClient int           // of them of one client address; zero for no limit
+	MaxPerClient int           // of them of one client address, or /64 of IPv6; zero for no limit
 	Grace        time.Duration // how long sessions may go on at the end
 
 	listeners []*net.UDPConn
@@ -170,7 +170,7 @@ func (p *Packets) enter(ctx context.Context, key sessionKey, l *net.UDPConn) *se
 
 // admit counts a session in, unless there are too many.
 func (p *Packets) admit(key sessionKey, s *session) bool {
-	client := key.client.Addr()
+	client := network(key.client.Addr())
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.MaxSessions > 0 && len(p.sessions) >= p.MaxSessions || p.MaxPerClient > 0 && p.clients[client] >= p.MaxPerClient || p.draining.Load() {
@@ -183,13 +183,23 @@ func (p *Packets) admit(key sessionKey, s *session) bool {
 }
 
 func (p *Packets) forget(key sessionKey) {
-	client := key.client.Addr()
+	client := network(key.client.Addr())
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.sessions, key)
 	if p.clients[client]--; p.clients[client] <= 0 {
 		delete(p.clients, client)
 	}
+}
+
+// network is what counts as one client: an address, or of IPv6 the /64 that one host
+// may have to itself.
+func network(a netip.Addr) netip.Addr {
+	if a = a.Unmap().WithZone(""); a.Is6() {
+		p, _ := a.Prefix(64) // 64 is a length that it has
+		return p.Addr()
+	}
+	return a
 }
 
 // session is one client's way to one target.

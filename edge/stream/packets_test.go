@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"strconv"
 	"strings"
 	"sync"
@@ -173,5 +174,26 @@ func TestPacketsCut(t *testing.T) {
 	}
 	if opened, results := seen.results(); opened != 1 || results != "cut " {
 		t.Errorf("%d sessions were opened, and ended: %s", opened, results)
+	}
+}
+
+// TestPacketsCountNetworks counts the addresses of one /64 as one client.
+func TestPacketsCountNetworks(t *testing.T) {
+	p := &Packets{MaxPerClient: 2, sessions: map[sessionKey]*session{}, clients: map[netip.Addr]int{}}
+	key := func(client string) sessionKey { return sessionKey{0, netip.MustParseAddrPort(client)} }
+	for _, c := range []struct {
+		client string
+		admits bool
+	}{
+		{"[2001:db8::1]:1", true}, {"[2001:db8::2]:1", true}, {"[2001:db8::ffff:3]:1", false}, {"[2001:db8:0:1::1]:1", true},
+		{"192.0.2.1:1", true}, {"192.0.2.1:2", true}, {"192.0.2.1:3", false}, {"192.0.2.2:1", true},
+	} {
+		if got := p.admit(key(c.client), &session{}); got != c.admits {
+			t.Errorf("%s is admitted: %v, want %v", c.client, got, c.admits)
+		}
+	}
+	p.forget(key("[2001:db8::1]:1"))
+	if !p.admit(key("[2001:db8::ffff:3]:1"), &session{}) {
+		t.Error("what has ended is still counted")
 	}
 }
