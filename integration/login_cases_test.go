@@ -19,8 +19,7 @@ func TestALoginThatEnds(t *testing.T) {
 	v.put("up", map[string]string{"key": "first"})
 	v.do("PUT", "sys/policies/acl/app", map[string]string{"policy": `path "secret/data/up" { capabilities = ["read"] }`})
 	v.do("POST", "sys/auth/approle", map[string]any{"type": "approle"})
-	// Five refused logins would lock the role out for fifteen minutes.
-	v.do("POST", "sys/auth/approle/tune", map[string]any{"user_lockout_config": map[string]any{"lockout_disable": true}})
+	// Five refused logins would lock the role out for fifteen minutes: they don't come.
 	v.do("POST", "auth/approle/role/edge", map[string]any{"token_policies": "app", "token_ttl": "1h", "secret_id_num_uses": 0})
 	role := v.do("GET", "auth/approle/role/edge/role-id", nil)["data"].(map[string]any)["role_id"].(string)
 	path := filepath.Join(t.TempDir(), "secret-id")
@@ -86,7 +85,7 @@ services: [{name: a, url: "http://%s", routes: [{paths: [/]}], x_keyway_upstream
 			t.Fatal("the key that was read last is not used on")
 		}
 	}
-	if n := busiest(f.since(began, "/login"), 10*time.Second); n > 10 {
+	if n := busiest(f.since(began, "/login"), 10*time.Second); n > 4 {
 		t.Errorf("%d logins within 10 s", n)
 	}
 	login()

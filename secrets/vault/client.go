@@ -38,11 +38,12 @@ type Client struct {
 	pair  atomic.Pointer[tls.Certificate] // shown to the server when it asks
 	roots atomic.Pointer[x509.CertPool]   // nil until the first login
 
-	login sync.Mutex // held by who logs in
-	mu    sync.Mutex // guards the group below
-	now   *session
-	once  string // fingerprint of the wrapping token that was unwrapped
-	inner secrets.Value
+	login   sync.Mutex // held by who logs in; guards refusal too
+	refusal refusal
+	mu      sync.Mutex // guards the group below
+	now     *session
+	once    string // fingerprint of the wrapping token that was unwrapped
+	inner   secrets.Value
 }
 
 // session is one login. Immutable.

@@ -92,7 +92,11 @@ func (c *Client) enter(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := c.refusal.again(path, data, time.Now()); err != nil {
+		return nil, err
+	}
 	secret, err := c.post(ctx, path, data)
+	c.refusal.note(err, time.Now())
 	if err != nil {
 		return nil, err
 	}
