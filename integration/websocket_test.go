@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 the transport of net/http opens no WebSockets over HTTP/2
+
 package integration
 
 import (
