@@ -27,9 +27,10 @@ type StreamConn struct {
 	Info *exchange.Conn
 	// Limit is the time for a ClientHello, and for a handshake.
 	Limit time.Duration
-	// Terminate shakes hands with a client whose first bytes were read already; nil
-	// where there is no TLS. It answers nil, and the connection is closed, when that fails.
-	Terminate func(ctx context.Context, ahead []byte) *tls.Conn
+	// Terminate shakes hands, as a snapshot says, with a client whose first bytes were
+	// read already; nil where there is no TLS. It answers nil, and the connection is
+	// closed, when that fails.
+	Terminate func(ctx context.Context, snap *Snapshot, ahead []byte) *tls.Conn
 }
 
 // StreamObserver is told of streams; telemetry implements it.
@@ -144,7 +145,10 @@ func (r *Routed) Dial(ctx context.Context, d upstream.Dialing) (*upstream.Tunnel
 func (s *Server) serveStream(ctx context.Context, c *trackedConn, e Endpoint, info *exchange.Conn, ci *connInfo) {
 	sc := &StreamConn{Conn: c.Conn, Info: info, Limit: s.handshakeLimit()}
 	if e.TLS {
-		sc.Terminate = func(ctx context.Context, ahead []byte) *tls.Conn { return s.terminate(ctx, c, e, info, ci, ahead) }
+		sc.Terminate = func(ctx context.Context, snap *Snapshot, ahead []byte) *tls.Conn {
+			c.facts.snap = snap // route and certificate are of one generation
+			return s.terminate(ctx, c, e, info, ci, ahead)
+		}
 	}
 	s.Streams.ServeStream(ctx, sc)
 }

@@ -99,9 +99,11 @@ func (t *Terminator) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) 
 	if facts == nil {
 		return nil, errNotReady
 	}
-	snap := t.publisher.Current()
+	snap := facts.snap // of a stream, whose route was found by it
 	if snap == nil {
-		return nil, errNotReady
+		if snap = t.publisher.Current(); snap == nil {
+			return nil, errNotReady
+		}
 	}
 	facts.snap = snap
 	if c := t.challengeConfig(hello); c != nil {

@@ -142,7 +142,7 @@ func (f *flow) enterTLS(ctx context.Context) (edge.Routed, net.Conn, *refusal) {
 		unrecognized(sock, f.conn.Limit)
 		return edge.Routed{}, nil, bad
 	}
-	tc := f.conn.Terminate(ctx, f.raw)
+	tc := f.conn.Terminate(ctx, f.snap, f.raw)
 	if tc == nil {
 		return edge.Routed{}, nil, &refusal{resultHandshake, errors.New("the TLS handshake with the client failed")}
 	}

@@ -38,10 +38,10 @@ func TestEngineTellsHellosApart(t *testing.T) {
 		shook := false
 		e.ServeStream(t.Context(), &edge.StreamConn{
 			Conn: server, Info: &exchange.Conn{Listener: "stream-tls", Opened: time.Now()}, Limit: 10 * time.Second,
-			Terminate: func(_ context.Context, ahead []byte) *tls.Conn {
+			Terminate: func(_ context.Context, pinned *edge.Snapshot, ahead []byte) *tls.Conn {
 				shook = true
-				if !bytes.Equal(ahead, hello) {
-					t.Errorf("%s: the handshake begins with other bytes than came", name)
+				if !bytes.Equal(ahead, hello) || pinned != snap {
+					t.Errorf("%s: the handshake begins with other bytes than came, or in another snapshot", name)
 				}
 				return nil
 			},
@@ -63,7 +63,7 @@ func TestEngineIgnoresLooks(t *testing.T) {
 	client, server := sockets(t)
 	_ = client.Close()
 	New(func() *edge.Snapshot { return snap }, seen, slog.New(slog.DiscardHandler)).ServeStream(t.Context(), &edge.StreamConn{
-		Conn: server, Info: &exchange.Conn{Opened: time.Now()}, Limit: time.Second, Terminate: func(context.Context, []byte) *tls.Conn { return nil },
+		Conn: server, Info: &exchange.Conn{Opened: time.Now()}, Limit: time.Second, Terminate: func(context.Context, *edge.Snapshot, []byte) *tls.Conn { return nil },
 	})
 	if len(seen.list) != 0 {
 		t.Errorf("%+v", seen.list[0])
