@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/keyway-edge/keyway/edge/exchange"
+	"github.com/keyway-edge/keyway/edge/exchange/sock"
 	"github.com/keyway-edge/keyway/edge/proxyproto"
 	"github.com/keyway-edge/keyway/routing"
 )
@@ -91,9 +92,26 @@ type Server struct {
 // trackedConn is an accepted connection with what the edge keeps of it.
 type trackedConn struct {
 	net.Conn
+	fast  *sock.Conn // the same socket, nil where there is none
 	facts tlsFacts
 	shook atomic.Bool // facts are complete, for others than the connection's goroutine
 	idle  atomic.Bool // of a side service: between two requests
+}
+
+// Read reads from the socket.
+func (c *trackedConn) Read(p []byte) (int, error) {
+	if c.fast != nil {
+		return c.fast.Read(p)
+	}
+	return c.Conn.Read(p)
+}
+
+// Write writes to the socket.
+func (c *trackedConn) Write(p []byte) (int, error) {
+	if c.fast != nil {
+		return c.fast.Write(p)
+	}
+	return c.Conn.Write(p)
 }
 
 // CloseWrite sends the end of our side and leaves the other open, so that a client
@@ -227,7 +245,7 @@ func (s *Server) accept(ctx, stopping context.Context, l net.Listener, e Endpoin
 
 // admit serves an accepted connection on a goroutine of its own, or refuses it.
 func (s *Server) admit(ctx context.Context, c net.Conn, e Endpoint) {
-	tc := &trackedConn{Conn: c}
+	tc := &trackedConn{Conn: c, fast: sock.New(c)}
 	if s.Overload.Short() {
 		s.Observer.Refused(e.Name, ShedMemory)
 		reset(c)

@@ -22,7 +22,7 @@ func (c *conn) serve(last bool) bool {
 		return false
 	}
 	if x.HeadDone.IsZero() {
-		x.HeadDone = time.Now()
+		x.HeadDone = x.Now()
 	}
 	if refused == 0 {
 		if e := wire.ParseRequest(head, c.s.Limits, &x.Request, &c.framing); e != nil {
@@ -57,21 +57,7 @@ func (c *conn) answer() (keep bool, err error) {
 
 // reset makes the exchange ready for the next request and keeps its memory.
 func (c *conn) reset() {
-	x := &c.x
-	now := time.Now()
-	request, response, attempts := x.Request, x.Response, x.Attempts
-	request.Fields.Reset()
-	request.Trailer.Reset()
-	response.Fields.Reset()
-	response.Trailer.Reset()
-	*x = exchange.Exchange{
-		Conn: x.Conn, Ctx: x.Ctx, Interim: x.Interim, WatchClient: x.WatchClient, Start: now, HeadDone: now, Attempts: attempts[:0],
-		Request:  exchange.Request{Fields: request.Fields, Trailer: request.Trailer, Scheme: "http", Body: exchange.NoBody},
-		Response: exchange.Response{Fields: response.Fields, Trailer: response.Trailer},
-	}
-	if x.Conn.Secure() {
-		x.Request.Scheme = "https"
-	}
+	c.x.Reset(time.Now())
 	c.framing = wire.Framing{}
 	c.body.none()
 	c.stopped.Store(false)

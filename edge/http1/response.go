@@ -148,7 +148,7 @@ func (w *writer) flush() error {
 	if len(w.buf) == 0 {
 		return nil
 	}
-	w.c.writeWithin(time.Now(), w.c.s.WriteStall)
+	w.c.writeWithin(w.c.x.Now(), w.c.s.WriteStall)
 	n, err := w.c.nc.Write(w.buf)
 	w.c.x.BytesOut += int64(n)
 	if cap(w.buf) > cap(*w.c.out) {

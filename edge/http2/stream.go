@@ -59,20 +59,8 @@ func (c *conn) newStream() *stream {
 
 // reset makes the exchange ready for a request and keeps its memory.
 func (st *stream) reset(id uint32, now time.Time) {
-	x := &st.x
-	request, response, attempts := &x.Request, &x.Response, x.Attempts
-	request.Fields.Reset()
-	request.Trailer.Reset()
-	response.Fields.Reset()
-	response.Trailer.Reset()
-	*x = exchange.Exchange{
-		Conn: x.Conn, Ctx: x.Ctx, Interim: x.Interim, Start: now, HeadDone: now, Attempts: attempts[:0],
-		Request:  exchange.Request{Fields: request.Fields, Trailer: request.Trailer, Scheme: "http", Version: exchange.HTTP2, Body: exchange.NoBody},
-		Response: exchange.Response{Fields: response.Fields, Trailer: response.Trailer},
-	}
-	if x.Conn.Secure() {
-		x.Request.Scheme = "https"
-	}
+	st.x.Reset(now)
+	st.x.Request.Version = exchange.HTTP2
 	st.id, st.declared, st.key = id, -1, ""
 	st.body.reset()
 }

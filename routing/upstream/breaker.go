@@ -207,6 +207,7 @@ func (b *balancer) leave(t *target) {
 // await waits for a place at a target that is full.
 func (k *call) await(t *target) error {
 	b, v := k.cluster.balancer, t.vitals
+	k.now = time.Time{} // it may take its time
 	most := int64(b.traits.MaxConnections)
 	turn := make(chan struct{})
 	v.mu.Lock()

@@ -32,7 +32,8 @@ type call struct {
 	used  int       // tries that are taken off
 	hold  bool      // the request's body is kept after the response, for another try
 
-	now    time.Time // of the last look at the clock
+	now    time.Time // of the last look at the clock, zero when that may be long ago
+	probe  bool      // whether the connection is quiet shows when the request is sent
 	ended  error     // how the connection ended while the request was sent
 	broken *fault    // writing failed: what is read now is the target's last word
 
@@ -59,7 +60,7 @@ const patience = 50 * time.Millisecond
 // run while the request is still being sent.
 func (k *call) read(p []byte) (int, error) {
 	c := k.conn
-	began := time.Now()
+	began := k.x.Now()
 	k.now = began
 	now := began
 	for {
@@ -158,14 +159,15 @@ func (k *call) release(reusable bool) {
 	k.conn = nil
 	leftover := c.r < c.w
 	intact := k.settle()
-	c.rest(k.cluster.pools)
 	if !k.hold {
 		k.body.free()
 	}
 	k.cluster.balancer.leave(k.target)
 	if !reusable || leftover || !intact || c.served >= k.cluster.pools.set.MaxRequests {
 		c.close()
+		c.rest(k.cluster.pools)
 		return
 	}
+	c.r, c.w = 0, 0
 	c.stack.put(c, k.now) // after the last byte came, the clock was looked at
 }

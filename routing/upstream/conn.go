@@ -23,7 +23,8 @@ type conn struct {
 	readBy    time.Time // deadlines as set last
 	writeBy   time.Time
 
-	// buf[r:w] is what was read and not used yet; buf is nil while idle.
+	// buf[r:w] is what was read and not used yet. An idle connection keeps buf for a
+	// while: those that are busy take turns in it.
 	buf  []byte
 	r, w int
 }
@@ -36,13 +37,15 @@ type sock struct {
 	once    func(fd uintptr) bool
 	p       []byte
 	n       int
-	err     error
+	err     syscall.Errno
 	one     [1]byte // what a probe reads into
 
-	turn func(fd uintptr) bool // see swap
-	out  []byte
-	sent int // bytes of out that were written
-	told bool
+	turn  func(fd uintptr) bool // see swap
+	out   []byte
+	sent  int // bytes of out that were written
+	told  bool
+	probe bool
+	noise bool // something had come in before anything was written
 }
 
 // Read reads from the socket; while probing it does not wait.
@@ -62,6 +65,9 @@ func (nothing) Timeout() bool   { return true }
 func (nothing) Temporary() bool { return true }
 
 var errNothing error = nothing{}
+
+// errNoise says that an idle connection had ended, or that bytes had come which nobody asked for.
+var errNoise = errors.New("the idle connection had ended")
 
 // quiet says that an idle connection is open and has received nothing: no end,
 // no bytes after the last response. With TLS, tickets and the like are taken in

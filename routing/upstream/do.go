@@ -45,12 +45,15 @@ type Outgoing struct {
 // an *Error, or the *exchange.BodyError that reading x.Request.Body answered;
 // x.Response is then untouched. Attempts and times are kept in x either way.
 func (cl *Cluster) Do(x *exchange.Exchange, out *Outgoing) error {
-	now := time.Now()
+	now := x.Now()
 	x.UpstreamStart = now
 	if cl.closed != nil {
 		return &Error{503, messageClosed, cl.closed}
 	}
-	k := &call{cluster: cl, x: x, out: out, now: now}
+	k := &call{cluster: cl, x: x, out: out}
+	if !x.Request.HasBody() {
+		k.now = now // reading a body may take its time
+	}
 	if err := k.body.load(cl.pools, &x.Request, out.Buffered && !cl.talks(&x.Request)); err != nil {
 		return err
 	}
@@ -93,6 +96,7 @@ func (k *call) address(t *target) (netip.AddrPort, error) {
 	if t.addr.IsValid() {
 		return t.addr, nil
 	}
+	k.now = time.Time{} // it may take its time
 	places, err := k.cluster.pools.names.lookup(k.x.Ctx, question{t.host, t.srv})
 	if err != nil {
 		return netip.AddrPort{}, err
@@ -130,8 +134,10 @@ func idempotent(method string) bool {
 // visit tries one target at one address: on a pooled connection first, and when
 // that turns out to have died, on a new one, which counts as the same try.
 func (k *call) visit(t *target, addr netip.AddrPort, again bool) *fault {
-	began := time.Now()
-	k.now = began
+	if k.now.IsZero() {
+		k.now = k.x.Now()
+	}
+	began := k.now
 	k.tryBy = time.Time{}
 	if limit := k.cluster.retry.try; limit > 0 && again {
 		k.tryBy = began.Add(limit)
@@ -202,15 +208,17 @@ func (k *call) ride(t *target, addr netip.AddrPort, fresh bool) *fault {
 
 // board takes an idle connection that is still quiet, or opens one.
 func (k *call) board(s *stack, fresh bool) (c *conn, reused bool, err error) {
+	k.probe = false
 	for !fresh {
 		c := s.take(k.now)
 		if c == nil {
 			break
 		}
-		if c.quiet(k.now) {
+		if k.probe = k.swaps(c); k.probe || c.quiet(k.now) {
 			return c, true, nil
 		}
 		c.close()
+		c.rest(k.cluster.pools)
 	}
 	c, err = k.dial(s)
 	k.now = time.Now()

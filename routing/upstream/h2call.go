@@ -219,7 +219,7 @@ func (k *call) passOnShared(h *h2head) *fault {
 // acceptShared makes x.Response of the final head.
 func (k *call) acceptShared(h *h2head, empty bool) {
 	x, r := k.x, &k.x.Response
-	k.now = time.Now()
+	k.now = x.Now()
 	x.UpstreamHead, k.tryBy, k.heard = k.now, time.Time{}, true
 	r.Status, r.FromUpstream = h.status, true
 	for _, f := range h.fields {
@@ -242,7 +242,7 @@ func (k *call) acceptShared(h *h2head, empty bool) {
 // awaitShared waits until something comes on the stream, within the read timeout, which does
 // not run while the request is still being sent.
 func (k *call) awaitShared() error {
-	began := time.Now()
+	began := k.x.Now()
 	now := began
 	for {
 		var sent <-chan struct{}

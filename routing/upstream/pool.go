@@ -225,6 +225,9 @@ func (s *stack) put(c *conn, now time.Time) {
 	s.mu.Unlock()
 }
 
+// restAfter is how long an idle connection keeps its buffer at the least.
+const restAfter = time.Second
+
 // expire closes what has been idle too long and says whether the stack itself
 // has been empty for long enough to be forgotten.
 func (s *stack) expire(now time.Time) bool {
@@ -235,6 +238,11 @@ func (s *stack) expire(now time.Time) bool {
 	}
 	gone := append([]*conn(nil), s.idle[:old]...)
 	s.idle = append(s.idle[:0], s.idle[old:]...)
+	for _, c := range s.idle {
+		if now.Sub(c.idleSince) >= restAfter {
+			c.rest(s.pools)
+		}
+	}
 	clear(s.idle[len(s.idle):cap(s.idle)])
 	s.pools.idle.Add(int64(-old))
 	unused := len(s.idle) == 0 && now.Sub(s.used) >= stackUnused

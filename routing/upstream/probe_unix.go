@@ -3,11 +3,11 @@
 package upstream
 
 import (
-	"errors"
 	"io"
 	"net"
 	"os"
-	"syscall"
+
+	rawsock "github.com/keyway-edge/keyway/edge/exchange/sock"
 )
 
 // tryRead reads what is there without waiting: errNothing when that is
@@ -18,9 +18,9 @@ func (s *sock) tryRead(p []byte) (int, error) {
 		return 0, err
 	}
 	switch {
-	case errors.Is(s.err, syscall.EAGAIN) || errors.Is(s.err, syscall.EINTR):
+	case rawsock.Again(s.err):
 		return 0, errNothing
-	case s.err != nil:
+	case s.err != 0:
 		return 0, s.err
 	case s.n == 0:
 		return 0, io.EOF
@@ -32,17 +32,20 @@ func (s *sock) tryRead(p []byte) (int, error) {
 // runtime's poller: a Read that follows a Write tries in vain before it waits, since
 // no target is that fast. It answers how much was written and what was read. Nothing
 // was read when not all was written, or when the deadline of reads came first; an
-// error of the write shows at the next one.
-func (s *sock) swap(out, in []byte) (sent, n int, err error) {
-	s.out, s.p, s.sent, s.told, s.n, s.err = out, in, 0, false, 0, nil
+// error of the write shows at the next one. With probe it looks first whether the
+// socket is quiet; where it is not, nothing is written and the error is errNoise.
+func (s *sock) swap(out, in []byte, probe bool) (sent, n int, err error) {
+	s.out, s.p, s.sent, s.told, s.probe, s.noise, s.n, s.err = out, in, 0, false, probe, false, 0, 0
 	err = s.raw.Read(s.turn)
 	s.out, s.p = nil, nil
 	switch {
+	case s.noise, s.probe && !s.told: // or there was no time to look
+		return 0, 0, errNoise
 	case s.sent < len(out):
 		return s.sent, 0, nil
 	case err != nil:
 		return s.sent, 0, err
-	case s.err != nil:
+	case s.err != 0:
 		return s.sent, 0, &net.OpError{Op: "read", Net: "tcp", Addr: s.RemoteAddr(), Err: os.NewSyscallError("read", s.err)}
 	case s.n == 0:
 		return s.sent, 0, io.EOF
@@ -56,17 +59,20 @@ func (s *sock) arm() {
 		if !s.told {
 			// The poller was reset before this: an answer to what is written now wakes it.
 			s.told = true
-			n, err := syscall.Write(int(fd), s.out)
-			if err == nil {
-				s.sent = n
+			if s.probe {
+				if _, e := rawsock.Recv(fd, s.one[:]); !rawsock.Again(e) {
+					s.noise = true
+					return true
+				}
 			}
+			s.sent, _ = rawsock.Send(fd, s.out)
 			return s.sent < len(s.out)
 		}
-		s.n, s.err = syscall.Read(int(fd), s.p)
-		return !errors.Is(s.err, syscall.EAGAIN) && !errors.Is(s.err, syscall.EINTR)
+		s.n, s.err = rawsock.Recv(fd, s.p)
+		return !rawsock.Again(s.err)
 	}
 	s.once = func(fd uintptr) bool {
-		s.n, s.err = syscall.Read(int(fd), s.p)
+		s.n, s.err = rawsock.Recv(fd, s.p)
 		return true // never wait
 	}
 }

@@ -139,7 +139,7 @@ func (k *call) accept(head string) *fault {
 		forget(r)
 		return k.invalid(e)
 	}
-	k.now = time.Now()
+	k.now = x.Now()
 	x.UpstreamHead, k.tryBy = k.now, time.Time{}
 	if r.Status == 101 {
 		if x.Request.Upgrade == "" || !k.framing.Upgrade {

@@ -14,26 +14,27 @@ import (
 // send writes the head and, where it is at hand and small, the body with it.
 // Larger bodies get an upload.
 func (k *call) send(host string) *fault {
-	pools := k.cluster.pools
-	buf := pools.buffer()
-	b := &k.body
-	out, err := k.appendHead(buf[:0], host)
+	c, b := k.conn, &k.body
+	if c.buf == nil {
+		c.buf = k.cluster.pools.buffer()
+	}
+	c.r, c.w = 0, 0
+	// What is read comes after what is written: one buffer serves for both.
+	out, err := k.appendHead(c.buf[:0], host)
 	if err != nil {
-		pools.giveBack(buf)
 		return &fault{kind: faultHere, err: fmt.Errorf("writing a request head: %w", err)}
 	}
-	together := b.empty() || b.inMemory() && b.length >= 0 && len(b.memory) <= bufferSize
+	together := b.together()
 	if together {
 		out = append(out, b.memory...)
 	}
-	var f *fault
-	if rest := k.swap(out, together); len(rest) > 0 {
-		f = k.conn.writeAll(rest, k.cluster.write, k.now)
+	rest, f := k.swap(out)
+	if f == nil && len(rest) > 0 {
+		f = c.writeAll(rest, k.cluster.write, k.now)
 		if f != nil {
 			f.sent = f.sent || len(rest) < len(out)
 		}
 	}
-	pools.giveBack(buf)
 	if f == nil && !together {
 		k.start()
 	}
@@ -46,18 +47,28 @@ func (k *call) send(host string) *fault {
 	return f
 }
 
-// swap sends a whole request and takes in the first bytes of the answer in one go,
-// where that is worth it. It answers what is still to be written.
-func (k *call) swap(out []byte, whole bool) (rest []byte) {
+// together says that the body goes along with the head.
+func (b *payload) together() bool {
+	return b.empty() || b.inMemory() && b.length >= 0 && len(b.memory) <= bufferSize
+}
+
+// swaps says whether sending the request and taking in the first bytes of the answer
+// can be one step on a connection, and is worth it.
+func (k *call) swaps(c *conn) bool {
+	return !c.secure && k.leg == nil && k.tryBy.IsZero() && k.body.together()
+}
+
+// swap makes that step. It answers what is still to be written.
+func (k *call) swap(out []byte) (rest []byte, f *fault) {
 	c := k.conn
-	if !whole || c.secure || k.leg != nil || !k.tryBy.IsZero() {
-		return out
-	}
-	if c.buf == nil {
-		c.buf, c.r, c.w = k.cluster.pools.buffer(), 0, 0
+	if !k.swaps(c) {
+		return out, nil
 	}
 	c.readWithin(k.now, patience)
-	sent, n, err := c.sock.swap(out, c.buf[c.w:])
+	sent, n, err := c.sock.swap(out, c.buf, k.probe)
+	if err == errNoise { //nolint:errorlint // it is that very value
+		return nil, &fault{kind: faultBroken, err: fmt.Errorf("writing to %s: %w", c.address, err)}
+	}
 	c.w += n
 	k.heard = k.heard || n > 0
 	if err != nil && !isTimeout(err) {
@@ -66,7 +77,7 @@ func (k *call) swap(out []byte, whole bool) (rest []byte) {
 			k.ended = fmt.Errorf("reading from %s: %w", c.address, err)
 		}
 	}
-	return out[sent:]
+	return out[sent:], nil
 }
 
 // appendHead writes the request line and fields in their order on the wire.

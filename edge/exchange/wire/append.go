@@ -39,10 +39,8 @@ func AppendField(dst []byte, name, value string) ([]byte, error) {
 	if !IsToken(name) {
 		return dst, fmt.Errorf("writing field %q: the name is not a token", name)
 	}
-	for i := 0; i < len(value); i++ {
-		if c := value[i]; c < ' ' && c != '\t' || c == 0x7f {
-			return dst, fmt.Errorf("writing field %s: its value has a control character", name)
-		}
+	if !plain(value) {
+		return dst, fmt.Errorf("writing field %s: its value has a control character", name)
 	}
 	dst = append(dst, name...)
 	dst = append(dst, ": "...)

@@ -182,7 +182,9 @@ type parser struct {
 	lengths    int
 	coding     string
 	codings    int
-	connection bool // Connection was seen
+	connection string   // the first Connection
+	connected  bool     // there was one
+	more       []string // the others
 	te         bool
 	upgrade    string
 	expect     string
@@ -218,17 +220,24 @@ func (h *parser) parse(rest string) *Error {
 
 // field splits one line into name and value and checks both.
 func field(l string) (name, value string, e *Error) {
-	name, value, ok := strings.Cut(l, ":")
-	if !ok || !IsToken(name) {
+	n := 0
+	for n < len(l) && tokenChars[l[n]] {
+		n++
+	}
+	if n == 0 || n == len(l) || l[n] != ':' {
 		return "", "", refuse(400, "a field line has no valid name")
 	}
-	value = strings.Trim(value, " \t")
-	for i := 0; i < len(value); i++ {
-		if c := value[i]; c < ' ' && c != '\t' || c == 0x7f {
-			return "", "", refuse(400, "a field value has a control character")
-		}
+	from, to := n+1, len(l)
+	for from < to && (l[from] == ' ' || l[from] == '\t') {
+		from++
 	}
-	return name, value, nil
+	for from < to && (l[to-1] == ' ' || l[to-1] == '\t') {
+		to--
+	}
+	if value = l[from:to]; !plain(value) {
+		return "", "", refuse(400, "a field value has a control character")
+	}
+	return l[:n], value, nil
 }
 
 // framing keeps a field that belongs to the connection or frames the message,
@@ -259,8 +268,12 @@ func (h *parser) framing(name, value string) bool {
 		}
 	case 10:
 		if is("Connection") {
-			h.connection = true
-			return false // its tokens are read when all fields are known, then it goes
+			if h.connected {
+				h.more = append(h.more, value)
+			} else {
+				h.connected, h.connection = true, value
+			}
+			return true // its tokens are read when all fields are known
 		}
 		return is("Keep-Alive")
 	case 14:
@@ -284,36 +297,35 @@ func (h *parser) framing(name, value string) bool {
 // connectionTokens applies Connection: close, keep-alive and upgrade, and the
 // fields that it names are removed. Framing fields are out of its reach already.
 func (h *parser) connectionTokens(f *Framing) (keepAlive bool) {
-	if !h.connection {
-		return false
+	switch h.connection {
+	case "keep-alive", "Keep-Alive", "":
+		keepAlive = h.connection != ""
+	case "close":
+		f.Close = true
+	default:
+		keepAlive = h.tokens(h.connection, f)
 	}
-	var named []string
-	for v := range h.fields.Values("Connection") {
-		for t := range strings.SplitSeq(v, ",") {
-			switch t = strings.Trim(t, " \t"); {
-			case t == "":
-			case exchange.EqualFold(t, "close"):
-				f.Close = true
-			case exchange.EqualFold(t, "keep-alive"):
-				keepAlive = true
-			case exchange.EqualFold(t, "upgrade"):
-				f.Upgrade = true
-			default:
-				named = append(named, t)
-			}
+	for _, v := range h.more {
+		keepAlive = h.tokens(v, f) || keepAlive
+	}
+	return keepAlive
+}
+
+// tokens applies one Connection field.
+func (h *parser) tokens(list string, f *Framing) (keepAlive bool) {
+	for t := range strings.SplitSeq(list, ",") {
+		switch t = strings.Trim(t, " \t"); {
+		case t == "":
+		case exchange.EqualFold(t, "close"):
+			f.Close = true
+		case exchange.EqualFold(t, "keep-alive"):
+			keepAlive = true
+		case exchange.EqualFold(t, "upgrade"):
+			f.Upgrade = true
+		default:
+			h.fields.Del(t)
 		}
 	}
-	h.fields.DeleteFunc(func(x exchange.Field) bool {
-		if exchange.EqualFold(x.Name, "Connection") {
-			return true
-		}
-		for _, n := range named {
-			if exchange.EqualFold(x.Name, n) {
-				return true
-			}
-		}
-		return false
-	})
 	return keepAlive
 }
 

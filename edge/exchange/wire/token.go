@@ -36,6 +36,33 @@ func IsToken(s string) bool {
 	return true
 }
 
+// plain says whether s has no control character but tabs: what a field value may be. It
+// looks at eight bytes at once.
+func plain(s string) bool {
+	const (
+		ones  = 0x0101010101010101
+		highs = 0x8080808080808080
+	)
+	for len(s) >= 8 {
+		w := uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 | uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
+		del := w ^ 0x7f*ones
+		if ((w-' '*ones)&^w|(del-ones)&^del)&highs != 0 && !plainBytes(s[:8]) {
+			return false
+		}
+		s = s[8:]
+	}
+	return plainBytes(s)
+}
+
+func plainBytes(s string) bool {
+	for i := 0; i < len(s); i++ {
+		if c := s[i]; c < ' ' && c != '\t' || c == 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
 // ValidHost says whether s can stand in a Host field: a name, an IPv4 address or
 // an IPv6 address in brackets, with or without a port. User information, paths,
 // spaces and lists cannot.
