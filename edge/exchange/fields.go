@@ -92,22 +92,21 @@ func (f *Fields) All() iter.Seq[Field] {
 // is changed in place (and takes this spelling), others are removed; with none,
 // a line is appended.
 func (f *Fields) Set(name, value string) {
-	found := false
-	kept := f.list[:0]
-	for _, x := range f.list {
-		if !EqualFold(x.Name, name) {
-			kept = append(kept, x)
+	for i := range f.list {
+		if !EqualFold(f.list[i].Name, name) {
 			continue
 		}
-		if !found {
-			found = true
-			kept = append(kept, Field{name, value})
+		f.list[i] = Field{name, value}
+		kept := f.list[:i+1]
+		for _, x := range f.list[i+1:] {
+			if !EqualFold(x.Name, name) {
+				kept = append(kept, x)
+			}
 		}
+		f.truncate(kept)
+		return
 	}
-	f.truncate(kept)
-	if !found {
-		f.list = append(f.list, Field{name, value})
-	}
+	f.list = append(f.list, Field{name, value})
 }
 
 // Del removes every line called name and says whether there was one.

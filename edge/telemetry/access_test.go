@@ -11,6 +11,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 )
 
 func TestAccessLogLine(t *testing.T) {
@@ -155,4 +156,45 @@ func TestAccessLogFlushesEachSecondAndAtTheEnd(t *testing.T) {
 			t.Errorf("%d lines at the end, %v", strings.Count(d.String(), "\n"), err)
 		}
 	})
+}
+
+// FuzzAccessLine holds what clients write into the log to one line of JSON that reads as it was sent.
+func FuzzAccessLine(f *testing.F) {
+	for _, s := range []string{"", "/plain", "a\"b\\c", "line\nbreak\r\t\x00\x1f\x7f", "h\u00e9llo \u2028\u2029 \U0001f511", "bad \xff\xc3", "\xed\xa0\x80"} {
+		f.Add(s, int64(1234567))
+	}
+	f.Fuzz(func(t *testing.T, s string, took int64) {
+		l := object("{")
+		l.text("a", s)
+		l.millis("took", time.Duration(took))
+		l.key("id")
+		l.string("p", ":", s)
+		l = append(l, '"', '}', '\n')
+		if bytes.IndexByte(l, '\n') != len(l)-1 || !utf8.Valid(l) {
+			t.Fatalf("%q is not one line of UTF-8", l)
+		}
+		var got struct {
+			A, ID string
+			Took  float64
+		}
+		if err := json.Unmarshal(l, &got); err != nil {
+			t.Fatalf("%q: %v", l, err)
+		}
+		want := string([]rune(s)) // what is not UTF-8 becomes U+FFFD
+		if got.A != want || got.ID != "p:"+want {
+			t.Errorf("%q reads as %q and %q", s, got.A, got.ID)
+		}
+		if d := time.Duration(took).Microseconds(); got.Took != float64(d)/1000 {
+			t.Errorf("%d us reads as %v ms", d, got.Took)
+		}
+	})
+}
+
+// TestAccessLineAllocates holds a line to no garbage.
+func TestAccessLineAllocates(t *testing.T) {
+	f := finished(snapshot(t), 200)
+	line := appendExchange(nil, f)
+	if n := testing.AllocsPerRun(100, func() { line = appendExchange(line[:0], f) }); n > 0 {
+		t.Errorf("a line of the access log makes %.1f allocations", n)
+	}
 }

@@ -1,0 +1,144 @@
+package telemetry
+
+import (
+	"net/netip"
+	"strconv"
+	"time"
+	"unicode/utf8"
+
+	"github.com/keyway-edge/keyway/secrets"
+)
+
+// object is a JSON object on one line that is being written, as slog's handler would
+// write it. The access log has a line for each request, and a handler for any record
+// costs more than the router, the plugins and the encryption of a small response
+// together.
+type object []byte
+
+// key begins a field.
+func (o *object) key(name string) {
+	b := *o
+	if b[len(b)-1] != '{' {
+		b = append(b, ',')
+	}
+	b = append(b, '"')
+	b = append(b, name...)
+	*o = append(b, '"', ':')
+}
+
+func (o *object) text(name, value string) {
+	o.key(name)
+	o.string(value)
+	*o = append(*o, '"')
+}
+
+// string writes a string of parts, without the quote at its end.
+func (o *object) string(parts ...string) {
+	b := append(*o, '"')
+	for _, p := range parts {
+		b = appendEscaped(b, p)
+	}
+	*o = b
+}
+
+func (o *object) int(n int64) { *o = strconv.AppendInt(*o, n, 10) }
+
+func (o *object) number(name string, n int64) {
+	o.key(name)
+	o.int(n)
+}
+
+func (o *object) flag(name string, v bool) {
+	o.key(name)
+	*o = strconv.AppendBool(*o, v)
+}
+
+func (o *object) address(name string, a netip.Addr) {
+	if a.Zone() != "" || !a.IsValid() {
+		o.text(name, a.String()) // a zone is any text
+		return
+	}
+	o.key(name)
+	*o = append(a.AppendTo(append(*o, '"')), '"')
+}
+
+func (o *object) time(name string, t time.Time) {
+	o.key(name)
+	*o = append(t.AppendFormat(append(*o, '"'), time.RFC3339Nano), '"')
+}
+
+// millis writes a duration in milliseconds, to the microsecond.
+func (o *object) millis(name string, d time.Duration) {
+	o.key(name)
+	b, us := *o, d.Microseconds()
+	if us < 0 {
+		b, us = append(b, '-'), -us
+	}
+	b = strconv.AppendInt(b, us/1000, 10)
+	if part := us % 1000; part != 0 {
+		b = append(b, '.', byte('0'+part/100), byte('0'+part/10%10), byte('0'+part%10))
+		for b[len(b)-1] == '0' {
+			b = b[:len(b)-1]
+		}
+	}
+	*o = b
+}
+
+// versions writes which versions of credentials were sent.
+func (o *object) versions(name string, list []*secrets.Credential) {
+	o.key(name)
+	*o = append(*o, '[')
+	for i, s := range list {
+		if i > 0 {
+			*o = append(*o, ',')
+		}
+		o.string(s.Name, "@")
+		o.int(int64(s.Version))
+		*o = append(*o, '"')
+	}
+	*o = append(*o, ']')
+}
+
+// appendEscaped writes what may stand in a JSON string on one line (RFC 8259, section 7):
+// quotes, backslashes and control characters are escaped, what is not UTF-8 becomes U+FFFD,
+// and so are the two separators that some readers take for the end of a line.
+func appendEscaped(b []byte, s string) []byte {
+	from := 0
+	for i := 0; i < len(s); {
+		c := s[i]
+		if c >= ' ' && c != '"' && c != '\\' && c < utf8.RuneSelf {
+			i++
+			continue
+		}
+		r, size := rune(c), 1
+		if c >= utf8.RuneSelf {
+			if r, size = utf8.DecodeRuneInString(s[i:]); (r != utf8.RuneError || size > 1) && r != 0x2028 && r != 0x2029 {
+				i += size
+				continue
+			}
+		}
+		b = append(b, s[from:i]...)
+		b = appendEscape(b, r)
+		i += size
+		from = i
+	}
+	return append(b, s[from:]...)
+}
+
+// appendEscape writes the escape of one character.
+func appendEscape(b []byte, r rune) []byte {
+	const digits = "0123456789abcdef"
+	switch r {
+	case '"', '\\':
+		return append(b, '\\', byte(r))
+	case '\n':
+		return append(b, `\n`...)
+	case '\r':
+		return append(b, `\r`...)
+	case '\t':
+		return append(b, `\t`...)
+	case utf8.RuneError:
+		return append(b, `\ufffd`...)
+	}
+	return append(b, '\\', 'u', digits[r>>12&15], digits[r>>8&15], digits[r>>4&15], digits[r&15])
+}
