@@ -24,13 +24,44 @@ const (
 	setCookieIndex = 55
 )
 
-// staticNames are the indices of fields that responses have (RFC 7541, appendix A).
-var staticNames = map[string]int{
-	"accept-ranges": 18, "access-control-allow-origin": 20, "age": 21, "allow": 22, "cache-control": 24,
-	"content-disposition": 25, "content-encoding": 26, "content-language": 27, "content-length": lengthIndex, "content-location": 29,
-	"content-range": 30, "content-type": 31, "date": 33, "etag": 34, "expires": 36, "last-modified": 44, "link": 45, "location": 46,
-	"proxy-authenticate": 48, "refresh": 52, "retry-after": 53, "server": 54, "set-cookie": setCookieIndex, "strict-transport-security": 56,
-	"vary": 59, "via": 60, "www-authenticate": 61,
+// static is a name of the static table with its index.
+type static struct {
+	name  string
+	index int
+}
+
+// staticNames are fields that responses have (RFC 7541, appendix A), by the length of
+// their names: a few comparisons are less than a map's hash.
+var staticNames = [longestKnown + 1][]static{
+	3:  {{"via", 60}, {"age", 21}},
+	4:  {{"date", 33}, {"etag", 34}, {"vary", 59}, {"link", 45}},
+	5:  {{"allow", 22}},
+	6:  {{"server", 54}},
+	7:  {{"expires", 36}, {"refresh", 52}},
+	8:  {{"location", 46}},
+	10: {{"set-cookie", setCookieIndex}},
+	11: {{"retry-after", 53}},
+	12: {{"content-type", 31}},
+	13: {{"cache-control", 24}, {"last-modified", 44}, {"accept-ranges", 18}, {"content-range", 30}},
+	14: {{"content-length", lengthIndex}},
+	16: {{"content-encoding", 26}, {"content-language", 27}, {"content-location", 29}, {"www-authenticate", 61}},
+	18: {{"proxy-authenticate", 48}},
+	19: {{"content-disposition", 25}},
+	25: {{"strict-transport-security", 56}},
+	27: {{"access-control-allow-origin", 20}},
+}
+
+// staticIndex is the index of a name in lower case, 0 for one that the table does not have.
+func staticIndex(name []byte) int {
+	if len(name) > longestKnown {
+		return 0
+	}
+	for _, s := range staticNames[len(name)] {
+		if s.name == string(name) {
+			return s.index
+		}
+	}
+	return 0
 }
 
 // appendStatus appends :status.
@@ -83,40 +114,26 @@ func appendField(b []byte, name, value string) ([]byte, error) {
 	if connectionField(name) {
 		return b, nil
 	}
-	if !wire.IsToken(name) {
+	var room [64]byte
+	lower, ok := wire.AppendLower(room[:0], name)
+	if !ok {
 		return b, fmt.Errorf("writing field %q: the name is not a token", name)
 	}
-	if !validValue(value) {
+	if !wire.Plain(value) {
 		return b, fmt.Errorf("writing field %s: its value has a control character", name)
 	}
-	index := 0
-	if len(name) <= longestKnown {
-		var lower [longestKnown]byte
-		for i := range len(name) {
-			lower[i] = lowered(name[i])
-		}
-		index = staticNames[string(lower[:len(name)])]
-	}
+	index := staticIndex(lower)
 	first := byte(literalIndex)
 	if index == setCookieIndex {
 		first = neverIndexed
 	}
 	b = appendInt(b, first, nameIndexBits, index)
 	if index == 0 {
-		b = appendInt(b, 0, 127, len(name))
-		for i := range len(name) {
-			b = append(b, lowered(name[i]))
-		}
+		b = appendInt(b, 0, 127, len(lower))
+		b = append(b, lower...)
 	}
 	b = appendInt(b, 0, 127, len(value))
 	return append(b, value...), nil
-}
-
-func lowered(c byte) byte {
-	if 'A' <= c && c <= 'Z' {
-		return c | 0x20
-	}
-	return c
 }
 
 // connectionField says whether a field is of HTTP/1.1 connections.

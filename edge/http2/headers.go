@@ -3,7 +3,6 @@ package http2
 import (
 	"encoding/binary"
 	"errors"
-	"strings"
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
@@ -285,13 +284,13 @@ func (c *conn) field(f hpack.HeaderField) {
 		return
 	}
 	switch {
-	case !validValue(f.Value):
+	case !wire.Plain(f.Value):
 		s.malformed = true
 	case f.IsPseudo() && s.trailer:
 		s.malformed = true
 	case f.IsPseudo():
 		s.pseudo(f)
-	case !validName(f.Name):
+	case !wire.IsLowerToken(f.Name):
 		s.malformed = true
 	case s.trailer:
 		if !wire.ForbiddenTrailer(f.Name) {
@@ -385,18 +384,3 @@ func (s *section) cookie(v string) bool {
 }
 
 func space(c byte) bool { return c == ' ' || c == '\t' }
-
-// validValue says whether a field value has no control character but tabs.
-func validValue(v string) bool {
-	for i := 0; i < len(v); i++ {
-		if c := v[i]; c < ' ' && c != '\t' || c == 0x7f {
-			return false
-		}
-	}
-	return true
-}
-
-// validName says whether a field name is a token without upper-case letters.
-func validName(n string) bool {
-	return wire.IsToken(n) && strings.IndexFunc(n, func(r rune) bool { return 'A' <= r && r <= 'Z' }) < 0
-}

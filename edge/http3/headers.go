@@ -68,11 +68,11 @@ func (s *section) decode(p []byte) error {
 
 func (s *section) field(name, value string) {
 	switch {
-	case !validValue(value):
+	case !wire.Plain(value):
 		s.malformed = true
 	case strings.HasPrefix(name, ":"):
 		s.pseudo(name, value)
-	case !validName(name):
+	case !wire.IsLowerToken(name):
 		s.malformed = true
 	default:
 		s.plain = true
@@ -250,7 +250,7 @@ func (st *stream) trailer(p []byte) error {
 		if size += len(f.Name) + len(f.Value) + 32; size > st.c.e.set.HeaderList {
 			return errMalformed
 		}
-		if strings.HasPrefix(f.Name, ":") || !validName(f.Name) || !validValue(f.Value) {
+		if strings.HasPrefix(f.Name, ":") || !wire.IsLowerToken(f.Name) || !wire.Plain(f.Value) {
 			return errMalformed
 		}
 		if !wire.ForbiddenTrailer(f.Name) {
@@ -287,18 +287,3 @@ func contentLength(s string) (n int64, ok bool) {
 }
 
 func space(c byte) bool { return c == ' ' || c == '\t' }
-
-// validValue says whether a field value has no control character but tabs.
-func validValue(v string) bool {
-	for i := 0; i < len(v); i++ {
-		if c := v[i]; c < ' ' && c != '\t' || c == 0x7f {
-			return false
-		}
-	}
-	return true
-}
-
-// validName says whether a field name is a token without upper-case letters.
-func validName(n string) bool {
-	return wire.IsToken(n) && strings.IndexFunc(n, func(r rune) bool { return 'A' <= r && r <= 'Z' }) < 0
-}

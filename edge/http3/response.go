@@ -86,7 +86,7 @@ func headers(status int, fields *exchange.Fields, length int64) ([]byte, error) 
 		case name == "connection", name == "keep-alive", name == "proxy-connection", name == "transfer-encoding", name == "upgrade":
 		case !wire.IsToken(name):
 			return nil, fmt.Errorf("writing field %q: the name is not a token", f.Name)
-		case !validValue(f.Value):
+		case !wire.Plain(f.Value):
 			return nil, fmt.Errorf("writing field %s: its value has a control character", f.Name)
 		default:
 			put(name, f.Value)

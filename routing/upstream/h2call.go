@@ -99,7 +99,7 @@ func (k *call) h2lines(host string) ([]hpack.HeaderField, error) {
 	if k.cluster.tls != nil {
 		scheme = "https"
 	}
-	if !wire.IsToken(r.Method) || !goodValue(o.URI) || !goodValue(host) {
+	if !wire.IsToken(r.Method) || !wire.Plain(o.URI) || !wire.Plain(host) {
 		return nil, errors.New("the method, the target or the host has a character that none may have")
 	}
 	n := 8
@@ -140,7 +140,7 @@ func appendLines(lines []hpack.HeaderField, f *exchange.Fields) ([]hpack.HeaderF
 				continue
 			}
 		}
-		if !wire.IsToken(name) || !goodValue(l.Value) {
+		if !wire.IsToken(name) || !wire.Plain(l.Value) {
 			return lines, fmt.Errorf("field %q has a character that none may have", name)
 		}
 		secret := name == "authorization" || name == "cookie" || name == "proxy-authorization" || name == "apikey"

@@ -87,7 +87,7 @@ func (s *h2section) emit(f hpack.HeaderField) {
 		h.status = n
 	case !goodName(f.Name):
 		bad("the name of field %q is not one of HTTP/2", f.Name)
-	case !goodValue(f.Value):
+	case !wire.Plain(f.Value):
 		bad("the value of field %s has a control character", f.Name)
 	default:
 		h.fields = append(h.fields, exchange.Field{Name: f.Name, Value: f.Value})
@@ -101,21 +101,7 @@ func goodName(name string) bool {
 	case "connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade":
 		return false
 	}
-	for i := 0; i < len(name); i++ {
-		if c := name[i]; 'A' <= c && c <= 'Z' {
-			return false
-		}
-	}
-	return wire.IsToken(name)
-}
-
-func goodValue(v string) bool {
-	for i := 0; i < len(v); i++ {
-		if c := v[i]; c < ' ' && c != '\t' || c == 0x7f {
-			return false
-		}
-	}
-	return true
+	return wire.IsLowerToken(name)
 }
 
 // headers hands a section to its stream.

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"syscall"
 )
 
@@ -33,7 +34,7 @@ type Conn struct {
 // New makes a Conn over c, nil where there is no fast way for it.
 func New(c net.Conn) *Conn {
 	tcp, ok := c.(*net.TCPConn)
-	if !ok || !fast {
+	if !ok || runtime.GOOS != "linux" {
 		return nil
 	}
 	raw, err := tcp.SyscallConn()

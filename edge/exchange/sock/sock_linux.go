@@ -1,11 +1,11 @@
+//go:build !race
+
 package sock
 
 import (
 	"syscall"
 	"unsafe"
 )
-
-const fast = true
 
 // Recv reads what has come to a socket, without waiting: EAGAIN for nothing, zero bytes
 // for the end. p must not be empty.

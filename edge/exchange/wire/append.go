@@ -39,7 +39,7 @@ func AppendField(dst []byte, name, value string) ([]byte, error) {
 	if !IsToken(name) {
 		return dst, fmt.Errorf("writing field %q: the name is not a token", name)
 	}
-	if !plain(value) {
+	if !Plain(value) {
 		return dst, fmt.Errorf("writing field %s: its value has a control character", name)
 	}
 	dst = append(dst, name...)

@@ -234,7 +234,7 @@ func field(l string) (name, value string, e *Error) {
 	for from < to && (l[to-1] == ' ' || l[to-1] == '\t') {
 		to--
 	}
-	if value = l[from:to]; !plain(value) {
+	if value = l[from:to]; !Plain(value) {
 		return "", "", refuse(400, "a field value has a control character")
 	}
 	return l[:n], value, nil

@@ -36,9 +36,45 @@ func IsToken(s string) bool {
 	return true
 }
 
-// plain says whether s has no control character but tabs: what a field value may be. It
+// lowerToken is the lower case of a character of a token, 0 for others.
+var lowerToken = func() (t [256]byte) {
+	for c := range t {
+		switch {
+		case tokenChars[c] && 'A' <= c && c <= 'Z':
+			t[c] = byte(c) | 0x20
+		case tokenChars[c]:
+			t[c] = byte(c)
+		}
+	}
+	return t
+}()
+
+// AppendLower appends a token in lower case; ok is false for what is no token.
+func AppendLower(dst []byte, s string) (_ []byte, ok bool) {
+	for i := 0; i < len(s); i++ {
+		c := lowerToken[s[i]]
+		if c == 0 {
+			return dst, false
+		}
+		dst = append(dst, c)
+	}
+	return dst, s != ""
+}
+
+// IsLowerToken says whether s is a token without upper-case letters: what names of HTTP/2
+// and HTTP/3 are.
+func IsLowerToken(s string) bool {
+	for i := 0; i < len(s); i++ {
+		if s[i] == 0 || lowerToken[s[i]] != s[i] {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// Plain says whether s has no control character but tabs: what a field value may be. It
 // looks at eight bytes at once.
-func plain(s string) bool {
+func Plain(s string) bool {
 	const (
 		ones  = 0x0101010101010101
 		highs = 0x8080808080808080
