@@ -53,6 +53,25 @@ func TestSummaryVoidsRunsWithFailures(t *testing.T) {
 	}
 }
 
+func TestTwoKeywaysAreComparedWithinRounds(t *testing.T) {
+	l := &lab{beside: "/other"}
+	for _, c := range l.cases() {
+		var names []string
+		ports := map[int]bool{}
+		for _, p := range c.peers {
+			names = append(names, p.name)
+			ports[p.port] = true
+		}
+		if want := []string{"nginx", "keyway", "keyway-b"}; !reflect.DeepEqual(names, want) || len(ports) != 3 {
+			t.Errorf("%s is measured on %v at %v, want %v at ports of their own", c.label(), names, ports, want)
+		}
+	}
+	runs := [][]run{{{cpu: 9}, {cpu: 10}, {cpu: 20}}, {{cpu: 9}, {cpu: 10}, {cpu: 1, failed: 1}}, {{cpu: 9, failed: 1}, {cpu: 10}, {cpu: 5}}}
+	if got, want := within(runs, 1, 2), []float64{2, 0.5}; !reflect.DeepEqual(got, want) {
+		t.Errorf("the ratios are %v, want %v: one void run, and nginx's is none of theirs", got, want)
+	}
+}
+
 func TestResultHasTheFieldsOfTheFile(t *testing.T) {
 	text, err := json.Marshal(result{Case: "h1-tls-1k", Proxy: "keyway", Workers: 1, CPU: 1, Ratio: 1, Spread: "1..1", Rounds: 1})
 	if err != nil {

@@ -9,9 +9,11 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -31,9 +33,10 @@ type result struct {
 
 func main() {
 	keyway := flag.String("keyway", "bin/keyway", "the binary")
+	beside := flag.String("beside", "", "another Keyway, measured as keyway-b in the same rounds; HAProxy and Caddy are left out then, and nothing is written")
 	quick := flag.Bool("quick", false, "3 rounds of fewer requests, without certificates and routes")
 	rounds := flag.Int("rounds", 10, "rounds of each case")
-	only := flag.String("only", "", "comma list of cases (and sizes), printed and not written; all when empty")
+	only := flag.String("only", "", "regular expression of the cases to run, as in h1-tls-1k, or h1-tls-1k/2 with two workers, or sizes; printed and not written")
 	client := flag.String("client", "", "used by itself: full or resumed handshakes against an address, or messages of WebSockets (ws), or the origin of those (echo)")
 	n := flag.Int("n", 0, "used by itself: how many")
 	mlkem := flag.Bool("mlkem", false, "used by itself: offer X25519MLKEM768")
@@ -50,14 +53,31 @@ func main() {
 		fmt.Println(handshakes(*client, flag.Arg(0), *n, *mlkem))
 		return
 	}
-	if err := bench(context.Background(), *keyway, *quick, *rounds, *only); err != nil {
+	if err := bench(context.Background(), options{*keyway, *beside, *quick, *rounds, *only}); err != nil {
 		fmt.Fprintln(os.Stderr, "bench: "+err.Error())
 		os.Exit(1)
 	}
 }
 
-func bench(ctx context.Context, keyway string, quick bool, rounds int, only string) error {
-	l, err := newLab(keyway)
+// options are what the flags say.
+type options struct {
+	keyway, beside string
+	quick          bool
+	rounds         int
+	only           string
+}
+
+func bench(ctx context.Context, o options) error {
+	only, err := regexp.Compile(o.only)
+	if err != nil {
+		return fmt.Errorf("-only: %w", err)
+	}
+	alone, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", lockPort))
+	if err != nil {
+		return fmt.Errorf("another run has the ports, wait for its end: %w", err)
+	}
+	defer func() { _ = alone.Close() }()
+	l, err := newLab(o.keyway, o.beside)
 	if err != nil {
 		return err
 	}
@@ -73,49 +93,54 @@ func bench(ctx context.Context, keyway string, quick bool, rounds int, only stri
 	}
 	defer sockets.down()
 	scale := 1.0
-	if quick {
-		rounds, scale = 3, 0.4
+	if o.quick {
+		o.rounds, scale = 3, 0.4
 	}
 	var results []result
 	for _, c := range l.cases() {
-		if only != "" && !slices.Contains(strings.Split(only, ","), c.name) || quick && c.slow {
+		if !only.MatchString(c.label()) || o.quick && c.slow {
 			continue
 		}
-		rs, err := measure(ctx, c, rounds, scale)
+		runs, err := measure(ctx, c, o.rounds, scale)
 		if err != nil {
 			return err
 		}
+		rs := summarise(c, runs)
+		table(rs)
+		compare(c, runs)
 		results = append(results, rs...)
-		table(results[len(results)-len(rs):])
 	}
-	if only == "" { // a part is not what the file promises
+	if o.only == "" && o.beside == "" { // a part is not what the file promises
 		if err := save(results); err != nil {
 			return err
 		}
 	}
-	if !quick && only == "" || slices.Contains(strings.Split(only, ","), "sizes") {
+	if o.only == "" && !o.quick && o.beside == "" || o.only != "" && only.MatchString("sizes") {
 		return l.sizes(ctx)
 	}
 	return nil
 }
 
 // newLab makes the folder of a run: certificates, documents, the origin's files.
-func newLab(keyway string) (*lab, error) {
-	abs, err := filepath.Abs(keyway)
+func newLab(keyway, beside string) (*lab, error) {
+	abs, err := executable(keyway)
 	if err != nil {
-		return nil, fmt.Errorf("finding the binary: %w", err)
+		return nil, err
 	}
-	if _, err := os.Stat(abs); err != nil {
-		return nil, fmt.Errorf("%w; run make build first", err)
+	if beside != "" {
+		if beside, err = executable(beside); err != nil {
+			return nil, err
+		}
 	}
 	dir, err := os.MkdirTemp("", "keyway-bench")
 	if err != nil {
 		return nil, fmt.Errorf("making a folder: %w", err)
 	}
-	l := &lab{dir: dir, keyway: abs, configs: "integration/bench"}
-	l.caddy, err = buildCaddy()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench: caddy is left out: "+err.Error())
+	l := &lab{dir: dir, keyway: abs, beside: beside, configs: "integration/bench"}
+	if beside == "" {
+		if l.caddy, err = buildCaddy(); err != nil {
+			fmt.Fprintln(os.Stderr, "bench: caddy is left out: "+err.Error())
+		}
 	}
 	certPEM, keyPEM, err := selfSigned("bench.example.com")
 	if err != nil {
@@ -134,6 +159,18 @@ func newLab(keyway string) (*lab, error) {
 		}
 	}
 	return l, os.Chmod(dir, 0o755)
+}
+
+// executable is the absolute path of a Keyway that exists.
+func executable(path string) (string, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return "", fmt.Errorf("finding the binary: %w", err)
+	}
+	if _, err := os.Stat(abs); err != nil {
+		return "", fmt.Errorf("%w; run make build first", err)
+	}
+	return abs, nil
 }
 
 func (l *lab) backend(ctx context.Context) (*peer, error) {
@@ -220,6 +257,20 @@ func table(results []result) {
 	}
 	_ = w.Flush()
 	fmt.Println()
+}
+
+// compare prints the two Keyways of a case side by side, each round by itself.
+func compare(c benchCase, runs [][]run) {
+	a, b := c.index("keyway"), c.index("keyway-b")
+	if a < 0 || b < 0 {
+		return
+	}
+	ratios := within(runs, a, b)
+	if len(ratios) == 0 {
+		fmt.Print("no good round of both\n\n")
+		return
+	}
+	fmt.Printf("keyway-b / keyway: %.3f (%.3f..%.3f, %d rounds)\n\n", median(ratios), slices.Min(ratios), slices.Max(ratios), len(ratios))
 }
 
 func save(results []result) error {

@@ -85,36 +85,54 @@ func own(kind string, mlkem bool) load {
 	}
 }
 
+// label tells cases of one name apart by their workers.
+func (c benchCase) label() string {
+	if c.workers == 1 {
+		return c.name
+	}
+	return fmt.Sprintf("%s/%d", c.name, c.workers)
+}
+
+// index is where a proxy is among those of the case, -1 when it takes no part.
+func (c benchCase) index(name string) int {
+	return slices.IndexFunc(c.peers, func(p *peer) bool { return p.name == name })
+}
+
 // cases lists what is measured, in order.
 func (l *lab) cases() []benchCase {
-	nginx, haproxy := l.nginx(), l.haproxy()
-	bare := l.keywayPeer("keyway", l.dir+"/bare.yaml", "X25519", keywayPort)
-	policy := l.keywayPeer("keyway", l.dir+"/policy.yaml", "X25519", keywayPort+10)
-	defaults := l.keywayPeer("keyway", l.dir+"/bare.yaml", "", keywayPort+20)
-	all := []*peer{nginx, bare, haproxy}
-	if l.caddy != "" {
-		all = append(all, l.caddyPeer())
+	nginx := []*peer{l.nginx()}
+	bare := append(nginx, l.keyways(l.dir+"/bare.yaml", "X25519", keywayPort)...)
+	policy := append(nginx, l.keyways(l.dir+"/policy.yaml", "X25519", keywayPort+10)...)
+	defaults := append(nginx, l.keyways(l.dir+"/bare.yaml", "", keywayPort+20)...)
+	three, all := bare, bare
+	if l.beside == "" {
+		three = append(bare, l.haproxy())
+		all = three
 	}
-	few, three := []*peer{nginx, bare}, []*peer{nginx, bare, haproxy}
+	if l.caddy != "" {
+		all = append(three, l.caddyPeer())
+	}
 	return []benchCase{
 		{name: "h1-tls-1k", workers: 1, n: 60000, load: h2load("/1k", false, "--h1", "-c", "64"), peers: all},
-		{name: "h1-tls-1k-policy", workers: 1, n: 60000, load: h2load("/1k", false, "--h1", "-c", "64", "-H", "apikey: bench-key"), peers: []*peer{nginx, policy}},
+		{name: "h1-tls-1k-policy", workers: 1, n: 60000, load: h2load("/1k", false, "--h1", "-c", "64", "-H", "apikey: bench-key"), peers: policy},
 		{name: "h1-tls-100k", workers: 1, n: 8000, load: h2load("/100k", false, "--h1", "-c", "64"), peers: all},
 		{name: "h2-tls-1k", workers: 1, n: 60000, load: h2load("/1k", false, "-c", "10", "-m", "16"), peers: all},
 		{name: "h1-plain-1k", workers: 1, n: 60000, load: h2load("/1k", true, "--h1", "-c", "64"), peers: all},
 		{name: "tls-full", workers: 1, n: 2000, load: own("full", false), peers: all},
 		{name: "tls-resumed", workers: 1, n: 2000, load: own("resumed", false), peers: all},
-		{name: "tls-full-mlkem768", workers: 1, n: 2000, load: own("full", true), peers: []*peer{nginx, defaults}, slow: true},
+		{name: "tls-full-mlkem768", workers: 1, n: 2000, load: own("full", true), peers: defaults, slow: true},
 		{name: "h1-tls-1k-upstream-tls", workers: 1, n: 40000, load: h2load("/tls/1k", false, "--h1", "-c", "64"), peers: three},
 		{name: "upload-1m", workers: 1, n: 1000, load: h2load("/upload", false, "--h1", "-c", "16", "-d", l.dir+"/1m"), peers: three},
 		{name: "ws-echo", workers: 1, n: 60000, load: own("ws", false), peers: three},
-		{name: "h1-tls-1k", workers: 2, n: 60000, load: h2load("/1k", false, "--h1", "-c", "64"), peers: few, slow: true},
-		{name: "h2-tls-1k", workers: 2, n: 60000, load: h2load("/1k", false, "-c", "10", "-m", "16"), peers: few, slow: true},
+		{name: "h1-tls-1k", workers: 2, n: 60000, load: h2load("/1k", false, "--h1", "-c", "64"), peers: bare, slow: true},
+		{name: "h2-tls-1k", workers: 2, n: 60000, load: h2load("/1k", false, "-c", "10", "-m", "16"), peers: bare, slow: true},
 	}
 }
 
-// measure runs the rounds of a case: every proxy in turn, round after round.
-func measure(ctx context.Context, c benchCase, rounds int, scale float64) ([]result, error) {
+// measure runs the rounds of a case: every proxy in turn, round after round, each
+// second round backwards: nobody always follows the same one. What it answers is by
+// round, then by proxy.
+func measure(ctx context.Context, c benchCase, rounds int, scale float64) ([][]run, error) {
 	n := max(int(float64(c.n)*scale), 100)
 	defer func() {
 		for _, p := range c.peers {
@@ -131,15 +149,19 @@ func measure(ctx context.Context, c benchCase, rounds int, scale float64) ([]res
 	}
 	runs := make([][]run, rounds)
 	for i := range runs {
-		for _, p := range c.peers {
-			r, err := once(ctx, c, p, n)
+		runs[i] = make([]run, len(c.peers))
+		for k := range c.peers {
+			if i%2 == 1 {
+				k = len(c.peers) - 1 - k
+			}
+			r, err := once(ctx, c, c.peers[k], n)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", c.name, err)
 			}
-			runs[i] = append(runs[i], r)
+			runs[i][k] = r
 		}
 	}
-	return summarise(c, runs), nil
+	return runs, nil
 }
 
 // run is one proxy in one round.
@@ -171,17 +193,14 @@ func summarise(c benchCase, runs [][]run) []result {
 	var out []result
 	for i, p := range c.peers {
 		r := result{Case: c.name, Proxy: p.name, Workers: c.workers}
-		var cpu, ratios []float64
+		var cpu []float64
 		for _, round := range runs {
 			r.Errors += round[i].failed
-			if round[i].failed > 0 {
-				continue
-			}
-			cpu = append(cpu, round[i].cpu)
-			if round[0].failed == 0 && round[0].cpu > 0 {
-				ratios = append(ratios, round[i].cpu/round[0].cpu)
+			if round[i].failed == 0 {
+				cpu = append(cpu, round[i].cpu)
 			}
 		}
+		ratios := within(runs, 0, i)
 		if r.Rounds = len(ratios); r.Rounds > 0 {
 			r.CPU, r.Ratio = median(cpu), median(ratios)
 			r.Spread = fmt.Sprintf("%.2f..%.2f", slices.Min(ratios), slices.Max(ratios))
@@ -189,6 +208,16 @@ func summarise(c benchCase, runs [][]run) []result {
 		out = append(out, r)
 	}
 	return out
+}
+
+// within answers what proxy b cost of what a did, in each round that is good for both.
+func within(runs [][]run, a, b int) (ratios []float64) {
+	for _, round := range runs {
+		if round[a].failed == 0 && round[b].failed == 0 && round[a].cpu > 0 {
+			ratios = append(ratios, round[b].cpu/round[a].cpu)
+		}
+	}
+	return ratios
 }
 
 func median(list []float64) float64 {

@@ -18,11 +18,13 @@ import (
 
 // ports of everything; below those that outgoing connections take.
 const (
+	lockPort    = 19409 // held during a run: SO_REUSEPORT would let two share their connections
 	backendPort = 19410
 	nginxPort   = 19420 // TLS; the next one is in clear
 	haproxyPort = 19430
 	caddyPort   = 19440
 	keywayPort  = 19450
+	besidePorts = 50 // those of the Keyway beside are so much higher
 	echoPort    = 19415
 )
 
@@ -42,6 +44,7 @@ func (p *peer) plain() int { return p.port + 1 }
 // lab is where a run keeps its files.
 type lab struct {
 	dir, keyway, caddy string
+	beside             string // another Keyway, if any
 	configs            string // folder of the templates
 }
 
@@ -115,10 +118,19 @@ func (l *lab) caddyPeer() *peer {
 	}}
 }
 
+// keyways is the Keyway under measurement, and the one beside it.
+func (l *lab) keyways(document, curves string, port int) []*peer {
+	peers := []*peer{l.keywayPeer("keyway", l.keyway, document, curves, port)}
+	if l.beside != "" {
+		peers = append(peers, l.keywayPeer("keyway-b", l.beside, document, curves, port+besidePorts))
+	}
+	return peers
+}
+
 // keywayPeer serves document; curves is "" for the product's defaults.
-func (l *lab) keywayPeer(name, document, curves string, port int) *peer {
+func (l *lab) keywayPeer(name, binary, document, curves string, port int) *peer {
 	return &peer{name: name, port: port, start: func(workers int) (*exec.Cmd, error) {
-		cmd := pinned(workers, l.keyway, "serve")
+		cmd := pinned(workers, binary, "serve")
 		cmd.Env = append(os.Environ(), "GOMAXPROCS="+strconv.Itoa(workers), "KEYWAY_DOCUMENTS="+document, "KEYWAY_TLS_CURVES="+curves,
 			fmt.Sprintf("KEYWAY_PROXY_TLS_LISTEN=127.0.0.1:%d", port), fmt.Sprintf("KEYWAY_PROXY_LISTEN=127.0.0.1:%d", port+1),
 			fmt.Sprintf("KEYWAY_STATUS_LISTEN=127.0.0.1:%d", port+2), "KEYWAY_ADMIN_LISTEN=off", "KEYWAY_MANAGER_LISTEN=off",
@@ -134,6 +146,10 @@ func (p *peer) up(ctx context.Context, workers int) error {
 		return nil
 	}
 	p.down()
+	if c, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", p.tls()), time.Second); err == nil {
+		_ = c.Close()
+		return fmt.Errorf("something else listens on port %d, which %s needs; end it first", p.tls(), p.name)
+	}
 	cmd, err := p.start(workers)
 	if err != nil {
 		return err

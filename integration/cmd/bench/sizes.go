@@ -57,7 +57,7 @@ func (l *lab) certificates(ctx context.Context, n int) (memory int64, s swapped,
 	if err != nil {
 		return 0, s, err
 	}
-	p := l.keywayPeer("keyway-certs", document, "X25519", keywayPort+30)
+	p := l.keywayPeer("keyway-certs", l.keyway, document, "X25519", keywayPort+30)
 	defer p.down()
 	if err := p.up(ctx, 2); err != nil {
 		return 0, s, err
@@ -190,7 +190,7 @@ func (l *lab) routes(ctx context.Context, n int) (whole, change built, err error
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		return whole, change, fmt.Errorf("writing a document: %w", err)
 	}
-	p := l.keywayPeer("keyway-routes", path, "X25519", keywayPort+40)
+	p := l.keywayPeer("keyway-routes", l.keyway, path, "X25519", keywayPort+40)
 	defer p.down()
 	if err := p.up(ctx, 2); err != nil {
 		return whole, change, err
