@@ -19,56 +19,81 @@ import (
 	"time"
 )
 
-// handshakes opens n connections of one request each and answers how many failed,
-// after telling why the first one did. Of resumed ones, a full handshake has
-// failed too, but for the first, which has no ticket yet.
-func handshakes(kind, address string, n int, mlkem bool) (failed int) {
+// clientConfig is what this program's own clients offer: the defaults of Go with mlkem,
+// X25519 alone without.
+func clientConfig(mlkem bool) *tls.Config {
 	config := &tls.Config{InsecureSkipVerify: true, ServerName: "bench.example.com", MinVersion: tls.VersionTLS13, NextProtos: []string{"http/1.1"}}
 	if !mlkem {
 		config.CurvePreferences = []tls.CurveID{tls.X25519}
 	}
+	return config
+}
+
+// handshakes opens n connections of one request each and answers how many failed and
+// how many were resumed, after telling why the first one failed. Of resumed ones, a full
+// handshake has failed too, but for the first, which has no ticket yet; of full ones, a
+// resumed one.
+func handshakes(kind, address string, n int, mlkem bool) run {
+	config := clientConfig(mlkem)
 	if kind == "resumed" {
 		config.ClientSessionCache = tls.NewLRUClientSessionCache(16)
 	}
+	r := run{Requests: n}
+	began := time.Now()
 	for i := range n {
-		resumed, err := oneRequest(address, config)
-		if err == nil && kind == "resumed" && i > 0 && !resumed {
+		state, err := oneRequest(address, config)
+		switch {
+		case err != nil:
+		case kind == "resumed" && i > 0 && !state.DidResume:
 			err = errors.New("the session was not resumed")
+		case kind != "resumed" && state.DidResume:
+			err = errors.New("the session was resumed")
+		case i == n-1:
+			r.TLS = suite(state)
+		}
+		if state.DidResume {
+			r.Resumed++
 		}
 		if err != nil {
-			if failed == 0 {
+			if r.Failed == 0 {
 				fmt.Fprintf(os.Stderr, "connection %d: %v\n", i, err)
 			}
-			failed++
+			r.Failed++
 		}
 	}
-	return failed
+	r.Rate = float64(n) / time.Since(began).Seconds()
+	return r
 }
 
-// oneRequest connects, asks for the small file and says whether the session was resumed.
-func oneRequest(address string, config *tls.Config) (resumed bool, err error) {
+// suite names what a connection has agreed on.
+func suite(state tls.ConnectionState) string {
+	return fmt.Sprintf("%s %s %s", tls.VersionName(state.Version), tls.CipherSuiteName(state.CipherSuite), state.CurveID)
+}
+
+// oneRequest connects, asks for the small file and answers what the connection was.
+func oneRequest(address string, config *tls.Config) (state tls.ConnectionState, err error) {
 	raw, err := net.DialTimeout("tcp", address, 5*time.Second)
 	if err != nil {
-		return false, fmt.Errorf("connecting: %w", err)
+		return state, fmt.Errorf("connecting: %w", err)
 	}
 	c := tls.Client(raw, config)
 	defer func() { _ = c.Close() }()
 	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
 	if _, err := io.WriteString(c, "GET /1k HTTP/1.1\r\nHost: bench.example.com\r\nConnection: close\r\n\r\n"); err != nil {
-		return false, fmt.Errorf("sending: %w", err)
+		return state, fmt.Errorf("sending: %w", err)
 	}
 	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
 	if err != nil {
-		return false, fmt.Errorf("reading: %w", err)
+		return state, fmt.Errorf("reading: %w", err)
 	}
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return false, fmt.Errorf("reading the body: %w", err)
+		return state, fmt.Errorf("reading the body: %w", err)
 	}
 	if resp.StatusCode != http.StatusOK || len(body) != 1024 {
-		return false, fmt.Errorf("the answer is %d with %d bytes, not 200 with 1024", resp.StatusCode, len(body))
+		return state, fmt.Errorf("the answer is %d with %d bytes, not 200 with 1024", resp.StatusCode, len(body))
 	}
-	return c.ConnectionState().DidResume, nil
+	return c.ConnectionState(), nil
 }
 
 // selfSigned makes a P-256 certificate for names.

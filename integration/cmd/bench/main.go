@@ -14,57 +14,71 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
+	"runtime"
+	"runtime/debug"
 	"strings"
-	"text/tabwriter"
+	"time"
 )
-
-// result is one line of latest.json.
-type result struct {
-	Case    string  `json:"case"`
-	Proxy   string  `json:"proxy"`
-	Workers int     `json:"workers"`
-	CPU     float64 `json:"cpu_us_per_request"` // median
-	Ratio   float64 `json:"ratio_to_nginx"`     // median of the rounds' ratios
-	Spread  string  `json:"spread"`             // least and greatest of the rounds' ratios
-	Rounds  int     `json:"rounds"`
-	Errors  int     `json:"errors"`
-}
-
-func main() {
-	keyway := flag.String("keyway", "bin/keyway", "the binary")
-	beside := flag.String("beside", "", "another Keyway, measured as keyway-b in the same rounds; HAProxy and Caddy are left out then, and nothing is written")
-	quick := flag.Bool("quick", false, "3 rounds of fewer requests, without certificates and routes")
-	rounds := flag.Int("rounds", 10, "rounds of each case")
-	only := flag.String("only", "", "regular expression of the cases to run, as in h1-tls-1k, or h1-tls-1k/2 with two workers, or sizes; printed and not written")
-	client := flag.String("client", "", "used by itself: full or resumed handshakes against an address, or messages of WebSockets (ws), or the origin of those (echo)")
-	n := flag.Int("n", 0, "used by itself: how many")
-	mlkem := flag.Bool("mlkem", false, "used by itself: offer X25519MLKEM768")
-	flag.Parse()
-	switch *client {
-	case "":
-	case "echo":
-		fmt.Fprintln(os.Stderr, echo(flag.Arg(0)))
-		os.Exit(1)
-	case "ws":
-		fmt.Println(websockets(flag.Arg(0), *n))
-		return
-	default:
-		fmt.Println(handshakes(*client, flag.Arg(0), *n, *mlkem))
-		return
-	}
-	if err := bench(context.Background(), options{*keyway, *beside, *quick, *rounds, *only}); err != nil {
-		fmt.Fprintln(os.Stderr, "bench: "+err.Error())
-		os.Exit(1)
-	}
-}
 
 // options are what the flags say.
 type options struct {
 	keyway, beside string
 	quick          bool
 	rounds         int
-	only           string
+	only, out      string
+}
+
+// latest is where the figures of a whole run are kept.
+const latest = "integration/bench/latest.json"
+
+func main() {
+	var o options
+	flag.StringVar(&o.keyway, "keyway", "bin/keyway", "the binary")
+	flag.StringVar(&o.beside, "beside", "", "another Keyway, measured as keyway-b in the same rounds; HAProxy and Caddy are left out then")
+	flag.BoolVar(&o.quick, "quick", false, "3 rounds of fewer requests, without what takes long")
+	flag.IntVar(&o.rounds, "rounds", 10, "rounds of each case")
+	flag.StringVar(&o.only, "only", "", "regular expression of the cases to run, as in h1-tls-1k, or h1-tls-1k/2 with two workers, or sizes")
+	flag.StringVar(&o.out, "out", "", "where every figure of each round is written; without it, those of a whole run to "+latest+" and those of a part nowhere")
+	as := flag.String("client", "", "used by itself: full or resumed handshakes with an address; messages of WebSockets (ws), or their origin (echo); requests at a rate (h1, h2, plain)")
+	n := flag.Int("n", 0, "used by itself: how many")
+	mlkem := flag.Bool("mlkem", false, "used by itself: offer X25519MLKEM768")
+	rate := flag.Float64("rate", 0, "used by itself: requests a second, 0 for as many as are answered")
+	flag.Parse()
+	err := error(nil)
+	if *as != "" {
+		err = serveAs(*as, flag.Arg(0), *n, *mlkem, *rate)
+	} else {
+		err = bench(context.Background(), o)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench: "+err.Error())
+		os.Exit(1)
+	}
+}
+
+// serveAs is this program as a client that reports to another one, or as the origin of
+// WebSockets.
+func serveAs(kind, address string, n int, mlkem bool, rate float64) error {
+	var r run
+	var err error
+	switch g, ok := pacedKind(kind, address, rate, n); {
+	case kind == "echo":
+		return echo(address)
+	case ok:
+		runtime.GOMAXPROCS(1)  // one thread does it all
+		debug.SetGCPercent(-1) // and is gone before what it leaves matters
+		r, err = g.load()
+	case kind == "ws":
+		r = websockets(address, n)
+	case kind == "full" || kind == "resumed":
+		r = handshakes(kind, address, n, mlkem)
+	default:
+		err = fmt.Errorf("there is no client %q", kind)
+	}
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(r)
 }
 
 func bench(ctx context.Context, o options) error {
@@ -97,6 +111,7 @@ func bench(ctx context.Context, o options) error {
 		o.rounds, scale = 3, 0.4
 	}
 	var results []result
+	cases, began := 0, time.Now()
 	for _, c := range l.cases() {
 		if !only.MatchString(c.label()) || o.quick && c.slow {
 			continue
@@ -106,15 +121,20 @@ func bench(ctx context.Context, o options) error {
 			return err
 		}
 		rs := summarise(c, runs)
-		table(rs)
+		table(c, rs)
 		compare(c, runs)
 		results = append(results, rs...)
+		cases++
 	}
-	if o.only == "" && o.beside == "" { // a part is not what the file promises
-		if err := save(results); err != nil {
+	if o.out == "" && o.only == "" && o.beside == "" { // a part is not what the file promises
+		o.out = latest
+	}
+	if o.out != "" {
+		if err := save(o.out, results); err != nil {
 			return err
 		}
 	}
+	fmt.Printf("%d cases took %s\n", cases, time.Since(began).Round(time.Second))
 	if o.only == "" && !o.quick && o.beside == "" || o.only != "" && only.MatchString("sizes") {
 		return l.sizes(ctx)
 	}
@@ -210,7 +230,7 @@ func document(n int, policy bool) string {
 	fmt.Fprintf(&b, "- {name: echo, url: \"http://127.0.0.1:%d\", routes: [{name: echo, paths: [/ws, /upload], strip_path: false, request_buffering: false}]}\n", echoPort)
 	if policy {
 		b.WriteString("plugins:\n- {name: key-auth}\n- {name: rate-limiting, config: {hour: 1000000000, policy: local}}\n" +
-			"consumers:\n- {username: c, keyauth_credentials: [{key: bench-key}]}\n")
+			"consumers:\n- {username: c, keyauth_credentials: [{key: " + apiKey + "}]}\n")
 	}
 	return b.String()
 }
@@ -247,39 +267,4 @@ func buildCaddy() (string, error) {
 		return "", fmt.Errorf("building Caddy: %w", err)
 	}
 	return out, nil
-}
-
-func table(results []result) {
-	w := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "case\tproxy\tworkers\tus/request\tratio\tspread\trounds\terrors")
-	for _, r := range results {
-		fmt.Fprintf(w, "%s\t%s\t%d\t%.1f\t%.2f\t%s\t%d\t%d\n", r.Case, r.Proxy, r.Workers, r.CPU, r.Ratio, r.Spread, r.Rounds, r.Errors)
-	}
-	_ = w.Flush()
-	fmt.Println()
-}
-
-// compare prints the two Keyways of a case side by side, each round by itself.
-func compare(c benchCase, runs [][]run) {
-	a, b := c.index("keyway"), c.index("keyway-b")
-	if a < 0 || b < 0 {
-		return
-	}
-	ratios := within(runs, a, b)
-	if len(ratios) == 0 {
-		fmt.Print("no good round of both\n\n")
-		return
-	}
-	fmt.Printf("keyway-b / keyway: %.3f (%.3f..%.3f, %d rounds)\n\n", median(ratios), slices.Min(ratios), slices.Max(ratios), len(ratios))
-}
-
-func save(results []result) error {
-	text, err := json.MarshalIndent(results, "", " ")
-	if err != nil {
-		return fmt.Errorf("rendering the results: %w", err)
-	}
-	if err := os.WriteFile("integration/bench/latest.json", append(text, '\n'), 0o644); err != nil {
-		return fmt.Errorf("writing the results: %w", err)
-	}
-	return nil
 }

@@ -32,14 +32,31 @@ const (
 type peer struct {
 	name  string
 	port  int
+	clear int  // port without TLS; 0 is the one after port
+	fixed bool // up all the time, and no process of its own to measure
 	start func(workers int) (*exec.Cmd, error)
+	log   string // access log that it writes, "" for none
 
 	cmd     *exec.Cmd
 	workers int
 }
 
-func (p *peer) tls() int   { return p.port }
-func (p *peer) plain() int { return p.port + 1 }
+func (p *peer) tls() int { return p.port }
+
+func (p *peer) plain() int {
+	if p.clear != 0 {
+		return p.clear
+	}
+	return p.port + 1
+}
+
+// cpuTime is what the peer has used so far.
+func (p *peer) cpuTime() (usage, error) {
+	if p.fixed {
+		return nil, nil
+	}
+	return cpuTime(p.cmd.Process.Pid)
+}
 
 // lab is where a run keeps its files.
 type lab struct {
@@ -51,7 +68,7 @@ type lab struct {
 // values fill the templates.
 type values struct {
 	Workers, TLS, Plain, Backend int
-	Secure, Echo                 int // the origin over TLS, and that of WebSockets
+	Secure, Direct, Echo         int // the origin over TLS, the same for clients without a proxy, and that of WebSockets
 	Cert, Key, Both, Body        string
 }
 
@@ -66,7 +83,7 @@ func (l *lab) render(name string, port, workers int) (string, error) {
 		return "", fmt.Errorf("reading %s: %w", name, err)
 	}
 	var b bytes.Buffer
-	v := values{workers, port, port + 1, backendPort, backendPort + 1, echoPort, l.dir + "/cert.pem", l.dir + "/key.pem", l.dir + "/both.pem", strings.Repeat("a", 1024)}
+	v := values{workers, port, port + 1, backendPort, backendPort + 1, backendPort + 2, echoPort, l.dir + "/cert.pem", l.dir + "/key.pem", l.dir + "/both.pem", strings.Repeat("a", 1024)}
 	if err := t.Execute(&b, v); err != nil {
 		return "", fmt.Errorf("filling %s: %w", name, err)
 	}
@@ -118,31 +135,49 @@ func (l *lab) caddyPeer() *peer {
 	}}
 }
 
+// serving is what a Keyway is started with.
+type serving struct {
+	document string // a file of the lab's folder, or a path
+	curves   string // "" for the product's defaults
+	port     int
+	log      bool // of access, into a file
+}
+
 // keyways is the Keyway under measurement, and the one beside it.
-func (l *lab) keyways(document, curves string, port int) []*peer {
-	peers := []*peer{l.keywayPeer("keyway", l.keyway, document, curves, port)}
+func (l *lab) keyways(s serving) []*peer {
+	peers := []*peer{l.keywayPeer("keyway", l.keyway, s)}
 	if l.beside != "" {
-		peers = append(peers, l.keywayPeer("keyway-b", l.beside, document, curves, port+besidePorts))
+		s.port += besidePorts
+		peers = append(peers, l.keywayPeer("keyway-b", l.beside, s))
 	}
 	return peers
 }
 
-// keywayPeer serves document; curves is "" for the product's defaults.
-func (l *lab) keywayPeer(name, binary, document, curves string, port int) *peer {
-	return &peer{name: name, port: port, start: func(workers int) (*exec.Cmd, error) {
+func (l *lab) keywayPeer(name, binary string, s serving) *peer {
+	p := &peer{name: name, port: s.port}
+	access := "off"
+	if s.log {
+		p.log = filepath.Join(l.dir, name+".log")
+		access = p.log
+	}
+	if !filepath.IsAbs(s.document) {
+		s.document = filepath.Join(l.dir, s.document)
+	}
+	p.start = func(workers int) (*exec.Cmd, error) {
 		cmd := pinned(workers, binary, "serve")
-		cmd.Env = append(os.Environ(), "GOMAXPROCS="+strconv.Itoa(workers), "KEYWAY_DOCUMENTS="+document, "KEYWAY_TLS_CURVES="+curves,
-			fmt.Sprintf("KEYWAY_PROXY_TLS_LISTEN=127.0.0.1:%d", port), fmt.Sprintf("KEYWAY_PROXY_LISTEN=127.0.0.1:%d", port+1),
-			fmt.Sprintf("KEYWAY_STATUS_LISTEN=127.0.0.1:%d", port+2), "KEYWAY_ADMIN_LISTEN=off", "KEYWAY_MANAGER_LISTEN=off",
-			"KEYWAY_DATA_DIR="+filepath.Join(l.dir, name), "KEYWAY_ACCESS_LOG=off", "KEYWAY_LOG_LEVEL=error",
+		cmd.Env = append(os.Environ(), "GOMAXPROCS="+strconv.Itoa(workers), "KEYWAY_DOCUMENTS="+s.document, "KEYWAY_TLS_CURVES="+s.curves,
+			fmt.Sprintf("KEYWAY_PROXY_TLS_LISTEN=127.0.0.1:%d", s.port), fmt.Sprintf("KEYWAY_PROXY_LISTEN=127.0.0.1:%d", s.port+1),
+			fmt.Sprintf("KEYWAY_STATUS_LISTEN=127.0.0.1:%d", s.port+2), "KEYWAY_ADMIN_LISTEN=off", "KEYWAY_MANAGER_LISTEN=off",
+			"KEYWAY_DATA_DIR="+filepath.Join(l.dir, name), "KEYWAY_ACCESS_LOG="+access, "KEYWAY_LOG_LEVEL=error",
 			"KEYWAY_TLS_CERT="+l.dir+"/cert.pem", "KEYWAY_TLS_KEY="+l.dir+"/key.pem", "KEYWAY_KEEPALIVE_REQUESTS=100000000")
 		return cmd, nil
-	}}
+	}
+	return p
 }
 
 // up starts the peer with so many workers, unless it runs so already.
 func (p *peer) up(ctx context.Context, workers int) error {
-	if p.cmd != nil && p.workers == workers {
+	if p.fixed || p.cmd != nil && p.workers == workers {
 		return nil
 	}
 	p.down()
@@ -181,47 +216,6 @@ func waitPort(ctx context.Context, name string, port int) error {
 		time.Sleep(20 * time.Millisecond)
 	}
 	return fmt.Errorf("%s does not listen on port %d", name, port)
-}
-
-// ticks is the CPU time of a process and of all of its descendants, in clock ticks.
-func ticks(pid int) (int64, error) {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return 0, fmt.Errorf("reading /proc: %w", err)
-	}
-	parent, used := map[int]int{}, map[int]int64{}
-	for _, e := range entries {
-		id, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		text, err := os.ReadFile("/proc/" + e.Name() + "/stat")
-		if err != nil {
-			continue // it has ended
-		}
-		_, rest, _ := strings.Cut(string(text), ") ")
-		f := strings.Fields(rest)
-		if len(f) < 13 {
-			continue
-		}
-		parent[id], _ = strconv.Atoi(f[1])
-		user, _ := strconv.ParseInt(f[11], 10, 64)
-		system, _ := strconv.ParseInt(f[12], 10, 64)
-		used[id] = user + system
-	}
-	if _, ok := used[pid]; !ok {
-		return 0, errors.New("the process has ended")
-	}
-	var total int64
-	for id := range used {
-		for at := id; at > 1; at = parent[at] {
-			if at == pid {
-				total += used[id]
-				break
-			}
-		}
-	}
-	return total, nil
 }
 
 // pss is the proportional memory of one process in bytes.

@@ -57,7 +57,7 @@ func (l *lab) certificates(ctx context.Context, n int) (memory int64, s swapped,
 	if err != nil {
 		return 0, s, err
 	}
-	p := l.keywayPeer("keyway-certs", l.keyway, document, "X25519", keywayPort+30)
+	p := l.keywayPeer("keyway-certs", l.keyway, serving{document: document, curves: "X25519", port: keywayPort + 30})
 	defer p.down()
 	if err := p.up(ctx, 2); err != nil {
 		return 0, s, err
@@ -190,7 +190,7 @@ func (l *lab) routes(ctx context.Context, n int) (whole, change built, err error
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		return whole, change, fmt.Errorf("writing a document: %w", err)
 	}
-	p := l.keywayPeer("keyway-routes", l.keyway, path, "X25519", keywayPort+40)
+	p := l.keywayPeer("keyway-routes", l.keyway, serving{document: path, curves: "X25519", port: keywayPort + 40})
 	defer p.down()
 	if err := p.up(ctx, 2); err != nil {
 		return whole, change, err
@@ -205,7 +205,7 @@ func (l *lab) routes(ctx context.Context, n int) (whole, change built, err error
 	if err != nil {
 		return whole, change, err
 	}
-	before, err := ticks(p.cmd.Process.Pid)
+	before, err := p.cpuTime()
 	if err != nil {
 		return whole, change, err
 	}
@@ -225,7 +225,7 @@ func (l *lab) routes(ctx context.Context, n int) (whole, change built, err error
 		}
 	}
 	change, err = build(p)
-	change.cpu -= time.Duration(before) * tick * time.Microsecond
+	change.cpu -= before.total().Round(10 * time.Millisecond)
 	return whole, change, err
 }
 
@@ -234,8 +234,8 @@ func build(p *peer) (b built, err error) {
 	if b.seconds, err = metric(p.port+2, "keyway_snapshot_build_seconds"); err != nil {
 		return b, err
 	}
-	used, err := ticks(p.cmd.Process.Pid)
-	b.cpu = time.Duration(used) * tick * time.Microsecond
+	used, err := p.cpuTime()
+	b.cpu = used.total().Round(10 * time.Millisecond)
 	return b, err
 }
 

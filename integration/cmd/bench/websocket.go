@@ -61,8 +61,9 @@ func echo(address string) error {
 }
 
 // websockets has n messages go to and fro on a few WebSockets over TLS, one at a time
-// on each, and answers how many were lost.
-func websockets(address string, n int) (failed int) {
+// on each, and answers how many of them were lost.
+func websockets(address string, n int) run {
+	began := time.Now()
 	var lost, left atomic.Int64
 	left.Store(int64(n))
 	var once sync.Once
@@ -77,7 +78,7 @@ func websockets(address string, n int) (failed int) {
 		})
 	}
 	wg.Wait()
-	return int(lost.Load() + max(left.Load(), 0))
+	return run{Requests: n, Failed: int(lost.Load() + max(left.Load(), 0)), Rate: float64(n) / time.Since(began).Seconds()}
 }
 
 // chat sends messages on one WebSocket until none are left.
@@ -86,7 +87,7 @@ func chat(address string, left *atomic.Int64) error {
 	if err != nil {
 		return fmt.Errorf("connecting: %w", err)
 	}
-	c := tls.Client(raw, &tls.Config{InsecureSkipVerify: true, ServerName: "bench.example.com", CurvePreferences: []tls.CurveID{tls.X25519}})
+	c := tls.Client(raw, clientConfig(false))
 	defer func() { _ = c.Close() }()
 	_ = c.SetDeadline(time.Now().Add(2 * time.Minute))
 	if _, err := io.WriteString(c, "GET /ws HTTP/1.1\r\nHost: bench.example.com\r\nApikey: bench-key\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"); err != nil {

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+)
+
+// half is the share of its saturation that a proxy is loaded with for latency.
+const half = 0.5
+
+// latencies lists the cases of latency. Each has the origin itself among its peers,
+// spoken to without a proxy: what the generator and the machine add to every figure.
+func (l *lab) latencies(bare []*peer) (list []benchCase) {
+	origin := &peer{name: "origin alone", port: backendPort + 2, clear: backendPort, fixed: true}
+	for _, kind := range []struct{ name, client string }{{"h1-tls-1k-latency", "h1"}, {"h2-tls-1k-latency", "h2"}, {"h1-plain-1k-latency", "plain"}} {
+		same := &pace{kind: kind.client, rates: map[string]float64{}}
+		list = append(list, benchCase{
+			name: kind.name, workers: 1, n: 3000, load: same.load, peers: append(bare[:len(bare):len(bare)], origin),
+			aim: 1.1, latency: true, prepare: same.saturate,
+		})
+		if kind.client == "plain" {
+			continue
+		}
+		each := &pace{kind: kind.client, own: true, rates: map[string]float64{}}
+		list = append(list, benchCase{
+			name: kind.name + "-own-rate", workers: 1, n: 3000, load: each.load, peers: bare,
+			latency: true, slow: true, prepare: each.saturate,
+		})
+	}
+	return list
+}
+
+// pace is a constant rate, found in the run itself.
+type pace struct {
+	kind  string             // of the client
+	own   bool               // each proxy at half of its own saturation; all at half of nginx's otherwise
+	rates map[string]float64 // by proxy
+}
+
+// saturate finds the rates: what a proxy answers when the generator sends the next
+// request on each of its connections as soon as it has the answer, the most of three times.
+func (s *pace) saturate(ctx context.Context, c benchCase) error {
+	const requests, times = 20000, 3
+	for i, p := range c.peers {
+		if i > 0 && !s.own {
+			s.rates[p.name] = s.rates[c.peers[0].name]
+			continue
+		}
+		most := 0.0
+		for range times {
+			r, err := client(ctx, p, s.args(p, requests, 0)...)
+			if err != nil {
+				return fmt.Errorf("%s: %w", p.name, err)
+			}
+			if r.Failed > 0 {
+				return fmt.Errorf("%s at its limit has failed %d of %d requests", p.name, r.Failed, requests)
+			}
+			most = max(most, r.Rate)
+		}
+		s.rates[p.name] = most * half
+		fmt.Printf("%s: %s answers at most %.0f requests a second; the rate is %.0f\n", c.name, p.name, most, s.rates[p.name])
+	}
+	return nil
+}
+
+func (s *pace) args(p *peer, n int, rate float64) []string {
+	port := p.tls()
+	if s.kind == "plain" {
+		port = p.plain()
+	}
+	return []string{"-client", s.kind, "-n", strconv.Itoa(n), "-rate", strconv.FormatFloat(rate, 'f', 1, 64), fmt.Sprintf("127.0.0.1:%d", port)}
+}
+
+// load keeps the rate for so many milliseconds.
+func (s *pace) load(ctx context.Context, p *peer, milliseconds int) (run, error) {
+	rate := s.rates[p.name]
+	return client(ctx, p, s.args(p, max(int(rate*float64(milliseconds)/1000), 1), rate)...)
+}
