@@ -46,8 +46,8 @@ fmt: ## format the code and apply the standard rewrites
 probe: build ## run the attack probe (PROBE=folder of its source) against a gateway made for it
 	go run ./integration/cmd/probe -probe $(PROBE) -keyway bin/keyway
 
-bench: build ## compare with nginx, HAProxy and Caddy in one interleaved run (QUICK=1: under 3 minutes)
-	go run ./integration/cmd/bench -keyway bin/keyway $(if $(QUICK),-quick)
+bench: build ## compare with nginx, HAProxy and Caddy in one interleaved run (QUICK=1: under 3 minutes; BENCHFLAGS='-only h2')
+	go run ./integration/cmd/bench -keyway bin/keyway $(if $(QUICK),-quick) $(BENCHFLAGS)
 
 proof: build ## break every source of credentials and rotate all of them under load (QUICK=1: 4 minutes; else an hour and a half)
 	KEYWAY_REQUIRE=all PROOF=$(if $(QUICK),quick,full) PROOF_OUT=$(abspath integration/proof/latest.json) \

@@ -169,6 +169,12 @@ status codes: 98 2xx, 0 3xx, 2 4xx, 0 5xx
 	if want := (run{Requests: 100, Failed: 2, Rate: 49800.25, TLS: sameTLS}); err != nil || got != want {
 		t.Errorf("it says %+v (%v), want %+v", got, err, want)
 	}
+	if (run{TLS: "TLS 1.3 TLS_AES_256_GCM_SHA384 X25519"}).agreed(sameTLS) == nil {
+		t.Error("figures of another cipher were taken")
+	}
+	if err := (run{Failed: 1}).agreed(sameTLS); err != nil {
+		t.Errorf("a void run, which is counted as such, ended everything: %v", err)
+	}
 	if _, err := readH2load("usage", 100); err == nil {
 		t.Error("a text without figures was read")
 	}

@@ -75,5 +75,9 @@ func (s *pace) args(p *peer, n int, rate float64) []string {
 // load keeps the rate for so many milliseconds.
 func (s *pace) load(ctx context.Context, p *peer, milliseconds int) (run, error) {
 	rate := s.rates[p.name]
-	return client(ctx, p, s.args(p, max(int(rate*float64(milliseconds)/1000), 1), rate)...)
+	r, err := client(ctx, p, s.args(p, max(int(rate*float64(milliseconds)/1000), 1), rate)...)
+	if err != nil || s.kind == "plain" {
+		return r, err
+	}
+	return r, r.agreed(sameTLS)
 }

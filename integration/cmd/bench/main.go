@@ -126,6 +126,10 @@ func bench(ctx context.Context, o options) error {
 		results = append(results, rs...)
 		cases++
 	}
+	sizes := o.only != "" && only.MatchString("sizes")
+	if cases == 0 && !sizes {
+		return fmt.Errorf("no case matches %q", o.only)
+	}
 	if o.out == "" && o.only == "" && o.beside == "" { // a part is not what the file promises
 		o.out = latest
 	}
@@ -135,7 +139,7 @@ func bench(ctx context.Context, o options) error {
 		}
 	}
 	fmt.Printf("%d cases took %s\n", cases, time.Since(began).Round(time.Second))
-	if o.only == "" && !o.quick && o.beside == "" || o.only != "" && only.MatchString("sizes") {
+	if o.only == "" && !o.quick && o.beside == "" || sizes {
 		return l.sizes(ctx)
 	}
 	return nil

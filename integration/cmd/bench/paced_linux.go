@@ -226,6 +226,9 @@ func (g paced) load() (run, error) {
 	}
 	r := took(p.latencies, p.late, wall)
 	r.Failed = p.failed
+	if c := p.sockets[0].tls; c != nil {
+		r.TLS = suite(c.ConnectionState())
+	}
 	return r, nil
 }
 

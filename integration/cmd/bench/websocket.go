@@ -65,12 +65,13 @@ func echo(address string) error {
 func websockets(address string, n int) run {
 	began := time.Now()
 	var lost, left atomic.Int64
+	var agreed atomic.Value
 	left.Store(int64(n))
 	var once sync.Once
 	var wg sync.WaitGroup
 	for range wsConns {
 		wg.Go(func() {
-			err := chat(address, &left)
+			err := chat(address, &left, &agreed)
 			if err != nil {
 				once.Do(func() { fmt.Fprintln(os.Stderr, err) })
 				lost.Add(1)
@@ -78,11 +79,14 @@ func websockets(address string, n int) run {
 		})
 	}
 	wg.Wait()
-	return run{Requests: n, Failed: int(lost.Load() + max(left.Load(), 0)), Rate: float64(n) / time.Since(began).Seconds()}
+	r := run{Requests: n, Failed: int(lost.Load() + max(left.Load(), 0)), Rate: float64(n) / time.Since(began).Seconds()}
+	r.TLS, _ = agreed.Load().(string)
+	return r
 }
 
-// chat sends messages on one WebSocket until none are left.
-func chat(address string, left *atomic.Int64) error {
+// chat sends messages on one WebSocket until none are left, and stores what TLS was
+// agreed on.
+func chat(address string, left *atomic.Int64, agreed *atomic.Value) error {
 	raw, err := net.DialTimeout("tcp", address, 5*time.Second)
 	if err != nil {
 		return fmt.Errorf("connecting: %w", err)
@@ -93,6 +97,7 @@ func chat(address string, left *atomic.Int64) error {
 	if _, err := io.WriteString(c, "GET /ws HTTP/1.1\r\nHost: bench.example.com\r\nApikey: bench-key\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"); err != nil {
 		return fmt.Errorf("asking for the upgrade: %w", err)
 	}
+	agreed.Store(suite(c.ConnectionState()))
 	r := bufio.NewReader(c)
 	resp, err := http.ReadResponse(r, nil)
 	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
