@@ -12,11 +12,13 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"runtime"
 	"runtime/debug"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -48,7 +50,9 @@ func main() {
 	if *as != "" {
 		err = serveAs(*as, flag.Arg(0), *n, *mlkem, *rate)
 	} else {
-		err = bench(context.Background(), o)
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM) // the peers end with the run
+		err = bench(ctx, o)
+		stop()
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench: "+err.Error())
@@ -91,7 +95,7 @@ func bench(ctx context.Context, o options) error {
 		return fmt.Errorf("another run has the ports, wait for its end: %w", err)
 	}
 	defer func() { _ = alone.Close() }()
-	l, err := newLab(o.keyway, o.beside)
+	l, err := newLab(ctx, o.keyway, o.beside)
 	if err != nil {
 		return err
 	}
@@ -146,7 +150,7 @@ func bench(ctx context.Context, o options) error {
 }
 
 // newLab makes the folder of a run: certificates, documents, the origin's files.
-func newLab(keyway, beside string) (*lab, error) {
+func newLab(ctx context.Context, keyway, beside string) (*lab, error) {
 	abs, err := executable(keyway)
 	if err != nil {
 		return nil, err
@@ -162,7 +166,7 @@ func newLab(keyway, beside string) (*lab, error) {
 	}
 	l := &lab{dir: dir, keyway: abs, beside: beside, configs: "integration/bench"}
 	if beside == "" {
-		if l.caddy, err = buildCaddy(); err != nil {
+		if l.caddy, err = buildCaddy(ctx); err != nil {
 			fmt.Fprintln(os.Stderr, "bench: caddy is left out: "+err.Error())
 		}
 	}
@@ -243,7 +247,7 @@ func document(n int, policy bool) string {
 const caddyModule = "integration/bench/caddy"
 
 // buildCaddy builds the pinned Caddy into the cache, once for each state of its module.
-func buildCaddy() (string, error) {
+func buildCaddy(ctx context.Context) (string, error) {
 	cache := os.Getenv("KEYWAY_CACHE")
 	if cache == "" {
 		dir, err := os.UserCacheDir()
@@ -265,7 +269,7 @@ func buildCaddy() (string, error) {
 		return out, nil
 	}
 	fmt.Fprintln(os.Stderr, "bench: building Caddy for the first time")
-	cmd := exec.Command("go", "build", "-C", caddyModule, "-o", out, "github.com/caddyserver/caddy/v2/cmd/caddy")
+	cmd := exec.CommandContext(ctx, "go", "build", "-C", caddyModule, "-o", out, "github.com/caddyserver/caddy/v2/cmd/caddy")
 	cmd.Stderr = os.Stderr
 	if err := cmd.Run(); err != nil {
 		return "", fmt.Errorf("building Caddy: %w", err)

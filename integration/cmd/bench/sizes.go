@@ -145,6 +145,9 @@ func swapOne(ctx context.Context, dir string, port int) (s swapped, err error) {
 	}
 	var took []time.Duration
 	for range 20 {
+		if ctx.Err() != nil {
+			break
+		}
 		cert, key, err := selfSigned("c0.example.com")
 		if err != nil {
 			break
