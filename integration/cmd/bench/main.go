@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"net"
@@ -115,26 +116,32 @@ func bench(ctx context.Context, o options) error {
 		o.rounds, scale = 3, 0.4
 	}
 	var results []result
+	var failed []error // cases, that do not take the others with them
 	cases, began := 0, time.Now()
 	for _, c := range l.cases() {
 		if !only.MatchString(c.label()) || o.quick && c.slow {
 			continue
 		}
+		cases++
 		runs, err := measure(ctx, c, o.rounds, scale)
+		if ctx.Err() != nil {
+			return fmt.Errorf("%s: interrupted: %w", c.label(), ctx.Err())
+		}
 		if err != nil {
-			return err
+			fmt.Fprintln(os.Stderr, "bench: "+err.Error())
+			failed = append(failed, err)
+			continue
 		}
 		rs := summarise(c, runs)
 		table(c, rs)
 		compare(c, runs)
 		results = append(results, rs...)
-		cases++
 	}
 	sizes := o.only != "" && only.MatchString("sizes")
 	if cases == 0 && !sizes {
 		return fmt.Errorf("no case matches %q", o.only)
 	}
-	if o.out == "" && o.only == "" && o.beside == "" { // a part is not what the file promises
+	if o.out == "" && o.only == "" && o.beside == "" && len(failed) == 0 { // a part is not what the file promises
 		o.out = latest
 	}
 	if o.out != "" {
@@ -143,6 +150,9 @@ func bench(ctx context.Context, o options) error {
 		}
 	}
 	fmt.Printf("%d cases took %s\n", cases, time.Since(began).Round(time.Second))
+	if len(failed) > 0 {
+		return fmt.Errorf("%d cases failed: %w", len(failed), errors.Join(failed...))
+	}
 	if o.only == "" && !o.quick && o.beside == "" || sizes {
 		return l.sizes(ctx)
 	}
