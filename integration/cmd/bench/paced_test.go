@@ -65,15 +65,15 @@ func TestPacedLoadKeepsItsRate(t *testing.T) {
 }
 
 // TestWaitingCounts has every request due at once, of which a server on 64 connections
-// answers some at a time: what waited for a connection has waited since it was due.
+// answers some at a time: what waited for a connection has waited since it was due, and
+// the last one for as long as the run took. Of 500, p99.9 is the last.
 func TestWaitingCounts(t *testing.T) {
-	r, err := answering(t, "h1", 1e9, 2000, kilobyte)
+	r, err := answering(t, "h1", 1e9, 500, kilobyte)
 	if err != nil {
 		t.Fatal(err)
 	}
-	wall := float64(r.Requests) / r.Rate * 1e6
-	if r.P99 < 0.9*wall || r.P50 < 0.2*wall {
-		t.Errorf("p50 is %.0f and p99 %.0f us of a run of %.0f us, in which all were due at the start", r.P50, r.P99, wall)
+	if wall := float64(r.Requests) / r.Rate * 1e6; r.P999 < 0.9*wall {
+		t.Errorf("the slowest of requests that were all due at the start took %.0f us, in a run of %.0f us", r.P999, wall)
 	}
 }
 
