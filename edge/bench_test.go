@@ -84,7 +84,7 @@ func keepAlive(tb testing.TB) func() {
 
 // TestHandleAllocates bounds what a proxied request costs apart from its engine.
 func TestHandleAllocates(t *testing.T) {
-	const most = 4
+	const most = 2
 	once := keepAlive(t)
 	once()
 	if n := testing.AllocsPerRun(200, once); n > most && !raced {

@@ -98,6 +98,7 @@ type request struct {
 	out     upstream.Outgoing
 	reply   *policy.Reply
 	sent    []*secrets.Credential
+	ids     requestIDs  // stays from request to request
 	counted bool        // by the overload guard
 	limit   *routeLimit // by the route's, nil for none
 	end     Finished    // what the observer is told, here so that it is not made anew
@@ -137,7 +138,7 @@ func (h *Handler) begin(x *exchange.Exchange) *request {
 	r.host = hostOnly(x.Request.Host)
 	r.origin = h.config.originOf(x)
 	if x.RequestID == "" {
-		x.RequestID = newRequestID()
+		x.RequestID = r.ids.next()
 	}
 	x.State = r
 	c := &r.context

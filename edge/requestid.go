@@ -4,16 +4,26 @@ import "math/rand/v2"
 
 const hexDigits = "0123456789abcdef"
 
-// newRequestID is 32 lower-case hex digits. The generator is seeded by the
-// runtime from the system's entropy; an id names a request and protects nothing.
-func newRequestID() string {
-	var b [32]byte
-	for half := range 2 {
-		v := rand.Uint64()
-		for i := range 16 {
-			b[half*16+i] = hexDigits[v>>60]
-			v <<= 4
+// requestIDs are request ids that were made and not given out: several share an allocation.
+type requestIDs string
+
+const idSize = 32
+
+// next is 32 lower-case hex digits. The generator is seeded by the runtime from the
+// system's entropy; an id names a request and protects nothing.
+func (r *requestIDs) next() string {
+	if len(*r) < idSize {
+		var b [16 * idSize]byte
+		for at := 0; at < len(b); at += 16 {
+			v := rand.Uint64()
+			for i := range 16 {
+				b[at+i] = hexDigits[v>>60]
+				v <<= 4
+			}
 		}
+		*r = requestIDs(b[:])
 	}
-	return string(b[:])
+	id := (*r)[:idSize]
+	*r = (*r)[idSize:]
+	return string(id)
 }

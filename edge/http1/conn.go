@@ -33,6 +33,8 @@ type conn struct {
 	r, w int     // buf[r:w] is read and not used yet
 	one  [1]byte // the read buffer of an idle connection
 
+	heads wire.Copies // the heads of requests
+
 	out *[]byte // the pooled write buffer
 
 	sending sync.Mutex // held while an interim response is written
@@ -60,6 +62,7 @@ func (c *conn) releaseRead() {
 		c.s.reads.Put(c.box)
 	}
 	c.box, c.buf, c.r, c.w = nil, nil, 0, 0
+	c.heads.Release()
 }
 
 // Buffered, Discard and More make a conn the wire.Source of its request body.
@@ -210,7 +213,7 @@ func (c *conn) readHead() (head string, refused int) {
 			if end > c.s.Limits.Head {
 				return "", 431
 			}
-			head = string(c.buf[c.r : c.r+end])
+			head = c.heads.Of(c.buf[c.r : c.r+end])
 			c.Discard(end)
 			return head, 0
 		}

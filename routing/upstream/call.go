@@ -147,6 +147,7 @@ func (c *conn) rest(p *Pools) {
 		c.buf = nil
 	}
 	c.r, c.w = 0, 0
+	c.heads.Release()
 }
 
 // release ends the exchange with the target: reusable, the connection goes back

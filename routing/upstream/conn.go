@@ -8,6 +8,8 @@ import (
 	"net"
 	"syscall"
 	"time"
+
+	"github.com/keyway-edge/keyway/edge/exchange/wire"
 )
 
 // conn is one connection to a target. It is owned by one exchange at a time,
@@ -25,8 +27,9 @@ type conn struct {
 
 	// buf[r:w] is what was read and not used yet. An idle connection keeps buf for a
 	// while: those that are busy take turns in it.
-	buf  []byte
-	r, w int
+	buf   []byte
+	r, w  int
+	heads wire.Copies // the heads of responses
 }
 
 // sock is a socket that can be asked whether something has come in.

@@ -51,7 +51,7 @@ func (k *call) readHead() (string, *fault) {
 	from := 0
 	for {
 		if end := wire.HeadEnd(c.buf[c.r:c.w], from); end >= 0 {
-			head := string(c.buf[c.r : c.r+end])
+			head := c.heads.Of(c.buf[c.r : c.r+end])
 			c.r += end
 			return head, nil
 		}

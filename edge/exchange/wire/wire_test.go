@@ -314,3 +314,29 @@ func FuzzPlain(f *testing.F) {
 		}
 	})
 }
+
+// TestCopiesStay: what was copied is not touched by what comes after, and is made in few pieces.
+func TestCopiesStay(t *testing.T) {
+	var c Copies
+	var got, want []string
+	p := make([]byte, 3*copySize)
+	for i := range 200 {
+		for j := range p {
+			p[j] = byte(i + j)
+		}
+		n := []int{1, 300, 0, copySize, 7, 3 * copySize}[i%6]
+		got, want = append(got, c.Of(p[:n])), append(want, string(p[:n]))
+		if i == 100 {
+			c.Release()
+		}
+	}
+	for i := range got {
+		if got[i] != want[i] {
+			t.Fatalf("copy %d of %d bytes has changed", i, len(want[i]))
+		}
+	}
+	head := p[:300]
+	if n := testing.AllocsPerRun(600, func() { c.Of(head) }); n >= 1 {
+		t.Errorf("%.1f allocations a head", n)
+	}
+}

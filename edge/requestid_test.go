@@ -1,0 +1,19 @@
+package edge
+
+import (
+	"strings"
+	"testing"
+)
+
+// TestRequestIDs: 32 lower-case hex digits, never the same twice.
+func TestRequestIDs(t *testing.T) {
+	var ids requestIDs
+	seen := map[string]bool{}
+	for range 1000 {
+		id := ids.next()
+		if len(id) != 32 || strings.Trim(id, hexDigits) != "" || seen[id] {
+			t.Fatalf("%q is not a new id", id)
+		}
+		seen[id] = true
+	}
+}
