@@ -35,8 +35,8 @@ func (t *Table) Explain(q *Query) []Candidate {
 	tg.ask()
 	var list []Candidate
 	var before *shape
-	for i := range t.rules {
-		r := &t.rules[i]
+	for _, p := range t.ranked {
+		r := &t.rules[p.slot()]
 		if r.expr != nil && !r.expressionFits(&tg) || r.expr == nil && (!r.hostMatches(&tg) || !r.pathMatches(tg.path)) {
 			continue
 		}

@@ -109,11 +109,11 @@ func (t *Table) Match(q *Query, m *Match) bool {
 	if t.expressions {
 		tg.ask()
 	}
-	rank := t.find(&tg)
-	if rank == math.MaxInt32 {
+	best := t.find(&tg)
+	if best == nowhere {
 		return false
 	}
-	r := &t.rules[rank]
+	r := &t.rules[best.slot()]
 	m.Route = r.route
 	if r.expr != nil {
 		m.express(r.shape, &tg)
@@ -136,9 +136,9 @@ func routable(q *Query) bool {
 	return len(q.Host) <= longestHost && utf8.ValidString(q.Path)
 }
 
-// find answers the best rank, math.MaxInt32 for none.
-func (t *Table) find(q *target) int32 {
-	best := int32(math.MaxInt32)
+// find answers the place of the best rule, nowhere for none.
+func (t *Table) find(q *target) place {
+	best := nowhere
 	if n := t.whole[q.folded]; n != nil {
 		best = n.find(t.rules, q, best)
 	}

@@ -21,9 +21,9 @@ func (t *Table) Shadowed() []Shadow {
 	by := make(map[*Route]*Route)
 	open := make(map[*Route]bool) // a rule of it is not covered
 	same := make(map[*Route]bool)
-	for i := range t.rules {
-		b := &t.rules[i]
-		a := t.cover(int32(i)) //nolint:gosec // a table has fewer rules than 2^31
+	for _, p := range t.ranked {
+		b := &t.rules[p.slot()]
+		a := t.cover(p)
 		if a == nil || b.route.Broken != nil {
 			open[b.route] = true
 			continue
@@ -40,9 +40,9 @@ func (t *Table) Shadowed() []Shadow {
 	return list
 }
 
-// cover is the best rule before the one of that rank that covers it.
-func (t *Table) cover(rank int32) *rule {
-	b := &t.rules[rank]
+// cover is the best rule before the one at that place that covers it.
+func (t *Table) cover(at place) *rule {
+	b := &t.rules[at.slot()]
 	host, path := "", b.literal
 	if len(b.hosts) > 0 {
 		host = b.hosts[0].folded
@@ -50,14 +50,14 @@ func (t *Table) cover(rank int32) *rule {
 	if len(b.prefixes) > 0 {
 		path = b.prefixes[0]
 	}
-	best := rank
+	best := at
 	look := func(n *tree) {
-		for _, r := range n.along(path) {
-			if r >= best {
+		for _, p := range n.along(path) {
+			if p >= best {
 				break
 			}
-			if a := &t.rules[r]; a.route != b.route && a.covers(b.shape) {
-				best = r
+			if a := &t.rules[p.slot()]; a.route != b.route && a.covers(b.shape) {
+				best = p
 				break
 			}
 		}
@@ -79,17 +79,17 @@ func (t *Table) cover(rank int32) *rule {
 		}
 	}
 	look(t.anyHost)
-	if best == rank {
+	if best == at {
 		return nil
 	}
-	return &t.rules[best]
+	return &t.rules[best.slot()]
 }
 
-// along are the ranks of all rules for prefixes of path, best first.
-func (n *tree) along(path string) []int32 {
-	var ranks []int32
+// along are the places of all rules for prefixes of path, best first.
+func (n *tree) along(path string) []place {
+	var places []place
 	for {
-		ranks = append(ranks, n.ranks...)
+		places = append(places, n.places...)
 		if path == "" {
 			break
 		}
@@ -100,8 +100,8 @@ func (n *tree) along(path string) []int32 {
 		n = n.kids[i]
 		path = path[len(n.label):]
 	}
-	slices.Sort(ranks)
-	return ranks
+	slices.Sort(places)
+	return places
 }
 
 // covers says that every request that b matches is one that s matches.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"iter"
 	"maps"
-	"math"
 	"slices"
 	"strings"
 
@@ -30,6 +29,7 @@ type Route struct {
 	RedirectStatus int
 
 	shapes []*shape
+	places []place // of the shapes
 }
 
 // Policy is the path policy of requests to the route that came to a listener
@@ -41,11 +41,13 @@ func (r *Route) Policy(listener Policy) Policy {
 	return listener
 }
 
-// Table is the compiled routes of one document. Immutable, safe for concurrent use.
+// Table is the compiled routes of one document. Immutable, safe for concurrent
+// use. Tables share what did not change from one to the next.
 type Table struct {
 	routes []*Route
-	byID   map[string]*Route
-	rules  []rule // by rank
+	rules  []rule  // by slot; one without a shape is free
+	ranked []place // of every rule, best first
+	free   []uint32
 
 	whole       map[string]*tree // rules for a host
 	endings     map[string]*tree // for hosts that end in a text, which starts with a dot
@@ -55,7 +57,7 @@ type Table struct {
 	lenient     bool // a route has a policy of its own that is Compatible
 }
 
-// rule is a shape in a table; its index there is its rank.
+// rule is a shape in a table.
 type rule struct {
 	*shape
 	route *Route
@@ -68,11 +70,12 @@ func (t *Table) Len() int { return len(t.routes) }
 func (t *Table) Routes() iter.Seq[*Route] { return slices.Values(t.routes) }
 
 // Compile makes the table of a document: its routes for http, https, grpc and
-// grpcs, but for those of disabled services. Routes that prev (nil for none) has
-// just so are taken from it. A route that does not compile is a problem and is
+// grpcs, but for those of disabled services. What prev (nil for none) has just so
+// is taken from it: after the change of a few routes the rest is neither compiled
+// nor sorted nor filed again. A route that does not compile is a problem and is
 // in the table as Broken. The answer is never nil.
 func Compile(prev *Table, doc *spec.Document) (*Table, spec.Problems) {
-	t := &Table{byID: make(map[string]*Route, len(doc.Routes))}
+	t := &Table{routes: make([]*Route, 0, len(doc.Routes))}
 	disabled := map[string]bool{}
 	for _, s := range doc.Services {
 		if !s.Enabled {
@@ -80,34 +83,34 @@ func Compile(prev *Table, doc *spec.Document) (*Table, spec.Problems) {
 		}
 	}
 	var problems spec.Problems
-	parts := 0
+	was := earlier{table: prev}
 	for _, s := range doc.Routes {
 		if !forHTTP(s) || s.Service != "" && disabled[s.Service] {
 			continue
 		}
-		r := &Route{
-			Spec: s, Index: len(t.routes), RedirectStatus: s.HTTPSRedirectStatusCode,
-			AcceptsHTTP:  slices.Contains(s.Protocols, "http") || slices.Contains(s.Protocols, "grpc"),
-			AcceptsHTTPS: slices.Contains(s.Protocols, "https") || slices.Contains(s.Protocols, "grpcs"),
-			GRPC:         strings.HasPrefix(s.Protocols[0], "grpc"),
-		}
-		if old := prev.route(s.ID); old != nil && sameConditions(old.Spec, s) {
-			r.shapes = old.shapes
-		} else {
-			r.shapes, r.Broken = shapesOf(s)
-		}
+		r := was.take(s, len(t.routes))
 		if r.Broken != nil {
 			problems = append(problems, r.Broken)
 		}
 		t.expressions = t.expressions || s.Expression != ""
 		t.lenient = t.lenient || Policy(s.PathPolicy) == Compatible
 		t.routes = append(t.routes, r)
-		t.byID[s.ID] = r
-		parts += len(r.shapes)
 	}
-	t.rank(parts)
-	t.index()
+	if prev == nil || !t.patch(prev, &was) {
+		t.rank()
+		t.index()
+	}
 	return t, problems
+}
+
+// newRoute makes a route without its rules.
+func newRoute(s *spec.Route, index int) *Route {
+	return &Route{
+		Spec: s, Index: index, RedirectStatus: s.HTTPSRedirectStatusCode,
+		AcceptsHTTP:  slices.Contains(s.Protocols, "http") || slices.Contains(s.Protocols, "grpc"),
+		AcceptsHTTPS: slices.Contains(s.Protocols, "https") || slices.Contains(s.Protocols, "grpcs"),
+		GRPC:         strings.HasPrefix(s.Protocols[0], "grpc"),
+	}
 }
 
 func forHTTP(r *spec.Route) bool {
@@ -121,17 +124,6 @@ func forHTTP(r *spec.Route) bool {
 	return false
 }
 
-// route is a sound route by id; nil if there is none. t may be nil.
-func (t *Table) route(id string) *Route {
-	if t == nil {
-		return nil
-	}
-	if r := t.byID[id]; r != nil && r.Broken == nil {
-		return r
-	}
-	return nil
-}
-
 // sameConditions says whether two routes compile to the same rules.
 func sameConditions(a, b *spec.Route) bool {
 	return a == b || a.RegexPriority == b.RegexPriority && a.Expression == b.Expression && samePriority(a.Priority, b.Priority) &&
@@ -143,64 +135,68 @@ func sameConditions(a, b *spec.Route) bool {
 
 func samePriority(a, b *int) bool { return a == b || a != nil && b != nil && *a == *b }
 
-// rank brings the rules into their one order.
-func (t *Table) rank(parts int) {
-	t.rules = make([]rule, 0, parts)
+// before is the one order of rules.
+func before(a, b *shape) int {
+	if x := a.expr != nil; x != (b.expr != nil) { // expressions come before everything else
+		if x {
+			return -1
+		}
+		return 1
+	}
+	if a.priority != b.priority {
+		return cmp.Compare(b.priority, a.priority)
+	}
+	return strings.Compare(b.id, a.id)
+}
+
+// rank gives every rule a slot and a place in the order.
+func (t *Table) rank() {
 	for _, r := range t.routes {
 		for _, s := range r.shapes {
 			t.rules = append(t.rules, rule{s, r})
 		}
 	}
-	slices.SortFunc(t.rules, func(a, b rule) int {
-		if x := a.expr != nil; x != (b.expr != nil) { // expressions come before everything else
-			if x {
-				return -1
-			}
-			return 1
-		}
-		if a.priority != b.priority {
-			return cmp.Compare(b.priority, a.priority)
-		}
-		return strings.Compare(b.id, a.id)
-	})
+	slices.SortFunc(t.rules, func(a, b rule) int { return before(a.shape, b.shape) })
+	for _, r := range t.routes {
+		r.places = make([]place, len(r.shapes))
+	}
+	t.ranked = make([]place, len(t.rules))
+	gap := widestGap(len(t.rules))
+	for i := range t.rules {
+		r := &t.rules[i]
+		t.ranked[i] = placeOf(uint32(i+1)*gap, uint32(i)) //nolint:gosec // a table has fewer rules than 2^31
+		r.route.places[slices.Index(r.route.shapes, r.shape)] = t.ranked[i]
+	}
 }
 
 // index files the rules under their hosts and prefixes.
 func (t *Table) index() {
 	t.whole, t.endings, t.starts = map[string]*tree{}, map[string]*tree{}, map[string]*tree{}
 	t.anyHost = newTree()
-	for i := range t.rules {
-		s, rank := t.rules[i].shape, int32(i) //nolint:gosec // a table has fewer rules than 2^31
+	for _, p := range t.ranked {
+		s := t.rules[p.slot()].shape
 		if len(s.hosts) == 0 {
-			t.anyHost.file(s, rank)
+			t.anyHost.file(s, p)
 		}
-		for j := range s.hosts {
-			h := &s.hosts[j]
-			trees := t.whole
-			switch h.kind {
-			case endsWith:
-				trees = t.endings
-			case startsWith:
-				trees = t.starts
-			}
-			n := trees[h.folded]
+		for i := range s.hosts {
+			trees := *t.trees(s.hosts[i].kind)
+			n := trees[s.hosts[i].folded]
 			if n == nil {
 				n = newTree()
-				trees[h.folded] = n
+				trees[s.hosts[i].folded] = n
 			}
-			n.file(s, rank)
+			n.file(s, p)
 		}
 	}
 }
 
-func newTree() *tree { return &tree{best: math.MaxInt32} }
-
-// file adds a rule behind each of its prefixes.
-func (n *tree) file(s *shape, rank int32) {
-	if len(s.prefixes) == 0 {
-		n.add(s.literal, rank)
+// trees are those of one kind of host.
+func (t *Table) trees(kind nameKind) *map[string]*tree {
+	switch kind {
+	case endsWith:
+		return &t.endings
+	case startsWith:
+		return &t.starts
 	}
-	for _, p := range s.prefixes {
-		n.add(p, rank)
-	}
+	return &t.whole
 }

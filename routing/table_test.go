@@ -40,10 +40,10 @@ func TestCompileTakesOverWhatDidNotChange(t *testing.T) {
 	renamed := route(1, regex)
 	renamed.Name, renamed.StripPath = "new", false
 	next, _ := Compile(old, &spec.Document{Routes: []*spec.Route{changed, renamed}})
-	if next.byID[renamed.ID].shapes[0] != old.byID[renamed.ID].shapes[0] {
+	if byID(next, renamed.ID).shapes[0] != byID(old, renamed.ID).shapes[0] {
 		t.Error("an unchanged route was compiled anew")
 	}
-	if next.byID[changed.ID].shapes[0] == old.byID[changed.ID].shapes[0] {
+	if byID(next, changed.ID).shapes[0] == byID(old, changed.ID).shapes[0] {
 		t.Error("a changed route was taken over")
 	}
 	if got := found(next, &Query{Host: "a.test", Path: "/a1"}); got != "new" {
@@ -79,7 +79,7 @@ func TestBrokenRouteFailsClosed(t *testing.T) {
 		}
 	}
 	again, problems := Compile(table, doc)
-	if len(problems) != 2 || again.byID[path.ID].Broken == nil {
+	if len(problems) != 2 || byID(again, path.ID).Broken == nil {
 		t.Error("a broken route was forgotten when it was compiled again")
 	}
 }
