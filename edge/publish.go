@@ -194,9 +194,9 @@ func (p *Publisher) take(ctx context.Context, in Inputs) {
 	if !first {
 		p.broker.Want(p.plan(in.Document)) // and not what the one before needed
 	}
-	if d := in.Document; len(d.Certificates)+len(d.Routes) > manyEntities {
-		// Reading a large document takes several times its size for a moment;
-		// the next one may be days away, and other processes want the memory.
+	if in.Document.Fresh() > manyEntities {
+		// Reading much takes several times its size for a moment; the next time
+		// may be days away, and other processes want the memory.
 		debug.FreeOSMemory()
 	}
 }

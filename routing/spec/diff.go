@@ -3,6 +3,7 @@ package spec
 import (
 	"hash/maphash"
 	"math"
+	"slices"
 )
 
 // seed makes hashes comparable in this process, and only in it: what is hashed
@@ -27,9 +28,16 @@ func Hash(e Entity) uint64 {
 func (d *Document) sum() {
 	for _, kind := range Kinds() {
 		for e := range d.Entities(kind) {
-			e.Base().sum = Hash(e)
+			e.Base().note(e)
 		}
 	}
+}
+
+// note notes of an entity what takes a walk over its fields to tell.
+func (m *Meta) note(e Entity) {
+	m.sum = Hash(e)
+	cert, ok := e.(*Certificate)
+	m.bare = len(Refs(e)) == 0 && (!ok || cert.Issuer == "")
 }
 
 // sumOf is the hash of an entity.
@@ -197,30 +205,54 @@ func Diff(old, new *Document) Changes {
 	}
 	var changes Changes
 	for _, kind := range Kinds() {
-		c := Change{Kind: kind}
-		before := map[string]Entity{}
-		for e := range old.Entities(kind) {
-			before[e.Base().ID] = e
-		}
-		for e := range new.Entities(kind) {
-			id := e.Base().ID
-			was, ok := before[id]
-			delete(before, id)
-			switch {
-			case !ok:
-				c.Added = append(c.Added, id)
-			case was != e && sumOf(was) != sumOf(e):
-				c.Changed = append(c.Changed, id)
-			}
-		}
-		for e := range old.Entities(kind) {
-			if _, gone := before[e.Base().ID]; gone {
-				c.Removed = append(c.Removed, e.Base().ID)
-			}
-		}
+		c := diff(kind, slices.Collect(old.Entities(kind)), slices.Collect(new.Entities(kind)))
 		if len(c.Added)+len(c.Removed)+len(c.Changed) > 0 {
 			changes = append(changes, c)
 		}
 	}
 	return changes
+}
+
+func diff(kind string, old, new []Entity) Change {
+	c := Change{Kind: kind}
+	id := func(e Entity) string { return e.Base().ID }
+	changed := func(was, is Entity) bool { return was != is && sumOf(was) != sumOf(is) }
+	// Documents mostly keep their order: only what lies between an equal beginning and
+	// an equal end has to be looked up.
+	for len(old) > 0 && len(new) > 0 && id(old[0]) == id(new[0]) {
+		if changed(old[0], new[0]) {
+			c.Changed = append(c.Changed, id(new[0]))
+		}
+		old, new = old[1:], new[1:]
+	}
+	var tail []string
+	for len(old) > 0 && len(new) > 0 && id(old[len(old)-1]) == id(new[len(new)-1]) {
+		was, is := old[len(old)-1], new[len(new)-1]
+		if changed(was, is) {
+			tail = append(tail, id(is))
+		}
+		old, new = old[:len(old)-1], new[:len(new)-1]
+	}
+	before := make(map[string]Entity, len(old))
+	for _, e := range old {
+		before[id(e)] = e
+	}
+	for _, e := range new {
+		was, ok := before[id(e)]
+		delete(before, id(e))
+		switch {
+		case !ok:
+			c.Added = append(c.Added, id(e))
+		case changed(was, e):
+			c.Changed = append(c.Changed, id(e))
+		}
+	}
+	for _, e := range old {
+		if _, gone := before[id(e)]; gone {
+			c.Removed = append(c.Removed, id(e))
+		}
+	}
+	slices.Reverse(tail)
+	c.Changed = append(c.Changed, tail...)
+	return c
 }

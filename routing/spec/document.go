@@ -10,6 +10,10 @@ func (p Pos) String() string {
 	return p.File + ":" + itoa(p.Line)
 }
 
+// Fresh is how many of its entities were read for this document; the others a Loader
+// took over from the document before.
+func (d *Document) Fresh() int { return d.fresh }
+
 // add appends an entity to its list.
 func (d *Document) add(e Entity) {
 	switch e := e.(type) {

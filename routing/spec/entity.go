@@ -17,7 +17,8 @@ type Meta struct {
 	UpdatedAt int64    // Unix seconds
 	Pos       Pos      // where it was declared; not part of the entity's value
 
-	sum uint64 // Hash of an entity that Load made, which nobody changes; 0 for others
+	sum  uint64 // Hash of an entity that Load made, which nobody changes; 0 for others
+	bare bool   // Load knows that it has no references
 }
 
 // Document is one complete desired state: flat, defaulted, with every foreign
@@ -39,6 +40,8 @@ type Document struct {
 	Vaults         []*Vault
 	TLSPolicies    []*TLSPolicy // x_keyway_tls_policies
 	Issuers        []*Issuer    // x_keyway_issuers
+
+	fresh int // see Fresh
 }
 
 // Service is one origin that routes lead to. Timeouts are in milliseconds.

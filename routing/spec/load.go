@@ -53,6 +53,7 @@ func Load(sources []Source, schemas Schemas) (*Document, Problems) {
 	}
 	if len(l.problems) == 0 {
 		l.doc.sum()
+		l.doc.fresh = len(l.made)
 		return l.doc, nil
 	}
 	order := make(map[string]int, len(sources))
@@ -80,8 +81,11 @@ type loader struct {
 	file     *file
 	configs  map[string]namedConfig // _plugin_configs of all files
 	repeats  map[string]int         // how often an unnamed entity with this content was seen
+	contents []string               // that ids were made from, each to be had once
 	links    []link
 	unnamed  []unnamed
+	made     []Entity // in the order in which they were written
+	lines    int      // before the text that nodes count from
 }
 
 // file is one parsed source and what its head says about the rest of it.
@@ -114,7 +118,7 @@ type unnamed struct {
 	content string
 }
 
-func (l *loader) pos(n *node) Pos { return Pos{l.file.name, n.line, n.col} }
+func (l *loader) pos(n *node) Pos { return Pos{l.file.name, l.lines + n.line, n.col} }
 
 func (l *loader) report(pos Pos, field string, reason Reason, message string) {
 	l.problems = append(l.problems, &Problem{Pos: pos, Field: field, Reason: reason, Message: message})
@@ -319,6 +323,7 @@ func (l *loader) entity(kind string, n *node, parent Entity, through string) {
 		p.Entity, p.ID, p.Name = kind, e.Base().ID, label(e)
 	}
 	l.doc.add(e)
+	l.made = append(l.made, e)
 	l.remember(e, n, parent)
 	for i, k := range n.keys {
 		if field := nests(kind, k.name); field != "" {

@@ -12,6 +12,7 @@ import (
 type parser struct {
 	file     string
 	problems Problems
+	aliases  bool // there are some, in YAML
 }
 
 func (p *parser) fail(line, col int, reason Reason, message string) {
@@ -31,7 +32,7 @@ func parseSource(s Source) (*node, Problems) {
 	var n *node
 	// Why: JSON is tried first as the format's other readers do. Most JSON is YAML
 	// as well, but not all of it (surrogate escapes, tabs).
-	if strings.EqualFold(path.Ext(s.Name), ".json") || looksLikeJSON(data) {
+	if isJSON(s.Name) || looksLikeJSON(data) {
 		n = p.parseJSON(data)
 	} else {
 		n = p.parseYAML(data)
@@ -41,6 +42,8 @@ func parseSource(s Source) (*node, Problems) {
 	}
 	return n, nil
 }
+
+func isJSON(name string) bool { return strings.EqualFold(path.Ext(name), ".json") }
 
 func looksLikeJSON(data []byte) bool {
 	trimmed := bytes.TrimLeft(data, " \t\r\n")

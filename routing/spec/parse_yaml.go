@@ -102,6 +102,7 @@ func (r *yamlReader) convert(y *yaml.Node, depth int) *node {
 }
 
 func (r *yamlReader) alias(y *yaml.Node, depth int) *node {
+	r.aliases = true
 	if n := r.done[y.Alias]; n != nil {
 		return n
 	}
@@ -119,6 +120,7 @@ func (r *yamlReader) mapping(n *node, y *yaml.Node, depth int) {
 	for i := 0; i+1 < len(y.Content); i += 2 {
 		k := y.Content[i]
 		if k.Kind == yaml.AliasNode {
+			r.aliases = true
 			k = k.Alias
 		}
 		if k.Kind != yaml.ScalarNode {

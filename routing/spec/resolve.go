@@ -128,6 +128,7 @@ func (l *loader) identifyRest() {
 
 // ordinal tells entities with the same content apart by their order.
 func (l *loader) ordinal(content string) string {
+	l.contents = append(l.contents, content)
 	l.repeats[content]++
 	if n := l.repeats[content]; n > 1 {
 		return content + "#" + itoa(n)
@@ -137,30 +138,13 @@ func (l *loader) ordinal(content string) string {
 
 // resolve makes every foreign key an id.
 func (l *loader) resolve() {
-	index := map[string]map[string]string{} // by kind: id or name to id
-	for _, kind := range []string{"services", "routes", "upstreams", "consumers", "certificates", "ca_certificates", "x_keyway_tls_policies", "x_keyway_issuers"} {
-		byKey := map[string]string{}
-		for e := range l.doc.Entities(kind) {
-			if name := label(e); name != "" {
-				byKey[name] = e.Base().ID
-			}
-		}
-		// An id is stronger than a name that looks like one.
-		for e := range l.doc.Entities(kind) {
-			byKey[e.Base().ID] = e.Base().ID
-		}
-		index[kind] = byKey
-	}
+	index := indexOf(l.doc)
 	for _, k := range l.links {
 		if k.parent != nil {
 			*k.at = k.parent.Base().ID
 			continue
 		}
-		id, ok := index[k.refers][*k.at]
-		if !ok {
-			id, ok = index[k.refers][strings.ToLower(*k.at)]
-			ok = ok && isUUID(strings.ToLower(*k.at))
-		}
+		id, ok := index.find(k.refers, *k.at)
 		if !ok {
 			l.blame(k.owner, k.pos, k.field, ReasonReference,
 				"invalid reference '"+k.field+": "+*k.at+"' (no such entry in '"+k.refers+"')")
@@ -169,6 +153,37 @@ func (l *loader) resolve() {
 		*k.at = id
 	}
 	l.identifyRest()
+}
+
+// index leads from names and ids to ids, by kind.
+type index map[string]map[string]string
+
+func indexOf(d *Document) index {
+	all := index{}
+	for _, kind := range []string{"services", "routes", "upstreams", "consumers", "certificates", "ca_certificates", "x_keyway_tls_policies", "x_keyway_issuers"} {
+		byKey := map[string]string{}
+		for e := range d.Entities(kind) {
+			if name := label(e); name != "" {
+				byKey[name] = e.Base().ID
+			}
+		}
+		// An id is stronger than a name that looks like one.
+		for e := range d.Entities(kind) {
+			byKey[e.Base().ID] = e.Base().ID
+		}
+		all[kind] = byKey
+	}
+	return all
+}
+
+// find answers the id that a foreign key leads to.
+func (x index) find(kind, key string) (string, bool) {
+	id, ok := x[kind][key]
+	if !ok {
+		id, ok = x[kind][strings.ToLower(key)]
+		ok = ok && isUUID(strings.ToLower(key))
+	}
+	return id, ok
 }
 
 // claim is one thing that only one entity of a kind may have.

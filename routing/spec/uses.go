@@ -88,6 +88,9 @@ func (d *Document) Uses() iter.Seq[Use] {
 	return func(yield func(Use) bool) {
 		pairs := d.Pairs()
 		for e := range d.all() {
+			if e.Base().bare {
+				continue
+			}
 			for _, u := range uses(e, pairs) {
 				if !yield(u) {
 					return

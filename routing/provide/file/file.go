@@ -39,10 +39,14 @@ type Provider struct {
 	// nothing. Set before the first Load.
 	Judge func(*spec.Document) spec.Problems
 
-	paths   []string
-	schemas spec.Schemas
-	extra   []spec.Source // documents that come with the node
-	report  func(spec.Problems)
+	// Pause is called between parts of reading a document, so that it can let others go
+	// first; nil for nothing. Set before the first Load.
+	Pause func()
+
+	paths  []string
+	loader spec.Loader   // under loading
+	extra  []spec.Source // documents that come with the node
+	report func(spec.Problems)
 
 	again   chan struct{} // capacity 1: look now
 	changed chan struct{} // capacity 1: Current may answer something new
@@ -58,7 +62,7 @@ type Provider struct {
 // extra. report is called, from Run, once for each load that failed, with every problem.
 func New(paths []string, extra []spec.Source, schemas spec.Schemas, report func(spec.Problems)) *Provider {
 	return &Provider{
-		paths: paths, extra: extra, schemas: schemas, report: report,
+		paths: paths, extra: extra, loader: spec.Loader{Schemas: schemas}, report: report,
 		again: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 	}
 }
@@ -129,7 +133,8 @@ func (p *Provider) Load() spec.Problems {
 	if same {
 		return known
 	}
-	document, problems := spec.Load(sources, p.schemas)
+	p.loader.Pause = p.Pause
+	document, problems := p.loader.Load(sources)
 	if len(problems) == 0 && p.Judge != nil {
 		problems = p.Judge(document)
 	}

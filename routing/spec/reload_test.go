@@ -1,0 +1,166 @@
+package spec
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// agree loads with a Loader and without, and answers the Loader's document.
+func agree(t testing.TB, l *Loader, sources []Source) *Document {
+	t.Helper()
+	got, gotProblems := l.Load(sources)
+	want, wantProblems := Load(sources, l.Schemas)
+	if !reflect.DeepEqual(gotProblems, wantProblems) {
+		t.Fatalf("problems\n%v\nwant\n%v\nof\n%s", gotProblems, wantProblems, sources[0].Data)
+	}
+	if want == nil {
+		if got != nil {
+			t.Fatal("a document in spite of problems")
+		}
+		return nil
+	}
+	plain := *got
+	plain.fresh = want.fresh
+	if !reflect.DeepEqual(&plain, want) {
+		a, _ := plain.Encode()
+		b, _ := want.Encode()
+		t.Fatalf("the document is not what Load makes of\n%s\ngot\n%s\nwant\n%s\n%v", sources[0].Data, a, b, Diff(&plain, want))
+	}
+	return got
+}
+
+// blocks are pieces of documents, each with the list that it is for.
+func blocks(r *rand.Rand, n int) (kind, text string) {
+	one := func(list ...string) string { return list[r.IntN(len(list))] }
+	switch r.IntN(9) {
+	case 0:
+		return "services", fmt.Sprintf("- name: s%d\n  url: http://h%d:80/x\n  # a remark\n  routes:\n  - name: r%d\n    paths: [/a%d]\n  - paths:\n    - /b%d\n    hosts: [\"*.x%d.test\"]\n", n, n, n, n, n, n)
+	case 1:
+		return "services", fmt.Sprintf("- {name: s%d, host: up, tags: [a, b%d]}\n\n", n, n)
+	case 2:
+		return "routes", fmt.Sprintf("- name: r%d\n  service: %s\n  paths: [\"/c%d\"]\n", n, one("s1", "{name: s2}", "s3", "s4"), n)
+	case 3:
+		return "routes", fmt.Sprintf("- paths: [/only]\n  methods: [%s]\n", one("GET", "POST", "PUT"))
+	case 4:
+		return "consumers", fmt.Sprintf("- username: u%d\n  keyauth_credentials:\n  - key: \"{vault://env/k%d}\"\n  - key: lit%d\n  acls: [{group: g}]\n", n%20, n, n)
+	case 5:
+		return "upstreams", fmt.Sprintf("- name: up%d\n  targets:\n  - target: 10.0.0.%d:80\n  - {target: \"10.0.1.%d\", weight: %d}\n", n%9, n%200, n%200, n%5)
+	case 6:
+		return "plugins", fmt.Sprintf("- name: rich\n  %s\n  config:\n    count: %d\n    free:\n      text: |\n        - not\n        an item\n      more: \"- x\n\n        y\"\n", one("service: s1", "route: r3", "service: s2", "instance_name: i"), 1+n%9)
+	case 7:
+		return "targets", fmt.Sprintf("- upstream: up%d\n  target: 10.9.%d.1:80\n", n%9, n%200)
+	default:
+		return one("routes", "services", "consumers"), one("- {}\n", "-\n", "- a: &x 1\n", "- username: *x\n", "- name: \"open\n", "- name: s\n b: c\n", "- username: \"a\n- b\"\n", "-  username: \"v\n\n    w\"\n", "- {username: [\n", "- name: s1\n  host: h\n  name: s1\n")
+	}
+}
+
+// TestReload edits documents over and over. What the Loader makes of each is what
+// Load makes of it, problems included.
+func TestReload(t *testing.T) {
+	good, takenOver := 0, 0
+	for seed := range uint64(16) {
+		r := rand.New(rand.NewPCG(seed, 3))
+		l := &Loader{Schemas: rich()}
+		lists := map[string][]string{}
+		heads := []string{"_format_version: \"3.0\"\n", "---\n# top\n_format_version: \"3.0\"\n_info: {select_tags: [t]}\n", "_format_version: \"1.1\"\n_comment: |\n  - a\n  routes:\n"}
+		head := heads[r.IntN(2)]
+		for n := range 120 {
+			kind, text := blocks(r, 1+r.IntN(60))
+			list := lists[kind]
+			switch {
+			case r.IntN(60) == 0:
+				head = heads[r.IntN(len(heads))]
+			case len(list) > 3 && r.IntN(3) == 0:
+				at := r.IntN(len(list))
+				list = slices.Delete(list, at, at+1)
+			case strings.HasPrefix(text, "- {}") && n%3 > 0:
+			default:
+				list = slices.Insert(list, r.IntN(len(list)+1), text)
+			}
+			lists[kind] = list
+			var b strings.Builder
+			b.WriteString(head)
+			for _, kind := range []string{"services", "routes", "consumers", "upstreams", "plugins", "targets"} {
+				if len(lists[kind]) > 0 {
+					fmt.Fprintf(&b, "%s:\n%s", kind, strings.Join(lists[kind], ""))
+				}
+			}
+			if d := agree(t, l, []Source{{Name: "a.yaml", Data: []byte(b.String())}}); d != nil {
+				good++
+				if d.fresh < 8 && len(d.Routes)+len(d.Services) > 10 {
+					takenOver++
+				}
+			} else { // what broke it goes again, so that most documents are good
+				for kind := range lists {
+					lists[kind] = slices.DeleteFunc(lists[kind], func(s string) bool { return s == text || r.IntN(6) == 0 })
+				}
+			}
+		}
+	}
+	t.Logf("%d good documents, %d of them with little read", good, takenOver)
+	if good < 500 || takenOver < 20 {
+		t.Error("the test shows little")
+	}
+}
+
+// TestReloadReadsOneEntity counts what is read after one change.
+func TestReloadReadsOneEntity(t *testing.T) {
+	l := &Loader{}
+	text := string(bigYAML(2000))
+	first := agree(t, l, []Source{{Name: "big.yaml", Data: []byte(text)}})
+	if first.Fresh() != 4000 {
+		t.Errorf("%d entities were read at first", first.Fresh())
+	}
+	second := agree(t, l, []Source{{Name: "big.yaml", Data: []byte(strings.Replace(text, "things-77]", "changed]", 1))}})
+	if second.Fresh() != 2 {
+		t.Errorf("%d entities were read after the change of one route, expected it and its service", second.Fresh())
+	}
+	for i := range second.Routes {
+		if same := first.Routes[i] == second.Routes[i]; same != (i != 77) {
+			t.Errorf("route %d is the same one: %v", i, same)
+		}
+	}
+	// Lines that come before move the others.
+	third := agree(t, l, []Source{{Name: "big.yaml", Data: []byte("# a remark\n" + text)}})
+	if third.Routes[50].Pos.Line != first.Routes[50].Pos.Line+1 || first.Routes[50].Pos.Line != second.Routes[50].Pos.Line {
+		t.Error("positions are not those of the text")
+	}
+}
+
+// TestReloadByReference takes a name away that an entity in other text leads to.
+func TestReloadByReference(t *testing.T) {
+	l := &Loader{}
+	load := func(body string) *Document {
+		return agree(t, l, []Source{{Name: "a.yaml", Data: []byte("_format_version: \"3.0\"\nservices:\n" + body + "routes:\n- {name: r, service: s, paths: [/]}\n")}})
+	}
+	load("- {name: s, host: h}\n")
+	d := load("- {id: 4f5a5c8e-0000-4000-8000-000000000001, name: s, host: h}\n")
+	if d.Routes[0].Service != "4f5a5c8e-0000-4000-8000-000000000001" {
+		t.Errorf("the route leads to %s", d.Routes[0].Service)
+	}
+	if load("- {name: other, host: h}\n") != nil {
+		t.Error("a route to a service that is gone was taken over")
+	}
+	load("- {name: s, host: h}\n")
+}
+
+// FuzzReload reads one text after the other with one Loader.
+func FuzzReload(f *testing.F) {
+	head := "_format_version: \"3.0\"\n"
+	f.Add([]byte(head+everything), []byte(head+everything+"\n# end\n"))
+	f.Add([]byte(head+"services:\n- name: a\n  host: h\n- name: b\n  host: h\n"), []byte(head+"services:\n- name: a\n  host: \"h\n- name: b\n  host: h\"\n"))
+	f.Add([]byte(head+"consumers:\n  - username: |\n      a\n  -  username: b\n"), []byte("---\n"+head+"consumers:\n  - username: |\n      a\n\n  -  username: c\n_comment: x\n"))
+	f.Add([]byte(head+"consumers:\n- username: a\n- username: b\n"), []byte(head+"consumers:\n- username: b\n- username: 'a\n\n  - x'\nconsumers: []\n"))
+	f.Add([]byte(head+"routes:\n- paths: [&a /x]\n- paths: [/y]\n"), []byte(head+"routes:\n- paths: [&a /z]\n- paths: [*a]\n"))
+	schemas := rich()
+	f.Fuzz(func(t *testing.T, first, second []byte) {
+		l := &Loader{Schemas: schemas}
+		for _, text := range [][]byte{first, second, first} {
+			agree(t, l, []Source{{Name: "a.yaml", Data: text}})
+		}
+	})
+}
