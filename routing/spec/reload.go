@@ -28,10 +28,11 @@ type loaded struct {
 	claims       map[claim]bool
 }
 
-// place is one list of one file.
+// place is one list of one file, or of one entity in it.
 type place struct {
 	file, list int
 	kind       string
+	parent     string // kind, id and name, "" for none
 }
 
 // chunk is what came of one piece of text. Never changed.
@@ -91,15 +92,13 @@ func (l *Loader) take(sources []Source) (*Document, *loaded) {
 		outlines[i] = o
 		r.next.names, r.next.heads = append(r.next.names, s.Name), append(r.next.heads, o.head)
 	}
-	if !r.heads() {
+	if !r.heads(outlines) {
 		return nil, nil
 	}
 	for i, o := range outlines {
 		r.file = r.next.files[i]
-		for j, list := range o.lists {
-			if !r.list(place{i, j, list.kind}, list.pieces) {
-				return nil, nil
-			}
+		if !r.lists(i, o.lists, nil) {
+			return nil, nil
 		}
 	}
 	if !r.finish() {
@@ -109,7 +108,7 @@ func (l *Loader) take(sources []Source) (*Document, *loaded) {
 }
 
 // heads reads what is no entity, or takes it over with all that depends on it.
-func (r *reload) heads() bool {
+func (r *reload) heads(outlines []*outline) bool {
 	if r.was != nil && slices.Equal(r.was.names, r.next.names) && slices.Equal(r.was.heads, r.next.heads) {
 		r.next.files, r.next.configs, r.next.claims = r.was.files, r.was.configs, r.was.claims
 		r.configs = r.next.configs
@@ -119,7 +118,7 @@ func (r *reload) heads() bool {
 	r.next.configs, r.next.claims = r.configs, map[claim]bool{}
 	for i, text := range r.next.heads {
 		root, problems := parseSource(Source{Name: r.next.names[i], Data: []byte(text)})
-		if len(problems) > 0 {
+		if len(problems) > 0 || !outlines[i].unmark(root) {
 			return false
 		}
 		f := &file{name: r.next.names[i], root: root}
@@ -139,17 +138,38 @@ func (r *reload) heads() bool {
 	return len(r.loader.problems) == 0
 }
 
+// lists reads the lists of a file, or of an entity.
+func (r *reload) lists(file int, lists []outlined, parent Entity) bool {
+	of := ""
+	if parent != nil {
+		of = parent.Kind() + " " + parent.Base().ID + " " + label(parent)
+	}
+	for i, list := range lists {
+		if !r.list(place{file, i, list.kind, of}, list.pieces, parent) {
+			return false
+		}
+	}
+	return true
+}
+
 // list reads one list: what is known is taken over, the rest is read a few pieces at a time.
-func (r *reload) list(at place, pieces []piece) bool {
+func (r *reload) list(at place, pieces []piece, parent Entity) bool {
+	if r.next.chunks[at] != nil {
+		return false // the parent is there twice
+	}
 	var known map[string]*chunk
-	if r.was != nil {
+	if r.was != nil && at.kind != "ca_certificates" { // which are judged by the time as well
 		known = r.was.chunks[at]
 	}
-	// Certificates of authorities are judged by the time as well.
-	again := at.kind == "ca_certificates"
+	within := make(map[int]*outline) // of large pieces
+	for i, p := range pieces {
+		if o, ok := p.inside(at.kind); ok {
+			within[i], pieces[i].text = o, []byte(o.head)
+		}
+	}
 	chunks, next := make([]*chunk, len(pieces)), make(map[string]*chunk, len(pieces))
 	for i := 0; i < len(pieces); {
-		if c := known[string(pieces[i].text)]; c != nil && !again {
+		if c := known[string(pieces[i].text)]; c != nil {
 			chunks[i] = c.moved(pieces[i].line)
 			r.refer(chunks[i])
 			if i++; i%1024 == 0 {
@@ -158,15 +178,16 @@ func (r *reload) list(at place, pieces []piece) bool {
 			continue
 		}
 		end := i + 1
-		for end < len(pieces) && end < i+together && (again || known[string(pieces[end].text)] == nil) {
+		for end < len(pieces) && end < i+together && known[string(pieces[end].text)] == nil && within[end-1] == nil && within[end] == nil {
 			end++
 		}
-		if !r.read(at.kind, pieces[i:end], chunks[i:end]) {
+		if !r.read(at.kind, pieces[i:end], within[i], parent, chunks[i:end]) {
 			return false
 		}
 		i = end
 		r.pause()
 	}
+	r.next.chunks[at] = next
 	for i, c := range chunks {
 		text := string(pieces[i].text)
 		if next[text] != nil {
@@ -176,8 +197,10 @@ func (r *reload) list(at place, pieces []piece) bool {
 		for _, e := range c.entities {
 			r.doc.add(e)
 		}
+		if o := within[i]; o != nil && !r.lists(at.file, o.lists, c.entities[0]) {
+			return false
+		}
 	}
-	r.next.chunks[at] = next
 	return true
 }
 
@@ -188,8 +211,13 @@ func (r *reload) refer(c *chunk) {
 	}
 }
 
-// read parses a few pieces that follow each other, and decodes each.
-func (r *reload) read(kind string, pieces []piece, to []*chunk) bool {
+// read parses a few pieces that follow each other, and decodes each. within is the
+// outline of the only one, nil for none.
+func (r *reload) read(kind string, pieces []piece, within *outline, parent Entity, to []*chunk) bool {
+	through := ""
+	if parent != nil {
+		through = nests(parent.Kind(), kind)
+	}
 	var text []byte
 	for _, p := range pieces {
 		text = append(text, p.text...)
@@ -203,8 +231,11 @@ func (r *reload) read(kind string, pieces []piece, to []*chunk) bool {
 		if item.shape != shapeObject || item.line != pieces[i].line-pieces[0].line+1 {
 			return false
 		}
+		if within != nil && !within.unmark(item) {
+			return false
+		}
 		one := &loader{schemas: r.schemas, doc: &Document{}, configs: r.configs, repeats: r.repeats, file: r.file, lines: pieces[0].line - 1}
-		one.entity(kind, item, nil, "")
+		one.entity(kind, item, parent, through)
 		one.identify()
 		if len(one.problems) > 0 {
 			return false

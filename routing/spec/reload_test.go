@@ -131,6 +131,53 @@ func TestReloadReadsOneEntity(t *testing.T) {
 	}
 }
 
+// TestReloadInsideOfAnEntity counts what is read when one of many routes that are
+// written inside of their service changes, and the service itself.
+func TestReloadInsideOfAnEntity(t *testing.T) {
+	text := func(host string, changed int, path string) []Source {
+		var b strings.Builder
+		fmt.Fprintf(&b, "_format_version: \"3.0\"\nservices:\n- name: s\n  host: %s\n  routes:\n", host)
+		for i := range 500 {
+			if i == changed {
+				fmt.Fprintf(&b, "  - {name: r%d, paths: [%s]}\n", i, path)
+			} else {
+				fmt.Fprintf(&b, "  - name: r%d\n    paths: [/p%d]\n    plugins: [{name: rich}]\n", i, i)
+			}
+		}
+		b.WriteString("  tags: [a]\n- name: t\n  host: h\n")
+		return []Source{{Name: "a.yaml", Data: []byte(b.String())}}
+	}
+	l := &Loader{Schemas: rich()}
+	agree(t, l, text("h", -1, ""))
+	for i, want := range []int{1, 1, 1, 2} {
+		sources := [][]Source{text("h", 100, "/x"), text("h", 100, "/y"), text("g", 100, "/y"), text("g", -1, "")}[i]
+		if d := agree(t, l, sources); d.Fresh() != want {
+			t.Errorf("change %d: %d entities were read, expected %d", i, d.Fresh(), want)
+		}
+	}
+	// In another service the routes are others.
+	sources := text("g", -1, "")
+	sources[0].Data = []byte(strings.Replace(string(sources[0].Data), "name: s\n", "name: z\n", 1))
+	if d := agree(t, l, sources); d.Fresh() < 1000 {
+		t.Errorf("%d entities were read after their service got another name", d.Fresh())
+	}
+}
+
+// TestReloadIsNotMisled cuts at lines that look like entities and are parts of texts.
+func TestReloadIsNotMisled(t *testing.T) {
+	filler := strings.Repeat("  # "+strings.Repeat("x", 60)+"\n", 80)
+	for _, text := range []string{
+		"_comment: \"abc\nservices:\n- {name: x, host: h}\n_x: \"\n",
+		"consumers:\n- username: \"abc\nservices:\n- {name: x, host: h}\n_x: \"\n",
+		"services:\n- name: s\n  host: h\n" + filler + "  path: \"/a\n  routes:\n  - {name: r, paths: [/x]}\n  tags: \"\n",
+		"services:\n- name: s\n  host: h\n" + filler + "  tags: [a,\n  routes:\n  - {name: r, paths: [/x]}\n  ]\n",
+		"services:\n- name: s\n  host: h\n" + filler + "  routes:\n  - {name: r, paths: [/x]}\n  routes:\n  - {name: q, paths: [/x]}\n",
+		"services:\n- cut-0\n", "services:\n- name: s\n  host: h\nservices:\n- name: t\n  host: h\n",
+	} {
+		agree(t, &Loader{}, []Source{{Name: "a.yaml", Data: []byte("_format_version: \"3.0\"\n" + text)}})
+	}
+}
+
 // TestReloadByReference takes a name away that an entity in other text leads to.
 func TestReloadByReference(t *testing.T) {
 	l := &Loader{}
