@@ -69,7 +69,7 @@ func edit(r *rand.Rand, routes []*spec.Route, n int) []*spec.Route {
 // from the one before is the one that is made from nothing, and the one before stays as it was.
 func TestPatchedTablesAreFreshOnes(t *testing.T) {
 	patched := 0
-	for seed := range uint64(40) {
+	for seed := range uint64(12) {
 		r := rand.New(rand.NewPCG(seed, 2))
 		var routes []*spec.Route
 		for n := range 20 + r.IntN(200) {
@@ -109,8 +109,8 @@ func TestPatchedTablesAreFreshOnes(t *testing.T) {
 			routes, table = next, got
 		}
 	}
-	if patched < 500 {
-		t.Errorf("only %d of 1600 tables were patched: the test shows little", patched)
+	if patched < 150 {
+		t.Errorf("only %d of 480 tables were patched: the test shows little", patched)
 	}
 }
 

@@ -138,6 +138,16 @@ func FuzzClientHello(f *testing.F) {
 		if err != nil {
 			return
 		}
+		// However it arrives it is the same, and before its end it is nothing.
+		again, how, err := ReadHello(iotest.OneByteReader(bytes.NewReader(wire)))
+		if err != nil || how.ServerName != h.ServerName || !bytes.Equal(again, raw) {
+			t.Fatalf("byte by byte it is %q, %v, was %q", how.ServerName, err, h.ServerName)
+		}
+		for n := range min(len(raw), 2048) {
+			if _, part, err := ReadHello(bytes.NewReader(raw[:n])); err == nil {
+				t.Fatalf("the first %d of %d bytes are taken for a hello that names %q", n, len(raw), part.ServerName)
+			}
+		}
 		seen, called := "", false
 		_ = tls.Server(&memory{in: bytes.NewReader(raw)}, &tls.Config{GetConfigForClient: func(c *tls.ClientHelloInfo) (*tls.Config, error) {
 			seen, called = c.ServerName, true

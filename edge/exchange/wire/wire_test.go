@@ -3,11 +3,15 @@ package wire
 import (
 	"bufio"
 	"bytes"
+	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
+	"os"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/keyway-edge/keyway/edge/exchange"
 )
@@ -239,13 +243,28 @@ func FuzzParseRequest(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Add([]byte("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n00\r\nX-T: 1\r\n\r\nGET / HTTP/1.1\r\n"))
+	var cases []struct{ Raw []string }
+	text, err := os.ReadFile("../../../integration/edgeprobe/cases/h1.json")
+	if err == nil {
+		err = json.Unmarshal(text, &cases)
+	}
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, c := range cases {
+		f.Add([]byte(strings.NewReplacer("{{ID}}", "x1", "{{HOST}}", "edge.test").Replace(strings.Join(c.Raw, ""))))
+	}
 	f.Add([]byte("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 05\r\n\r\nhelloGET / HTTP/1.1\r\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		end := HeadEnd(b, 0)
 		if end < 0 {
 			return
 		}
+		began := time.Now()
 		r, fr, e := parse(string(b[:end]))
+		if took := time.Since(began); took > 250*time.Millisecond+time.Duration(len(b))*time.Microsecond {
+			t.Fatalf("%d bytes took %v", len(b), took) // a millisecond for each KiB, and what the scheduler may take
+		}
 		if e != nil {
 			return
 		}
@@ -264,6 +283,22 @@ func FuzzParseRequest(f *testing.F) {
 		}
 		if fr.Chunked != (len(std.TransferEncoding) == 1) || !fr.Chunked && std.ContentLength != r.Length {
 			t.Fatalf("framed as %+v, by net/http as %v %d\n%q", fr, std.TransferEncoding, std.ContentLength, b[:end])
+		}
+		fields := http.Header{}
+		for f := range r.Fields.All() {
+			fields.Add(f.Name, f.Value)
+		}
+		for name, values := range std.Header {
+			switch name {
+			case "Content-Length", "Connection", "Keep-Alive", "Upgrade", "Te", "Trailer", "Proxy-Connection", "Transfer-Encoding", "Expect":
+				continue // of this connection: they are read and not kept
+			}
+			if hasToken(strings.ToLower(strings.Join(std.Header["Connection"], ",")), strings.ToLower(name)) {
+				continue // as are those that it names
+			}
+			if got := fields.Values(name); !slices.Equal(got, values) {
+				t.Fatalf("field %s is read as %q, by net/http as %q\n%q", name, got, values, b[:end])
+			}
 		}
 		var body Body
 		body.Reset(&reader{r: bytes.NewReader(b[end:]), n: 7}, fr, &r.Trailer)
