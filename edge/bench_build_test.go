@@ -3,8 +3,11 @@ package edge
 import (
 	"fmt"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/keyway-edge/keyway/routing/spec"
 )
 
 // manyRoutes is a document of n routes of n/10 services; the path of one of them is changed.
@@ -40,4 +43,42 @@ func BenchmarkBuild(b *testing.B) {
 			builder.Build(before, Inputs{Document: second, Now: now})
 		}
 	})
+}
+
+// BenchmarkReload goes from the text of a document of 10,000 routes, one of which changed,
+// to the snapshot. The CPU time that it reports is that of the whole process, collection included.
+func BenchmarkReload(b *testing.B) {
+	builder := newBuilder(b, &Config{})
+	loader := &spec.Loader{}
+	load := func(path string) *spec.Document {
+		doc, problems := loader.Load([]spec.Source{{Name: "many.yaml", Data: []byte("_format_version: \"3.0\"\n" + manyRoutes(10_000, path))}})
+		if len(problems) > 0 {
+			b.Fatal(problems)
+		}
+		return doc
+	}
+	now := time.Now()
+	snap, _ := builder.Build(nil, Inputs{Document: load("/zero"), Now: now})
+	texts := make([]string, 2)
+	for i := range texts {
+		texts[i] = "_format_version: \"3.0\"\n" + manyRoutes(10_000, fmt.Sprintf("/turn%d", i))
+	}
+	before := cpuTime(b)
+	for i := 0; b.Loop(); i++ {
+		doc, problems := loader.Load([]spec.Source{{Name: "many.yaml", Data: []byte(texts[i%2])}})
+		if len(problems) > 0 {
+			b.Fatal(problems)
+		}
+		snap, _ = builder.Build(snap, Inputs{Document: doc, Now: now})
+	}
+	b.ReportMetric(float64((cpuTime(b)-before).Microseconds())/1000/float64(b.N), "cpu-ms/op")
+}
+
+func cpuTime(b *testing.B) time.Duration {
+	b.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

@@ -27,6 +27,8 @@ type Builder struct {
 	DefaultCert, DefaultKey spec.Secret
 	// Trial is what a new version of a certificate has to pass; zero for nothing.
 	Trial secrets.TrialRule
+	// Pause is called between parts of a build, so that it can let requests go first; nil for nothing.
+	Pause func()
 }
 
 // Inputs is what a snapshot is made of.
@@ -71,18 +73,20 @@ func (b *Builder) Build(prev *Snapshot, in Inputs) (*Snapshot, *Report) {
 		next.Generation = prev.Generation + 1
 	}
 	w := &build{Builder: b, prev: prev, next: next, in: in, report: &Report{}}
-	w.certificates()
-	w.tlsPolicies()
-	w.index()
-	w.auths()
-	w.upstreams()
-	w.routes()
-	w.chains()
-	w.streams()
-	w.compare()
+	for _, part := range []func(){w.certificates, w.tlsPolicies, w.index, w.auths, w.upstreams, w.routes, w.chains, w.streams, w.compare} {
+		part()
+		w.pause()
+	}
 	// What was made may hold on to this build, and with it would to every snapshot before.
 	w.prev = nil
 	return next, w.report
+}
+
+// pause lets requests go first.
+func (b *Builder) pause() {
+	if b.Pause != nil {
+		b.Pause()
+	}
 }
 
 func (w *build) problem(p ...*spec.Problem) {

@@ -105,6 +105,9 @@ func (w *build) chains() {
 	w.next.bindings = make([]binding, w.next.Table.Len())
 	w.next.limits = w.routeLimits()
 	for r := range w.next.Table.Routes() {
+		if r.Index%2048 == 2047 {
+			w.pause()
+		}
 		b := &w.next.bindings[r.Index]
 		b.route, b.closed = r, r.Broken
 		b.service, b.limit = services[r.Spec.Service], w.next.limits[r.Spec.ID]

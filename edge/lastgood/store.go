@@ -51,6 +51,8 @@ type Config struct {
 	Keys    Keys
 	Serving func(ctx context.Context) (Serving, error)
 	Log     *slog.Logger
+	// Pause is called between parts of a write, so that it can let others go first; nil for nothing.
+	Pause func()
 }
 
 // Facts is what there is to tell of a Store.
@@ -238,7 +240,7 @@ func (s *Store) write(ctx context.Context) error {
 	}
 	slices.SortFunc(now.Kept, func(a, b secrets.Kept) int { return cmp.Compare(a.Ref, b.Ref) })
 	if s.encodedOf != now.Document {
-		if s.encoded, err = now.Document.Encode(); err != nil {
+		if s.encoded, err = now.Document.EncodeSlowly(s.cfg.Pause); err != nil {
 			return fmt.Errorf("encoding the document: %w", err)
 		}
 		s.encodedOf = now.Document

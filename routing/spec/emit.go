@@ -2,14 +2,24 @@ package spec
 
 import (
 	"bytes"
-	"regexp"
 	"strconv"
 	"strings"
 	"unicode/utf8"
 )
 
-// bareText is what YAML reads as text without quotes, whatever version of YAML.
-var bareText = regexp.MustCompile(`^[A-Za-z/][A-Za-z0-9_./-]*$`)
+// isBare says that a text is what YAML reads as text without quotes, whatever version of
+// YAML. Bytes are looked at one by one: a document has a hundred thousand texts.
+func isBare(s string) bool {
+	if s == "" || !isAlnum(s[0]) && s[0] != '/' || '0' <= s[0] && s[0] <= '9' {
+		return false
+	}
+	for i := range len(s) {
+		if c := s[i]; !isAlnum(c) && c != '_' && c != '.' && c != '/' && c != '-' {
+			return false
+		}
+	}
+	return true
+}
 
 // emitter writes block YAML. Each value is written after its "key:" or "-" and
 // ends its line.
@@ -80,7 +90,7 @@ func isBlock(s string) bool {
 }
 
 func (w *emitter) quoted(s string) {
-	if bareText.MatchString(s) && !isWord(s) {
+	if isBare(s) && !isWord(s) {
 		w.WriteString(s)
 		return
 	}
@@ -112,6 +122,9 @@ func hexDigits(n uint32, digits int) string {
 
 // isWord says that some version of YAML reads the text as something else.
 func isWord(s string) bool {
+	if len(s) > len("false") {
+		return false
+	}
 	switch strings.ToLower(s) {
 	case "null", "true", "false", "yes", "no", "on", "off", "y", "n":
 		return true

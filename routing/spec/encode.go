@@ -20,6 +20,11 @@ func (d *Document) Encode() ([]byte, error) {
 	return (&encoder{}).document(d), nil
 }
 
+// EncodeSlowly is Encode that calls pause between parts of the work.
+func (d *Document) EncodeSlowly(pause func()) ([]byte, error) {
+	return (&encoder{pause: pause}).document(d), nil
+}
+
 // Redacted is Encode for dumps: references are shown, literal secrets are
 // "[redacted]", also in the configs of plugins and vaults. It cannot be loaded.
 func (d *Document) Redacted() ([]byte, error) {
@@ -34,13 +39,18 @@ var secretName = regexp.MustCompile(`(?i)secret|token|passw|passphrase|credentia
 type encoder struct {
 	emitter
 	redact bool
+	pause  func() // nil for none
 }
 
 func (w *encoder) document(d *Document) []byte {
 	w.WriteString("_format_version: \"3.0\"\n_transform: false\n")
 	for _, kind := range Kinds() {
 		first := true
+		n := 0
 		for e := range d.Entities(kind) {
+			if n++; n%64 == 0 && w.pause != nil {
+				w.pause()
+			}
 			if first {
 				w.WriteString(kind + ":\n")
 				first = false

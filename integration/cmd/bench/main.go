@@ -87,6 +87,9 @@ func serveAs(kind, address string, n int, mlkem bool, rate float64) error {
 }
 
 func bench(ctx context.Context, o options) error {
+	if o.only == stallCase {
+		return stall(ctx, o.keyway, min(o.rounds, 5))
+	}
 	only, err := regexp.Compile(o.only)
 	if err != nil {
 		return fmt.Errorf("-only: %w", err)
