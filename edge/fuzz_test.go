@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -241,7 +242,7 @@ func (o *strictOrigin) serve(c net.Conn) {
 					o.wrong = append(o.wrong, fmt.Sprintf("no %s in %q", name, fields))
 				}
 			}
-		} else if err != io.EOF && err != io.ErrUnexpectedEOF && !strings.Contains(err.Error(), "EOF") && !strings.Contains(err.Error(), "reset") {
+		} else if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) && !strings.Contains(err.Error(), "reset") {
 			o.wrong = append(o.wrong, err.Error()) // a request that was given up is not wrong
 		}
 		o.mu.Unlock()

@@ -26,7 +26,7 @@ func order(t *Table) []string {
 	last := place(0)
 	for _, p := range t.ranked {
 		r := t.rules[p.slot()]
-		list = append(list, fmt.Sprint(r.id, r.paths, r.route.Spec.Name, r.route.Index, t.routes[r.route.Index] == r.route, p > last))
+		list = append(list, fmt.Sprint(r.id, r.paths, r.route.Spec.Name, r.route.Index, t.routes[r.route.Index] == r.route, slices.Contains(r.route.places, p), p > last))
 		last = p
 	}
 	return list
@@ -127,10 +127,14 @@ func TestPatchWithoutRoom(t *testing.T) {
 	for range 60 {
 		id += "y" // the higher id is first: it comes behind z and before all others
 		routes = append(routes, named(id))
+		was := order(table)
 		next, _ := Compile(table, &spec.Document{Routes: routes})
 		want := compile(t, routes...)
 		if !slices.Equal(order(next), order(want)) {
 			t.Fatalf("order\n%q\nwant\n%q", order(next), order(want))
+		}
+		if !slices.Equal(order(table), was) {
+			t.Fatalf("the table before changed\n%q\nwas\n%q", order(table), was)
 		}
 		if slices.Equal(next.ranked, want.ranked) {
 			renewed++

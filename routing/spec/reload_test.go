@@ -178,6 +178,17 @@ func TestReloadIsNotMisled(t *testing.T) {
 	}
 }
 
+// TestReloadReadsAliasesAnew changes what an alias in other text stands for.
+func TestReloadReadsAliasesAnew(t *testing.T) {
+	l := &Loader{}
+	for _, path := range []string{"/x", "/y"} {
+		d := agree(t, l, []Source{{Name: "a.yaml", Data: []byte("_format_version: \"3.0\"\nroutes:\n- name: a\n  paths: [&a " + path + "]\n- name: b\n  paths: [*a ]\n")}})
+		if d.Routes[1].Paths[0] != path {
+			t.Errorf("the alias stands for %s, not %s", d.Routes[1].Paths[0], path)
+		}
+	}
+}
+
 // TestReloadByReference takes a name away that an entity in other text leads to.
 func TestReloadByReference(t *testing.T) {
 	l := &Loader{}
