@@ -44,7 +44,7 @@ func TestIdleConnections(t *testing.T) {
 		protocol string
 		n        int
 		limit    int // bytes for each
-	}{{"http/1.1", 2000, 24 << 10}, {"h2", 1000, 40 << 10}} {
+	}{{"http/1.1", 10000, 24 << 10}, {"h2", 1000, 40 << 10}} {
 		t.Run(c.protocol, func(t *testing.T) {
 			// The runtime gives back what it can, so that what is resident is what is in use.
 			g := behind(t, o, "", "", map[string]string{"GOMEMLIMIT": "32MiB", "KEYWAY_MEMORY_LIMIT": "off", "KEYWAY_IDLE_TIMEOUT": "120s"})

@@ -58,6 +58,8 @@ func join(base, rest, request string) string {
 		return rest
 	case rest[0] == '/':
 		return bare + rest
+	case bare == "" && len(rest)+1 == len(request) && request[0] == '/':
+		return request // nothing but its slash was taken off: no need to make it anew
 	}
 	return bare + "/" + rest
 }
