@@ -62,7 +62,7 @@ func blocks(r *rand.Rand, n int) (kind, text string) {
 // Load makes of it, problems included.
 func TestReload(t *testing.T) {
 	good, takenOver := 0, 0
-	for seed := range uint64(16) {
+	for seed := range uint64(6) {
 		r := rand.New(rand.NewPCG(seed, 3))
 		l := &Loader{Schemas: rich()}
 		lists := map[string][]string{}
@@ -102,7 +102,7 @@ func TestReload(t *testing.T) {
 		}
 	}
 	t.Logf("%d good documents, %d of them with little read", good, takenOver)
-	if good < 500 || takenOver < 20 {
+	if good < 200 || takenOver < 5 {
 		t.Error("the test shows little")
 	}
 }
