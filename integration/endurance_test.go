@@ -218,11 +218,11 @@ func (s *shop) opens(key string) bool {
 // footprint is what a node holds.
 type footprint struct{ heap, goroutines, files int }
 
-func (s *shop) footprint(t testing.TB) footprint {
+func (g *gateway) footprint(t testing.TB) footprint {
 	t.Helper()
-	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.cmd.Process.Pid))
+	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", g.cmd.Process.Pid))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return footprint{int(s.counter(t, "keyway_heap_bytes")), int(s.counter(t, "keyway_goroutines")), len(open)}
+	return footprint{int(g.counter(t, "keyway_heap_bytes")), int(g.counter(t, "keyway_goroutines")), len(open)}
 }

@@ -30,6 +30,11 @@ type clients struct {
 	stale func(name, serial string, began time.Time) (time.Duration, bool)
 	// expect says whether an answer is what should be; nil wants 200.
 	expect func(status int, body string) bool
+	// took is told how long each good answer took, with a handshake of its own or
+	// without; nil for nobody.
+	took func(fresh bool, d time.Duration)
+	// settled leaves out those that make connections.
+	settled bool
 
 	requests, lost, handshakes, failed, old, refused atomic.Int64
 	first                                            atomic.Value // the first trouble, as text
@@ -48,7 +53,9 @@ func (l *clients) begin(n int) *clients {
 	}
 	for i := range n {
 		l.wg.Go(func() { l.kept(l.names[i%len(l.names)], i%2 == 1) })
-		l.wg.Go(func() { l.fresh(i) })
+		if !l.settled {
+			l.wg.Go(func() { l.fresh(i) })
+		}
 	}
 	return l
 }
@@ -131,7 +138,7 @@ func (l *clients) ask(c *http.Client, name string, began time.Time) bool {
 	req.Host = name
 	req.Header.Set("X-Number", fmt.Sprint(l.number.Add(1)))
 	dying := l.down.Load()
-	status, body := 0, ""
+	status, body, asked := 0, "", time.Now()
 	resp, err := c.Do(req)
 	if err == nil {
 		var text []byte
@@ -143,6 +150,7 @@ func (l *clients) ask(c *http.Client, name string, began time.Time) bool {
 		return false
 	}
 	l.requests.Add(1)
+	took := time.Since(asked)
 	var op *net.OpError
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
@@ -155,6 +163,9 @@ func (l *clients) ask(c *http.Client, name string, began time.Time) bool {
 	case err != nil:
 		l.lost.Add(1)
 	case l.expect != nil && l.expect(status, body), l.expect == nil && status == http.StatusOK:
+		if l.took != nil {
+			l.took(!began.IsZero(), took)
+		}
 		return true
 	default:
 		l.lost.Add(1)

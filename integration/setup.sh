@@ -6,7 +6,7 @@ cache=${1:?usage: setup.sh CACHE}
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$cache/bin"
 
-packages=(nginx-light haproxy nghttp2-client curl openssl postgresql prometheus)
+packages=(nginx-light haproxy nghttp2-client slowhttptest wrk curl openssl postgresql prometheus)
 missing=()
 for p in "${packages[@]}"; do
   dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'install ok installed' || missing+=("$p")
