@@ -10,6 +10,7 @@ type Balancing struct {
 	RecoverAfter   float64 // seconds after which a target that traffic took out is tried again; 0 for never
 	MaxConnections int     // requests under way at one target; 0 for no limit
 	MaxPending     int     // requests that wait for a place at one target
+	PendingTimeout float64 // seconds for which they wait
 	RetryBudget    float64 // retries in percent of requests
 }
 
@@ -23,7 +24,7 @@ type Retry struct {
 
 // DefaultBalancing is what an upstream without x_keyway_balancing does.
 func DefaultBalancing() Balancing {
-	return Balancing{RecoverAfter: 30, MaxPending: 100, RetryBudget: 20}
+	return Balancing{RecoverAfter: 30, MaxPending: 100, PendingTimeout: 1, RetryBudget: 20}
 }
 
 func (u *Upstream) balancing() optional {
@@ -46,6 +47,7 @@ func (b *Balancing) fields(visit func(field)) {
 	visit(field{"recover_after", &b.RecoverAfter, isSeconds})
 	visit(field{"max_connections", &b.MaxConnections, isPort})
 	visit(field{"max_pending", &b.MaxPending, isPort})
+	visit(field{"pending_timeout", &b.PendingTimeout, isSeconds})
 	visit(field{"retry_budget", &b.RetryBudget, probeThreshold})
 }
 

@@ -12,7 +12,7 @@ services:
 - {name: s, host: u, x_keyway_retry: {on_statuses: [502, 503], try_timeout: 250, hedge_after: 50}}
 upstreams:
 - name: u
-  x_keyway_balancing: {slow_start: 1.5, zone_preference: true, subset: 3, panic_threshold: 40, recover_after: 5, max_connections: 6, max_pending: 7, retry_budget: 8}
+  x_keyway_balancing: {slow_start: 1.5, zone_preference: true, subset: 3, panic_threshold: 40, recover_after: 5, max_connections: 6, max_pending: 7, pending_timeout: 2.5, retry_budget: 8}
   targets:
   - {target: "127.0.0.1:1", x_keyway_zone: eu-1a}
 - name: v
@@ -21,7 +21,7 @@ upstreams:
 	if len(problems) > 0 {
 		t.Fatal(problems)
 	}
-	want := Balancing{SlowStart: 1.5, ZonePreference: true, Subset: 3, PanicThreshold: 40, RecoverAfter: 5, MaxConnections: 6, MaxPending: 7, RetryBudget: 8}
+	want := Balancing{SlowStart: 1.5, ZonePreference: true, Subset: 3, PanicThreshold: 40, RecoverAfter: 5, MaxConnections: 6, MaxPending: 7, PendingTimeout: 2.5, RetryBudget: 8}
 	if got := doc.Upstreams[0].Balancing; got == nil || *got != want || doc.Targets[0].Zone != "eu-1a" {
 		t.Fatalf("read %+v, %q", got, doc.Targets[0].Zone)
 	}

@@ -137,13 +137,14 @@ type tally struct {
 	ejected [3]atomic.Uint64 // by source
 	denied  atomic.Uint64    // repetitions beyond the budget
 	busy    atomic.Uint64    // requests beyond max_pending
+	late    atomic.Uint64    // requests that have waited for pending_timeout
 }
 
 // Tally is what happened to the targets and requests of one upstream.
 type Tally struct {
 	Upstream  string
 	Ejections map[string]uint64 // by traffic, probe, order
-	Refused   map[string]uint64 // by retry_budget, max_pending
+	Refused   map[string]uint64 // by retry_budget, max_pending, pending_timeout
 }
 
 // Tallies answers those of every upstream entity, in order of name.
@@ -154,7 +155,7 @@ func (s *Set) Tallies() []Tally {
 		list = append(list, Tally{
 			Upstream:  b.name,
 			Ejections: map[string]uint64{"traffic": y.ejected[byTraffic].Load(), "probe": y.ejected[byProbe].Load(), "order": y.ejected[byOrder].Load()},
-			Refused:   map[string]uint64{"retry_budget": y.denied.Load(), "max_pending": y.busy.Load()},
+			Refused:   map[string]uint64{"retry_budget": y.denied.Load(), "max_pending": y.busy.Load(), "pending_timeout": y.late.Load()},
 		})
 	}
 	return list
@@ -169,7 +170,8 @@ func (b *balancer) pay() bool {
 	return false
 }
 
-var errBusy = errors.New("every target has max_connections requests under way and max_pending waiting; raise them or add targets")
+// ErrBusy says that a request found no place at any target: it may, in a moment.
+var ErrBusy = errors.New("every target has max_connections requests under way and max_pending waiting; raise them or add targets")
 
 // enter takes a place at a target that has less than most requests under way; 0 is no limit.
 func (v *vitals) enter(most int64) bool {
@@ -214,7 +216,7 @@ func (k *call) await(t *target) error {
 	if len(v.queue) >= b.traits.MaxPending {
 		v.mu.Unlock()
 		b.tally.busy.Add(1)
-		return errBusy
+		return ErrBusy
 	}
 	v.pending.Add(1)
 	if v.enter(most) {
@@ -228,14 +230,16 @@ func (k *call) await(t *target) error {
 		k.watched = true
 		k.x.WatchClient()
 	}
-	limit := time.NewTimer(k.cluster.connect)
+	within := time.Duration(b.traits.PendingTimeout * float64(time.Second))
+	limit := time.NewTimer(within)
 	defer limit.Stop()
 	err := error(nil)
 	select {
 	case <-turn:
 		return nil
 	case <-limit.C:
-		err = fmt.Errorf("waiting for a place at %s: %w after %v", t.name, errBusy, k.cluster.connect)
+		b.tally.late.Add(1)
+		err = fmt.Errorf("waiting for a place at %s: %w after %v", t.name, ErrBusy, within)
 	case <-k.x.Ctx.Done():
 		err = fmt.Errorf("waiting for a place at %s: %w", t.name, k.x.Ctx.Err())
 	}

@@ -3,14 +3,19 @@ package upstream
 import (
 	"bufio"
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/keyway-edge/keyway/edge/exchange"
 	"github.com/keyway-edge/keyway/routing/spec"
 )
 
@@ -214,7 +219,7 @@ func TestConnectionLimit(t *testing.T) {
 	})
 	g := through(t, func(d *spec.Document) {
 		d.Services[0].ReadTimeout, d.Services[0].ConnectTimeout = 20000, 20000
-		d.Upstreams[0].Balancing = &spec.Balancing{MaxConnections: 2, MaxPending: 1}
+		d.Upstreams[0].Balancing = &spec.Balancing{MaxConnections: 2, MaxPending: 1, PendingTimeout: 20}
 	}, slow)
 	v := g.set.sorted[0].targets[0].vitals
 	status := make(chan int, 4)
@@ -256,11 +261,80 @@ func TestConnectionLimit(t *testing.T) {
 			t.Errorf("status %d", s)
 		}
 	}
-	if y := g.set.Tallies(); len(y) != 1 || y[0].Upstream != "u" || y[0].Refused["max_pending"] != 1 {
+	if y := g.set.Tallies(); len(y) != 1 || y[0].Upstream != "u" || y[0].Refused["max_pending"] != 1 || y[0].Refused["pending_timeout"] != 0 {
 		t.Errorf("tallies %+v", y)
 	}
 	if most.Load() != 2 || v.open.Load() != 0 || v.pending.Load() != 0 {
 		t.Errorf("%d at once; left over: %d open, %d waiting", most.Load(), v.open.Load(), v.pending.Load())
+	}
+}
+
+// A wait for a place ends with pending_timeout, whatever time there is to connect; the
+// place of a WebSocket is free for who waits as soon as it ends.
+func TestPendingTimeout(t *testing.T) {
+	switching := origin(t, func(c net.Conn, r *bufio.Reader, _ int) {
+		for readHead(r) != "" {
+			_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+		}
+	})
+	g := through(t, func(d *spec.Document) {
+		d.Upstreams[0].Balancing = &spec.Balancing{MaxConnections: 1, MaxPending: 5, PendingTimeout: 0.03}
+	}, switching)
+	upgrade := func() *exchange.Exchange {
+		x := ask(t.Context(), "GET", "")
+		x.Request.Upgrade = "websocket"
+		return x
+	}
+	first := upgrade()
+	if s, m := g.do(first, nil); s != 101 || first.Response.Switch == nil {
+		t.Fatalf("%d %s", s, m)
+	}
+	began := time.Now()
+	s, m := g.do(upgrade(), nil)
+	if took := time.Since(began); s != 503 || m != messageClosed || took < 30*time.Millisecond || took > 5*time.Second {
+		t.Errorf("%d %s after %v", s, m, took)
+	}
+	if y := g.set.Tallies(); y[0].Refused["pending_timeout"] != 1 || y[0].Refused["max_pending"] != 0 {
+		t.Errorf("tallies %+v", y)
+	}
+	g.set.sorted[0].traits.PendingTimeout = 20
+	status := make(chan int, 1)
+	go func() {
+		s, _ := g.do(upgrade(), nil)
+		status <- s
+	}()
+	v := g.set.sorted[0].targets[0].vitals
+	for deadline := time.Now().Add(10 * time.Second); v.pending.Load() == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("nobody waits")
+		}
+	}
+	_ = first.Response.Switch.Close()
+	select {
+	case s := <-status:
+		if s != 101 {
+			t.Errorf("who waited got %d", s)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the place of a WebSocket that is over is given to nobody")
+	}
+}
+
+// TestShortage: that this node is short of descriptors says nothing of a target.
+func TestShortage(t *testing.T) {
+	short := fmt.Errorf("connecting: %w", &net.OpError{Op: "dial", Err: os.NewSyscallError("socket", syscall.EMFILE)})
+	f := unconnected(short)
+	e, ok := errors.AsType[*Error](f.answer())
+	if f.kind != faultHere || !ok || e.Status != 503 || !errors.Is(e, ErrShort) || !errors.Is(e, syscall.EMFILE) {
+		t.Errorf("%+v, answered %v", f, f.answer())
+	}
+	if f := unconnected(fmt.Errorf("connecting: %w", syscall.ECONNREFUSED)); f.kind != faultConnect {
+		t.Errorf("%+v", f)
+	}
+	b := breaking(100)
+	b.failed(b.targets[0], f)
+	if b.targets[0].vitals.down.Load() {
+		t.Error("the target was taken out for it")
 	}
 }
 

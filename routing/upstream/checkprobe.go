@@ -15,7 +15,7 @@ import (
 )
 
 // probe asks a target once. judged is false when the answer says nothing: a
-// status that is in neither list, or this node's own end.
+// status that is in neither list, this node's own end, or want of descriptors.
 func probe(ctx context.Context, b *balancer, t *target, n *names) (e event, judged bool, err error) {
 	a := b.rules.active
 	within, cancel := context.WithTimeout(ctx, a.timeout)
@@ -38,6 +38,8 @@ func probe(ctx context.Context, b *balancer, t *target, n *names) (e event, judg
 		return eventTCP, false, err
 	case err != nil && (isTimeout(err) || within.Err() != nil):
 		return eventTimeout, true, err
+	case err != nil && unconnected(err).kind == faultHere:
+		return eventTCP, false, err
 	case err != nil:
 		return eventTCP, true, err
 	case status == 0, b.rules.sides[byProbe].good.has(status):

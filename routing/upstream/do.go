@@ -184,7 +184,7 @@ func (k *call) ride(t *target, addr netip.AddrPort, fresh bool) *fault {
 	c, reused, err := k.board(s, fresh)
 	if err != nil {
 		k.told = addr.String()
-		return &fault{err: err, kind: faultConnect, timeout: isTimeout(err)}
+		return unconnected(err)
 	}
 	c.served++
 	k.told, k.conn, k.target = c.address, c, t

@@ -3,8 +3,10 @@ package upstream
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
+	"syscall"
 
 	"github.com/keyway-edge/keyway/edge/exchange"
 )
@@ -38,6 +40,9 @@ const (
 // StatusClientGone is the status of an Error when the client left first. It is
 // for logs: nobody is there to receive it.
 const StatusClientGone = 499
+
+// ErrShort says that this node, and no target, is why a connection did not come to be.
+var ErrShort = errors.New("this node has no room for another connection; raise its limit of open files, or set max_connections below it")
 
 // Causes that the code here branches on.
 var (
@@ -74,6 +79,8 @@ func (f *fault) answer() error {
 			return f.err
 		}
 		return &Error{StatusClientGone, messageClient, f.err}
+	case f.kind == faultHere && errors.Is(f.err, ErrShort):
+		return &Error{503, messageClosed, f.err}
 	case f.kind == faultHere:
 		return &Error{500, messageInternal, f.err}
 	case f.timeout:
@@ -81,6 +88,17 @@ func (f *fault) answer() error {
 	default:
 		return &Error{502, messageInvalid, f.err}
 	}
+}
+
+// unconnected is the fault of a connection that did not come to be. Where this node is
+// short of descriptors or memory its targets are as well as before.
+func unconnected(err error) *fault {
+	for _, short := range [...]syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM} {
+		if errors.Is(err, short) {
+			return &fault{kind: faultHere, err: fmt.Errorf("%w: %w", ErrShort, err)}
+		}
+	}
+	return &fault{kind: faultConnect, err: err, timeout: isTimeout(err)}
 }
 
 // isTimeout says that an error of a socket or a dial is a deadline of ours.

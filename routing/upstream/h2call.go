@@ -38,7 +38,7 @@ func (k *call) share(s *stack, t *target, host string) *fault {
 		}
 	})
 	if err != nil {
-		return &fault{err: err, kind: faultConnect, timeout: isTimeout(err)}
+		return unconnected(err)
 	}
 	k.stream, k.lastShared = st, st.c
 	f := k.sendShared(host)

@@ -153,7 +153,7 @@ func (t *tunnel) Close() error {
 	t.once.Do(func() {
 		t.call.conn = nil
 		t.call.body.free()
-		t.call.target.vitals.open.Add(-1)
+		t.call.cluster.balancer.leave(t.call.target)
 	})
 	return nil
 }

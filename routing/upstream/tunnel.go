@@ -140,8 +140,12 @@ func (cl *Cluster) Dial(ctx context.Context, d Dialing) (*Tunnel, error) {
 			}
 			return tunnel, nil
 		}
-		last = &fault{kind: faultConnect, err: err, timeout: isTimeout(err)}
+		last = unconnected(err)
 		b.leave(t)
+		if last.kind == faultHere {
+			tunnel.conclude(trialVoid)
+			break
+		}
 		if ctx.Err() != nil {
 			tunnel.conclude(trialVoid)
 			last.kind = faultClient

@@ -118,7 +118,7 @@ func TestDialRespectsMaxConnections(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := cl.Dial(t.Context(), Dialing{Network: "tcp"}); !errors.Is(err, errBusy) {
+	if _, err := cl.Dial(t.Context(), Dialing{Network: "tcp"}); !errors.Is(err, ErrBusy) {
 		t.Errorf("a second connection: %v", err)
 	}
 	first.Close()
