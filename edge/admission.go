@@ -8,10 +8,12 @@ import (
 
 // Reasons of refusing a connection, as metrics have them.
 const (
-	refusedFull       = "max_connections"
-	refusedClient     = "max_connections_per_client"
-	refusedHandshakes = "max_handshakes"
-	refusedHeader     = "proxy_protocol"
+	refusedFull        = "max_connections"
+	refusedListener    = "max_connections_per_listener"
+	refusedClient      = "max_connections_per_client"
+	refusedHandshakes  = "max_handshakes"
+	refusedHeader      = "proxy_protocol"
+	refusedDescriptors = "descriptors"
 )
 
 // admission counts what clients have open, so that none has all.

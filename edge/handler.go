@@ -151,7 +151,7 @@ func (h *Handler) begin(x *exchange.Exchange) *request {
 
 // admit refuses a request that the node has no room for.
 func (h *Handler) admit(r *request) *policy.Reply {
-	why := h.overload.enter()
+	why := h.overload.enter(r.origin.client)
 	r.counted = why == ""
 	if r.counted {
 		return nil
@@ -386,7 +386,11 @@ func (h *Handler) upstreamReply(r *request, err error) *policy.Reply {
 	}
 	var up *upstream.Error
 	if errors.As(err, &up) {
-		return &policy.Reply{Status: up.Status, Message: up.Message, Err: err}
+		reply := &policy.Reply{Status: up.Status, Message: up.Message, Err: err}
+		if errors.Is(err, upstream.ErrBusy) || errors.Is(err, upstream.ErrShort) {
+			reply.Fields = []exchange.Field{retryAfter}
+		}
+		return reply
 	}
 	reply := policy.ErrorReply(http.StatusBadGateway, "")
 	reply.Err = err
@@ -429,7 +433,7 @@ func (h *Handler) Done(x *exchange.Exchange, err error) {
 	}
 	x.State = nil
 	if r.counted {
-		h.overload.leave()
+		h.overload.leave(r.origin.client)
 	}
 	if r.limit != nil {
 		r.limit.inFlight.Add(-1)

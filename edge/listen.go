@@ -47,6 +47,11 @@ type Endpoint struct {
 	HTTP3 bool
 	// NoHTTP3 has clients forget that there was HTTP/3.
 	NoHTTP3 bool
+	// MaxConns is how many connections it may have at a time, more are refused; zero
+	// for no limit of its own.
+	MaxConns int
+
+	index int // in Server.Endpoints
 }
 
 // ConnObserver is told of connections and handshakes; telemetry implements it.
@@ -81,9 +86,11 @@ type Server struct {
 	next      atomic.Uint64
 	revoked   revokedSet
 	admission admission
+	reserve   int // descriptors from this number on are not for clients, 0 for no limit
 
-	mu       sync.Mutex // guards conns, side and draining
+	mu       sync.Mutex // guards conns, held, side and draining
 	conns    map[*trackedConn]struct{}
+	held     []int                     // connections of each endpoint
 	side     map[*trackedConn]struct{} // of side services
 	draining bool
 	wg       sync.WaitGroup
@@ -93,6 +100,7 @@ type Server struct {
 type trackedConn struct {
 	net.Conn
 	fast  *sock.Conn // the same socket, nil where there is none
+	at    int // index of its endpoint
 	facts tlsFacts
 	shook atomic.Bool // facts are complete, for others than the connection's goroutine
 	idle  atomic.Bool // of a side service: between two requests
@@ -125,9 +133,15 @@ func (c *trackedConn) CloseWrite() error {
 
 // Listen opens every endpoint, or none: on an error the opened ones are closed.
 func (s *Server) Listen(ctx context.Context) error {
-	s.conns = make(map[*trackedConn]struct{})
+	s.conns, s.held = make(map[*trackedConn]struct{}), make([]int, len(s.Endpoints))
+	if s.reserve == 0 {
+		s.reserve = maxDescriptors() / 10 * 9
+	}
 	s.admission.perClient, s.admission.handshakes = s.MaxPerClient, s.MaxHandshakes
 	var lc net.ListenConfig
+	for i := range s.Endpoints {
+		s.Endpoints[i].index = i
+	}
 	for _, e := range s.Endpoints {
 		l, err := lc.Listen(ctx, "tcp", e.Address)
 		if err != nil {
@@ -251,29 +265,41 @@ func (s *Server) admit(ctx context.Context, c net.Conn, e Endpoint) {
 		reset(c)
 		return
 	}
-	if !s.track(tc) {
-		s.Observer.Refused(e.Name, refusedFull)
+	// What is left are for upstreams, files and lookups, without which nobody is served.
+	if s.reserve > 0 && descriptorOf(c) >= s.reserve {
+		s.Observer.Refused(e.Name, refusedDescriptors)
+		reset(c)
+		return
+	}
+	if why := s.track(tc, &e); why != "" {
+		s.Observer.Refused(e.Name, why)
 		reset(c)
 		return
 	}
 	go s.serve(ctx, tc, e)
 }
 
-// track counts a connection in; false when there are too many.
-func (s *Server) track(c *trackedConn) bool {
+// track counts a connection in, or answers why there are too many.
+func (s *Server) track(c *trackedConn, e *Endpoint) (why string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.MaxConns > 0 && len(s.conns) >= s.MaxConns {
-		return false
+	switch {
+	case s.MaxConns > 0 && len(s.conns) >= s.MaxConns:
+		return refusedFull
+	case e.MaxConns > 0 && s.held[e.index] >= e.MaxConns:
+		return refusedListener
 	}
+	c.at = e.index
 	s.conns[c] = struct{}{}
+	s.held[e.index]++
 	s.wg.Add(1)
-	return true
+	return ""
 }
 
 func (s *Server) untrack(c *trackedConn) {
 	s.mu.Lock()
 	delete(s.conns, c)
+	s.held[c.at]--
 	s.mu.Unlock()
 	s.wg.Done()
 }

@@ -275,6 +275,48 @@ func TestServerLimitsConnectionsOfOneClient(t *testing.T) {
 	}
 }
 
+func TestServerLimitsConnectionsOfOneListener(t *testing.T) {
+	h := serve(t, "", func(s *Server) {
+		for i := range s.Endpoints {
+			if !s.Endpoints[i].TLS {
+				s.Endpoints[i].MaxConns = 1
+			}
+		}
+	})
+	first := dial(t, h.clear)
+	if line(first, "a") != "ok" {
+		t.Fatal("the first must be served")
+	}
+	if line(dial(t, h.clear), "b") != "" {
+		t.Error("the second is one too many")
+	}
+	other := dial(t, h.secure)
+	_, _ = io.WriteString(other, "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
+	if got, _ := io.ReadAll(other); !strings.HasPrefix(string(got), "HTTP/1.0 400") { // in clear to the TLS port: it was taken
+		t.Error("another listener is not to refuse for it")
+	}
+	_ = first.Close()
+	poll(t, "the place of a closed connection must be free again", func() bool { return line(dial(t, h.clear), "c") == "ok" })
+	if !h.seen.see(func(c *counts) bool { return c.refused[refusedListener] > 0 && len(c.refused) == 1 })() {
+		t.Errorf("refused %v", h.seen.refused)
+	}
+}
+
+// TestServerKeepsDescriptors: the last descriptors are not for clients.
+func TestServerKeepsDescriptors(t *testing.T) {
+	if maxDescriptors() == 0 {
+		t.Skip("this system tells of no limit of descriptors")
+	}
+	h := serve(t, "", func(s *Server) { s.reserve = 1 })
+	if line(dial(t, h.clear), "a") != "" {
+		t.Error("a connection took a descriptor that is kept")
+	}
+	poll(t, "the refusal must be counted", h.seen.see(func(c *counts) bool { return c.refused[refusedDescriptors] > 0 }))
+	if open, most := Descriptors(); open < 3 || most < open {
+		t.Errorf("%d descriptors of %d are open", open, most)
+	}
+}
+
 func TestAdmissionCountsNetworksOfIPv6(t *testing.T) {
 	a := &admission{perClient: 1}
 	one, same, other := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2"), netip.MustParseAddr("2001:db8:0:1::1")

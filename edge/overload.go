@@ -4,8 +4,10 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"runtime/debug"
 	"runtime/metrics"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -17,6 +19,7 @@ import (
 // Reasons of answering a request with 503 without looking at it, as metrics have them.
 const (
 	ShedRequests = "max_requests"
+	ShedClient   = "max_requests_per_client"
 	ShedRoute    = "x_keyway_max_requests"
 	ShedMemory   = "memory_limit"
 )
@@ -27,6 +30,9 @@ const (
 type Overload struct {
 	// MaxRequests is how many requests may be in flight, 0 for no limit.
 	MaxRequests int
+	// PerClient is how many of them one client address may have, or one /64 of IPv6, 0
+	// for no limit.
+	PerClient int
 	// Memory is how many bytes the process may take, 0 for no guard. From nine tenths
 	// on new requests and connections are refused, until it is below eight tenths.
 	Memory int64
@@ -37,7 +43,10 @@ type Overload struct {
 	used     func() int64
 	free     func() // gives back to the system what is not used
 	freed    time.Time
-	shed     [3]atomic.Uint64
+	shed     [4]atomic.Uint64
+
+	mu      sync.Mutex // guards clients
+	clients map[netip.Addr]int
 }
 
 // Shed is how many requests were answered with 503, by reason; reasons without any are left out.
@@ -51,7 +60,7 @@ func (o *Overload) Shed() map[string]uint64 {
 	return counts
 }
 
-var shedReasons = [...]string{ShedRequests, ShedRoute, ShedMemory}
+var shedReasons = [...]string{ShedRequests, ShedClient, ShedRoute, ShedMemory}
 
 func (o *Overload) refused(reason string) {
 	for i, r := range shedReasons {
@@ -61,13 +70,15 @@ func (o *Overload) refused(reason string) {
 	}
 }
 
-// enter counts a request in; if there is no room it answers why.
-func (o *Overload) enter() (why string) {
+// enter counts a request of a client in; if there is no room it answers why.
+func (o *Overload) enter(client netip.Addr) (why string) {
 	switch n := o.inFlight.Add(1); {
 	case o.short.Load():
 		why = ShedMemory
 	case o.MaxRequests > 0 && n > int64(o.MaxRequests):
 		why = ShedRequests
+	case o.PerClient > 0 && !o.enterClient(client):
+		why = ShedClient
 	default:
 		return ""
 	}
@@ -77,7 +88,33 @@ func (o *Overload) enter() (why string) {
 }
 
 // leave counts it out.
-func (o *Overload) leave() { o.inFlight.Add(-1) }
+func (o *Overload) leave(client netip.Addr) {
+	o.inFlight.Add(-1)
+	if o.PerClient <= 0 {
+		return
+	}
+	client = network(client)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.clients[client]--; o.clients[client] <= 0 {
+		delete(o.clients, client)
+	}
+}
+
+// enterClient counts a request in, unless its client has as many as it may.
+func (o *Overload) enterClient(client netip.Addr) bool {
+	client = network(client)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.clients[client] >= o.PerClient {
+		return false
+	}
+	if o.clients == nil {
+		o.clients = make(map[netip.Addr]int)
+	}
+	o.clients[client]++
+	return true
+}
 
 // Short says that memory is short: nothing new may begin.
 func (o *Overload) Short() bool { return o != nil && o.short.Load() }
@@ -134,13 +171,19 @@ func memoryInUse() func() int64 {
 	}
 }
 
+// retryAfter tells a client when to come again: whatever there is no room for may go a second later.
+var retryAfter = exchange.Field{Name: "Retry-After", Value: "1"}
+
 // busy answers a request that there is no room for.
 func busy(why string) *policy.Reply {
 	reply := policy.ErrorReply(http.StatusServiceUnavailable, "The node takes no more requests at the moment")
-	if why == ShedRoute {
+	switch why {
+	case ShedRoute:
 		reply = policy.ErrorReply(http.StatusServiceUnavailable, "The route takes no more requests at the moment")
+	case ShedClient:
+		reply = policy.ErrorReply(http.StatusServiceUnavailable, "The node takes no more requests of this client at the moment")
 	}
-	reply.Fields = append(reply.Fields, exchange.Field{Name: "Retry-After", Value: "1"})
+	reply.Fields = append(reply.Fields, retryAfter)
 	return reply
 }
 

@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -35,6 +36,45 @@ func TestOverloadOfRequests(t *testing.T) {
 		t.Error("there is room again, and a request is refused")
 	}
 	if got := o.Shed(); len(got) != 1 || got[ShedRequests] != 1 {
+		t.Errorf("counted %v", got)
+	}
+}
+
+// TestOverloadByOneClient: a client beyond its limit is refused, and no other.
+func TestOverloadByOneClient(t *testing.T) {
+	r := newRig(t, &Config{}, "routes: [{name: r, paths: [/]}]\n")
+	o := &Overload{PerClient: 2, Log: silent()}
+	r.handler.Guard(o)
+	begin := func(client string) *exchange.Exchange {
+		x := ask(t, "GET", "a.test", "/")
+		x.Conn.Peer = netip.MustParseAddrPort(client)
+		r.handler.Handle(x)
+		return x
+	}
+	refused := func(x *exchange.Exchange) bool { return x.Response.Fields.Get("Retry-After") == "1" }
+	a, b := begin("192.0.2.1:1000"), begin("[::ffff:192.0.2.1]:2000")
+	if refused(a) || refused(b) {
+		t.Error("a request within the limit was refused")
+	}
+	if c := begin("192.0.2.1:3000"); !refused(c) || c.Response.Status != 503 {
+		t.Errorf("the third got %d", c.Response.Status)
+	}
+	other := begin("192.0.2.2:1000")
+	if refused(other) {
+		t.Error("another client was refused for it")
+	}
+	r.handler.Done(a, nil)
+	if d := begin("192.0.2.1:4000"); refused(d) {
+		t.Error("there is room again, and a request is refused")
+	} else {
+		r.handler.Done(d, nil)
+	}
+	r.handler.Done(b, nil)
+	r.handler.Done(other, nil)
+	if len(o.clients) != 0 || o.inFlight.Load() != 0 {
+		t.Errorf("left over: %v, %d requests", o.clients, o.inFlight.Load())
+	}
+	if got := o.Shed(); len(got) != 1 || got[ShedClient] != 1 {
 		t.Errorf("counted %v", got)
 	}
 }
@@ -83,7 +123,7 @@ func TestOverloadOfMemory(t *testing.T) {
 	if frees == 0 {
 		t.Error("nothing was given back")
 	}
-	if why := o.enter(); why != ShedMemory {
+	if why := o.enter(netip.Addr{}); why != ShedMemory {
 		t.Errorf("a request was let in: %q", why)
 	}
 	if got := memoryInUse()(); got < 1<<20 || got > 64<<30 {

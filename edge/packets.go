@@ -58,8 +58,8 @@ func (d *Door) Crowded() bool {
 func (d *Door) Enter(ctx context.Context, peer net.Addr) (context.Context, error) {
 	g := &guest{d: d, peer: peer, began: time.Now()}
 	g.tc.Conn = g
-	if !d.s.track(&g.tc) {
-		d.s.Observer.Refused(d.e.Name, refusedFull)
+	if why := d.s.track(&g.tc, &d.e); why != "" {
+		d.s.Observer.Refused(d.e.Name, why)
 		return nil, errTurnedAway
 	}
 	if !d.s.admission.shake() {

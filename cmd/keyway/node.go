@@ -168,7 +168,7 @@ func (n *node) provider() {
 // dataPath makes what serves requests.
 func (n *node) dataPath(ctx context.Context) error {
 	s := n.settings
-	n.overload = &edge.Overload{MaxRequests: s.MaxInFlight, Memory: guardMemory(s.MemoryLimit), Log: n.log}
+	n.overload = &edge.Overload{MaxRequests: s.MaxInFlight, PerClient: s.MaxOfClient, Memory: guardMemory(s.MemoryLimit), Log: n.log}
 	n.telemetry = telemetry.New(telemetry.Options{
 		Overload: n.overload,
 		Version:  version, NodeID: n.config.NodeID, Ledger: n.ledger, Access: n.access, Log: n.log,
@@ -240,7 +240,7 @@ func (n *node) endpoints() []edge.Endpoint {
 	var all []edge.Endpoint
 	add := func(name string, addresses []string, secure bool) {
 		for _, a := range addresses {
-			all = append(all, edge.Endpoint{Name: name, Address: a, TLS: secure, Policy: n.settings.ListenerPolicies[a], Proxied: n.settings.proxied(a), H2C: !secure && n.settings.clearHTTP2(a), HTTP3: secure && n.settings.speaksHTTP3(a), NoHTTP3: secure && slices.Contains(n.settings.HTTP3, "clear")})
+			all = append(all, edge.Endpoint{Name: name, Address: a, TLS: secure, Policy: n.settings.ListenerPolicies[a], Proxied: n.settings.proxied(a), H2C: !secure && n.settings.clearHTTP2(a), HTTP3: secure && n.settings.speaksHTTP3(a), NoHTTP3: secure && slices.Contains(n.settings.HTTP3, "clear"), MaxConns: n.settings.MaxPerListener.of(a)})
 		}
 	}
 	add("proxy", n.settings.ProxyListen, false)

@@ -48,20 +48,20 @@ type settings struct {
 	Zone        string
 	DNSResolver []string
 
-	RequestPolicy    routing.Policy
-	ListenerPolicies map[string]routing.Policy // by address
-	ProxyProtocol    []string                  // addresses, or "all"
-	MaxInFlight      int
-	MemoryLimit      string   // see guardMemory
-	RouterFlavor     string   // see spec.Document.CheckFlavor
-	H2C              []string // likewise
-	HTTP3            []string // likewise; or "clear"
-	TrustedIPs       []netip.Prefix
-	RealIPHeader     string
-	RealIPRecursive  bool
-	Headers          edge.HeaderSet
-	HeadersUpstream  edge.HeaderSet
-	AllowDebugHeader bool
+	RequestPolicy            routing.Policy
+	ListenerPolicies         map[string]routing.Policy // by address
+	ProxyProtocol            []string                  // addresses, or "all"
+	MaxInFlight, MaxOfClient int                       // requests, and of them of one client
+	MemoryLimit              string                    // see guardMemory
+	RouterFlavor             string                    // see spec.Document.CheckFlavor
+	H2C                      []string                  // likewise
+	HTTP3                    []string                  // likewise; or "clear"
+	TrustedIPs               []netip.Prefix
+	RealIPHeader             string
+	RealIPRecursive          bool
+	Headers                  edge.HeaderSet
+	HeadersUpstream          edge.HeaderSet
+	AllowDebugHeader         bool
 
 	TLSCert, TLSKey string
 	TLSCurves       []string
@@ -90,6 +90,7 @@ type settings struct {
 	BodyLimit        int64
 	MaxConnections   int
 	MaxPerClient     int // connections of one client
+	MaxPerListener   listenerLimits
 	MaxHandshakes    int
 	HTTP2Streams     int
 	MaxUDPSessions   int
@@ -346,6 +347,7 @@ func (s *settings) agree(values map[string]origined) []error {
 	if (s.TLSCert == "") != (s.TLSKey == "") {
 		errs = append(errs, errors.New("settings tls_cert and tls_key go together: set both or neither"))
 	}
+	errs = append(errs, s.agreeOnListeners(values)...)
 	errs = append(errs, s.agreeOnVault()...)
 	errs = append(errs, s.agreeOnHTTP3(values)...)
 	return errs

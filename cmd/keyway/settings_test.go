@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -84,7 +85,7 @@ func TestSettingsBadValues(t *testing.T) {
 		"development": "maybe", "echo_listen": "here", "tls_curves": "P999", "request_policy": "lax", "trusted_ips": "10.0.0.0/99", "real_ip_header": "X Real",
 		"real_ip_recursive": "perhaps", "headers": "via,nonsense", "headers_upstream": "nonsense", "allow_debug_header": "2", "log_level": "loud", "log_format": "xml", "access_log_sample": "NaN",
 		"grace": "30", "handshake_timeout": "-1s", "header_timeout": "0s", "body_idle_timeout": "x", "body_min_rate": "-1", "write_stall_timeout": "x", "idle_timeout": "x",
-		"keepalive_requests": "0", "header_limit": "10", "header_line_limit": "1", "header_count_limit": "1", "target_limit": "1", "body_limit": "-1", "max_connections": "-1", "max_connections_per_client": "-1", "max_handshakes": "x",
+		"keepalive_requests": "0", "header_limit": "10", "header_line_limit": "1", "header_count_limit": "1", "target_limit": "1", "body_limit": "-1", "max_connections": "-1", "max_connections_per_client": "-1", "max_connections_per_listener": "5, :8000=x", "max_requests_per_client": "-1", "max_handshakes": "x",
 		"stream_listen": "9000", "stream_udp_sessions": "-1", "http2_streams": "0", "upstream_keepalive_pool_size": "-1", "upstream_keepalive_max_requests": "0", "upstream_keepalive_idle_timeout": "1", "upstream_tls_verify": "x", "canary_window": "1", "canary_failures": "-1", "revoke_at_stop": "x",
 		"proxy_protocol": "on", "h2c": "maybe", "max_requests": "-1", "memory_limit": "1MiB", "http3": "maybe", "router_flavor": "modern", "tls_ech_public_name": "edge", "tls_ocsp": "x", "last_known_good": "maybe", "lastgood_key": "relative", "vault_hcv_port": "many", "vault_hcv_base64_decode": "perhaps",
 	}
@@ -117,6 +118,25 @@ func TestSettingsBadValues(t *testing.T) {
 		parts := strings.Split(bad[key], ",")
 		if !strings.Contains(lines[i], strings.TrimSpace(parts[len(parts)-1])) || !strings.Contains(lines[i], "; expected ") {
 			t.Errorf("the error must name value and expected form: %s", lines[i])
+		}
+	}
+}
+
+func TestSettingsListenerLimits(t *testing.T) {
+	env := []string{"KEYWAY_PROXY_LISTEN=:8000,127.0.0.1:9000", "KEYWAY_STREAM_LISTEN=:9100, :9200 udp", "KEYWAY_MAX_CONNECTIONS_PER_LISTENER=50, 127.0.0.1:9000=7,:9100=0"}
+	s, err := readSettings("", env, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for address, want := range map[string]int{":8000": 50, "127.0.0.1:9000": 7, ":9100": 0} {
+		if n := s.MaxPerListener.of(address); n != want {
+			t.Errorf("%s may have %d connections, want %d", address, n, want)
+		}
+	}
+	for _, address := range []string{":8001", ":9200"} { // nobody, datagrams
+		_, err := readSettings("", append(env[:2:2], "KEYWAY_MAX_CONNECTIONS_PER_LISTENER="+address+"=7"), nil)
+		if err == nil || !strings.Contains(err.Error(), strconv.Quote(address)) {
+			t.Errorf("a limit of %s: %v", address, err)
 		}
 	}
 }

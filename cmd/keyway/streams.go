@@ -56,7 +56,7 @@ func (s *settings) streamEndpoints() []edge.Endpoint {
 		if a.udp {
 			continue
 		}
-		e := edge.Endpoint{Name: "stream", Address: a.address, TLS: a.secure, Proxied: a.proxied, Stream: true}
+		e := edge.Endpoint{Name: "stream", Address: a.address, TLS: a.secure, Proxied: a.proxied, Stream: true, MaxConns: s.MaxPerListener.of(a.address)}
 		if a.secure {
 			e.Name = "stream-tls"
 		}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/keyway-edge/keyway/edge"
 	"github.com/keyway-edge/keyway/routing/upstream"
 )
 
@@ -144,6 +145,13 @@ func (c *collector) connections(out chan<- prometheus.Metric) {
 		if o.Memory > 0 {
 			emit(out, "keyway_memory_limit_bytes", "Memory that the process may take", prometheus.GaugeValue, float64(o.Memory), nil)
 		}
+	}
+	open, most := edge.Descriptors()
+	if open > 0 {
+		emit(out, "keyway_descriptors_open", "Descriptors of files and connections that are open", prometheus.GaugeValue, float64(open), nil)
+	}
+	if most > 0 {
+		emit(out, "keyway_descriptors_limit", "Descriptors that may be open", prometheus.GaugeValue, float64(most), nil)
 	}
 	c.t.shakes.Range(func(key, v any) bool {
 		s := key.(shake)
