@@ -123,6 +123,7 @@ type options struct {
 	tls      int
 	dir      string        // data folder, "" for a new one
 	patience time.Duration // until it is ready, 0 for 20 s
+	files    int           // descriptors that it may have, 0 for as many as the test
 }
 
 // start runs a node and waits until it is ready.
@@ -155,6 +156,9 @@ func start(t testing.TB, o options) *gateway {
 		env[k] = v
 	}
 	g.cmd = exec.Command(binary(t), "serve")
+	if o.files > 0 {
+		g.cmd = exec.Command("prlimit", fmt.Sprintf("--nofile=%d:%d", o.files, o.files), binary(t), "serve")
+	}
 	g.cmd.Env = append(os.Environ(), "GOCOVERDIR=")
 	for k, v := range env {
 		g.cmd.Env = append(g.cmd.Env, k+"="+v)
