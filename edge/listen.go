@@ -100,7 +100,7 @@ type Server struct {
 type trackedConn struct {
 	net.Conn
 	fast  *sock.Conn // the same socket, nil where there is none
-	at    int // index of its endpoint
+	at    int        // index of its endpoint
 	facts tlsFacts
 	shook atomic.Bool // facts are complete, for others than the connection's goroutine
 	idle  atomic.Bool // of a side service: between two requests

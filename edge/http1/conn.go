@@ -22,6 +22,8 @@ type conn struct {
 	idle   atomic.Bool // read by Drain: the goroutine waits for a request
 	leave  atomic.Bool // set by Leave: this connection ends as in a drain
 
+	tunneled atomic.Pointer[tunnel] // the WebSocket that it has become
+
 	x        exchange.Exchange
 	framing  wire.Framing
 	body     requestBody
@@ -47,6 +49,17 @@ type conn struct {
 
 // ending says that the connection is to end after the request in flight.
 func (c *conn) ending() bool { return c.s.draining.Load() || c.leave.Load() }
+
+// depart has a connection that was told to end do so: at once if it waits for a
+// request, by a goodbye if it is a WebSocket.
+func (c *conn) depart() {
+	if c.idle.Load() {
+		_ = c.nc.SetReadDeadline(time.Unix(1, 0))
+	}
+	if t := c.tunneled.Load(); t != nil {
+		go t.goAway()
+	}
+}
 
 // release gives the buffers back.
 func (c *conn) release() {

@@ -104,9 +104,7 @@ func (s *Server) Drain(context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.conns {
-		if c.idle.Load() {
-			_ = c.nc.SetReadDeadline(time.Unix(1, 0))
-		}
+		c.depart()
 	}
 }
 
@@ -120,9 +118,7 @@ func (s *Server) Leave(_ context.Context, match func(*exchange.Conn) bool) {
 			continue
 		}
 		c.leave.Store(true)
-		if c.idle.Load() {
-			_ = c.nc.SetReadDeadline(time.Unix(1, 0))
-		}
+		c.depart()
 	}
 }
 

@@ -218,6 +218,81 @@ func TestTunnelLivesWhileOneSideTalks(t *testing.T) {
 	})
 }
 
+// tunneled is a tunnel that was just opened, and its two ends.
+func tunneled(t *testing.T, s *Server) (client net.Conn, r *bufio.Reader, origin net.Conn) {
+	t.Helper()
+	far := make(chan net.Conn, 1)
+	c := onPipe(t, s, upgraded(far))
+	_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+	r = bufio.NewReader(c)
+	for l := ""; l != "\r\n"; {
+		var err error
+		if l, err = r.ReadString('\n'); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return c, r, <-far
+}
+
+// TestTunnelCarriesWhatComesInBursts: between bursts a tunnel holds no buffer, and loses nothing.
+func TestTunnelCarriesWhatComesInBursts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, r, origin := tunneled(t, &Server{})
+		or := bufio.NewReader(origin)
+		for _, n := range []int{1, waitSize - 1, waitSize, waitSize + 1, 5000, waitSize, 100_000, 3} {
+			for _, way := range []struct {
+				w io.Writer
+				r io.Reader
+			}{{c, or}, {origin, r}} {
+				want := strings.Repeat("b", n)
+				go func() { _, _ = io.WriteString(way.w, want) }()
+				got := make([]byte, n)
+				if _, err := io.ReadFull(way.r, got); err != nil || string(got) != want {
+					t.Fatalf("%d bytes: %v", n, err)
+				}
+			}
+			time.Sleep(time.Minute)
+		}
+	})
+}
+
+// TestTunnelGoodbye: who has a WebSocket open is told when the node goes, in a whole
+// frame; the end comes when the upstream hears of it, or some seconds later.
+func TestTunnelGoodbye(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, polite := range []bool{true, false} {
+			s := &Server{}
+			c, r, origin := tunneled(t, s)
+			_, _ = io.WriteString(origin, "\x82\x04ab") // half a frame
+			got := make([]byte, 10)
+			if _, err := io.ReadFull(r, got[:4]); err != nil {
+				t.Fatal(err)
+			}
+			s.Drain(t.Context())
+			time.Sleep(time.Second)
+			go func() { _, _ = io.WriteString(origin, "cd\x81\x01x") }() // the other half, and one that is too late
+			if _, err := io.ReadFull(r, got[4:]); err != nil || string(got) != "\x82\x04abcd\x88\x02\x03\xe9" {
+				t.Fatalf("%q, %v", got, err)
+			}
+			began := time.Now()
+			want := tunnelFarewell - time.Second
+			if polite {
+				want = 0
+				_, _ = io.WriteString(c, "\x88\x80....")
+				if _, err := io.ReadFull(origin, got[:6]); err != nil || string(got[:6]) != "\x88\x80...." {
+					t.Fatalf("the origin got %q, %v", got[:6], err)
+				}
+				_ = origin.Close()
+			}
+			if b, err := r.ReadByte(); err == nil || time.Since(began) != want {
+				t.Errorf("polite %v: %q, %v after %v, want the end after %v", polite, b, err, time.Since(began), want)
+			}
+			_ = c.Close()
+			_ = origin.Close()
+		}
+	})
+}
+
 func TestSlowLeftoverIsNotWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := onPipe(t, &Server{}, func(x *exchange.Exchange) { text(x, 403, "no") })

@@ -50,8 +50,13 @@ func (b *body) stop() {
 	c := b.st.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	b.stopLocked()
+}
+
+// stopLocked is stop with c.mu held.
+func (b *body) stopLocked() {
 	b.st.stopped = true
-	c.giveBack(b.st)
+	b.st.c.giveBack(b.st)
 	tell(b.st.came)
 }
 

@@ -295,6 +295,11 @@ func (c *conn) leave() {
 	c.leaving = true
 	c.queueGoAway(1<<31-1, http2.ErrCodeNo, "")
 	c.pushAway()
+	for _, st := range c.streams {
+		if st.ws != nil {
+			go st.ws.goAway()
+		}
+	}
 }
 
 // finish refuses new streams. The connection ends with its last one.

@@ -8,9 +8,12 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/keyway-edge/keyway/edge/exchange"
+	"github.com/keyway-edge/keyway/edge/exchange/wire"
 )
 
 // WebSockets over a stream (RFC 8441): the client sends an extended CONNECT, which is
@@ -70,41 +73,174 @@ func (st *stream) tunnel() error {
 	}
 	st.body.tunnel = true
 	st.touch()
+	t := &tunnel{st: st, peer: peer}
+	t.ws = &wire.WebSocket{W: t}
+	st.c.mu.Lock()
+	st.ws = t
+	leaving := st.c.leaving || st.c.over
+	st.c.mu.Unlock()
+	if leaving { // perhaps before it could be found
+		go t.goAway()
+	}
 	down := make(chan error, 1)
 	go func() {
-		err := st.pump(peer)
+		err := t.pump()
 		st.body.stop() // ends the other direction
 		down <- err
 	}()
-	_, up := io.Copy(peer, tunnelReader{&st.body})
+	up := t.listen()
 	_ = peer.Close()
-	if err := <-down; err != nil && up != nil {
+	err = <-down
+	t.ws.Over()
+	st.c.mu.Lock()
+	st.ws = nil // what comes later is not meant for who has the stream then
+	st.c.mu.Unlock()
+	if err != nil && up != nil {
 		return fmt.Errorf("WebSocket: %w", up)
 	}
 	return nil
 }
 
-// pump sends what the upstream says.
-func (st *stream) pump(peer io.Reader) error {
-	box := st.c.e.bodies.Get().(*[]byte)
-	defer st.c.e.bodies.Put(box)
-	buf := *box
+// waitSize is what each direction of a tunnel holds while nothing comes.
+const waitSize = 512
+
+// tunnelFarewell is how long a WebSocket may take to end after our goodbye.
+const tunnelFarewell = 5 * time.Second
+
+// tunnel is a WebSocket that a stream has become.
+type tunnel struct {
+	st   *stream
+	peer io.ReadWriteCloser
+	ws   *wire.WebSocket
+	buf  atomic.Pointer[[]byte] // of pump: what is written next stands in it behind a gap
+}
+
+// Write sends p, a goodbye or the beginning of what pump has read, as DATA.
+func (t *tunnel) Write(p []byte) (int, error) {
+	var buf []byte
+	if b := t.buf.Load(); b != nil && len(p) > 0 && &p[0] == &(*b)[frameHead] {
+		buf = *b
+	} else {
+		buf = append(make([]byte, frameHead), p...)
+	}
+	if err := t.st.send(buf, 0, len(p), false); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// goAway says goodbye to the client, since a WebSocket has no end of its own. The client
+// answers, the upstream hears of it and closes; who does not is given up.
+func (t *tunnel) goAway() {
+	time.AfterFunc(tunnelFarewell, t.end)
+	if t.ws.GoAway() != nil {
+		t.end()
+	}
+}
+
+// end ends both directions, unless they have ended.
+func (t *tunnel) end() {
+	t.st.c.mu.Lock()
+	if t.st.ws == t {
+		t.st.body.stopLocked()
+	}
+	t.st.c.mu.Unlock()
+	_ = t.peer.Close()
+}
+
+// pump sends what the upstream says. Most of its time it waits, with little in its
+// hands: only while much comes it takes a buffer.
+func (t *tunnel) pump() error {
+	st, e := t.st, t.st.c.e
+	by, _ := t.peer.(interface{ SetReadDeadline(time.Time) error })
+	var box *[]byte
+	release := func() {
+		if box != nil {
+			e.bodies.Put(box)
+			box = nil
+		}
+	}
+	defer release()
+	few := make([]byte, frameHead+waitSize)
 	for {
-		n, err := peer.Read(buf[frameHead:][:readSize])
+		buf, size := few, waitSize
+		if box != nil {
+			buf, size = *box, readSize
+			if by != nil {
+				_ = by.SetReadDeadline(time.Now().Add(keepBuffers))
+			}
+		}
+		n, err := t.peer.Read(buf[frameHead:][:size])
 		if n > 0 {
 			st.touch()
 			st.x.BytesOut += int64(n)
-			if err := st.send(buf, 0, n, false); err != nil {
+			if t.buf.Store(&few); box != nil {
+				t.buf.Store(box)
+			}
+			if _, err := t.ws.Write(buf[frameHead:][:n]); err != nil {
 				return err
 			}
 		}
+		switch {
+		case box == nil && n == waitSize:
+			box = e.bodies.Get().(*[]byte)
+		case box != nil && n < waitSize:
+			t.buf.Store(&few)
+			release()
+			if by != nil {
+				_ = by.SetReadDeadline(time.Time{})
+			}
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				continue
+			}
+		}
 		if errors.Is(err, io.EOF) {
-			return st.send(buf, 0, 0, true)
+			return st.send(few, 0, 0, true)
 		}
 		if err != nil {
 			return err
 		}
 	}
+}
+
+// listen passes on what the client says.
+func (t *tunnel) listen() error {
+	st, e := t.st, t.st.c.e
+	few := make([]byte, waitSize)
+	for {
+		p := few
+		var box *[]byte
+		if st.pending() > waitSize {
+			box = e.bodies.Get().(*[]byte)
+			p = *box
+		}
+		n, err := tunnelReader{&st.body}.Read(p)
+		if n > 0 {
+			_, werr := t.peer.Write(p[:n])
+			err = errors.Join(err, werr)
+		}
+		if box != nil {
+			e.bodies.Put(box)
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// pending is how much of the body has come and was not read. What held a long message
+// is given back when there is nothing.
+func (st *stream) pending() int {
+	st.c.mu.Lock()
+	defer st.c.mu.Unlock()
+	n := len(st.in) - st.inAt
+	if n == 0 && cap(st.in) > waitSize {
+		st.in, st.inAt = nil, 0
+	}
+	return n
 }
 
 // tunnelReader reads what the client says.

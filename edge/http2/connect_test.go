@@ -142,3 +142,51 @@ func TestWebSocketSilence(t *testing.T) {
 		t.Errorf("it ended after %v with %q", took, a.body)
 	}
 }
+
+// TestWebSocketGoodbye: who has a WebSocket open is told when the node goes, and the end
+// is as it should be when it answers, and soon when it does not.
+func TestWebSocketGoodbye(t *testing.T) {
+	for _, polite := range []bool{true, false} {
+		peers := make(chan net.Conn, 1)
+		k, h, e := dial(t, Settings{}, switched(peers))
+		k.open(1, false, extended("websocket", "/")...)
+		peer := <-peers
+		long := "\x82\x7e\x10\x00" + strings.Repeat("x", 4096)
+		if _, err := io.WriteString(peer, long); err != nil {
+			t.Fatal(err)
+		}
+		for len(k.answer(1).body) < len(long) {
+			if !k.frame() {
+				t.Fatal("the connection ended")
+			}
+		}
+		began := time.Now()
+		drained := make(chan struct{})
+		go func() {
+			e.Drain(t.Context())
+			close(drained)
+		}()
+		for k.answer(1).body != long+"\x88\x02\x03\xe9" {
+			if !k.frame() {
+				t.Fatalf("polite %v: got %d bytes", polite, len(k.answer(1).body))
+			}
+		}
+		if polite {
+			k.data(1, false, "\x88\x82....")
+			buf := make([]byte, 6)
+			if _, err := io.ReadFull(peer, buf); err != nil || string(buf) != "\x88\x82...." {
+				t.Fatalf("the upstream got %q, %v", buf, err)
+			}
+			_, _ = io.WriteString(peer, "\x88\x02\x03\xe9") // is dropped
+			_ = peer.Close()
+		} else {
+			go func() { _, _ = io.Copy(io.Discard, peer) }()
+		}
+		a := k.wait(1)
+		if took := time.Since(began); a.body != long+"\x88\x02\x03\xe9" || polite && (!a.ended || took > 4*time.Second) || took > 9*time.Second {
+			t.Errorf("polite %v: after %v %+v", polite, took, a)
+		}
+		poll(t, "done", func() bool { return len(h.ended()) == 1 })
+		<-drained
+	}
+}

@@ -38,10 +38,11 @@ type stream struct {
 	declared    int64 // bytes of body that are announced, -1 for none
 	localEnded  bool
 	remoteEnded bool
-	stopped     bool  // nobody wants the rest of the body
-	dead        error // why nothing can be sent any more
-	blocked     bool  // it waits for opened
-	announce    bool  // its header sections say that the table is not used
+	stopped     bool    // nobody wants the rest of the body
+	dead        error   // why nothing can be sent any more
+	blocked     bool    // it waits for opened
+	announce    bool    // its header sections say that the table is not used
+	ws          *tunnel // the WebSocket that it has become, nil for none
 
 	opened chan struct{} // a window opened, or the stream is dead
 	came   chan struct{} // something of the body came, or never will
@@ -71,7 +72,7 @@ func (c *conn) dispatch(st *stream, begun, ended bool) {
 	st.window, st.recv, st.owed = c.firstSend, int64(c.e.set.StreamWindow), 0
 	st.in, st.inAt, st.received = st.in[:0], 0, 0
 	st.localEnded, st.remoteEnded, st.stopped, st.dead, st.blocked = false, ended, false, nil, false
-	st.announce = c.fresh
+	st.announce, st.ws = c.fresh, nil
 	drop(st.opened)
 	drop(st.came)
 	c.streams[st.id] = st

@@ -147,6 +147,9 @@ func (t *tunnel) Read(p []byte) (int, error) {
 // Write sends to the target.
 func (t *tunnel) Write(p []byte) (int, error) { return t.conn.rw.Write(p) }
 
+// SetReadDeadline sets the time after which a Read fails that waits.
+func (t *tunnel) SetReadDeadline(at time.Time) error { return t.conn.sock.SetReadDeadline(at) }
+
 // Close ends the connection and with it a Read and a Write that wait.
 func (t *tunnel) Close() error {
 	t.conn.close()
