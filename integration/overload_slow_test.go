@@ -171,6 +171,7 @@ func largeAnswers(t *testing.T, env map[string]string) *attacked {
 		}
 	})
 	env["GOGC"] = "25" // so that the heap is what is in use, and little else
+	env["KEYWAY_MEMORY_LIMIT"] = "256MiB"
 	return attackable(t, "["+service("all", o, "/", "", "")+"]", "", env)
 }
 
@@ -189,6 +190,16 @@ func TestOverloadSlowReaders(t *testing.T) {
 			t.Errorf("a slow reader takes %d bytes of heap, at most %d are allowed", each, slowReader)
 		}
 	})
+	a.within(256 * mebi)
+}
+
+// within says that the node never took more than limit.
+func (a *attacked) within(limit int) {
+	a.t.Helper()
+	a.t.Logf("at most %d MiB were resident", a.peak()/mebi)
+	if a.peak() > limit {
+		a.t.Errorf("%d MiB were resident, the limit is %d", a.peak()/mebi, limit/mebi)
+	}
 }
 
 // slowReader is what the heap may hold for one response that is not read: 64 KiB of
@@ -227,6 +238,7 @@ func TestOverloadClosedWindows(t *testing.T) {
 			t.Errorf("a stream takes %d bytes of heap, at most %d are allowed", each, slowReader)
 		}
 	})
+	a.within(256 * mebi)
 }
 
 // closedWindows opens streams whose windows are 0 and answers how many the node reset.
