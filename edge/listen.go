@@ -265,7 +265,7 @@ func (s *Server) admit(ctx context.Context, c net.Conn, e Endpoint) {
 		reset(c)
 		return
 	}
-	// What is left are for upstreams, files and lookups, without which nobody is served.
+	// What is left is for upstreams, files and lookups, without which nobody is served.
 	if s.reserve > 0 && descriptorOf(c) >= s.reserve {
 		s.Observer.Refused(e.Name, refusedDescriptors)
 		reset(c)

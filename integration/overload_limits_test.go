@@ -18,7 +18,7 @@ import (
 
 // TestOverloadConcurrentStreams (O-16) has h2load use every stream that it is given.
 func TestOverloadConcurrentStreams(t *testing.T) {
-	n := sized(20_000, 1_000_000)
+	n := sized(10_000, 1_000_000)
 	a := attackable(t, "["+service("all", fast(t), "/", "", "")+"]", "", nil)
 	a.saturated = true
 	a.beside("/", false, func() {

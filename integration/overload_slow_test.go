@@ -25,7 +25,7 @@ func TestOverloadIdleConnections(t *testing.T) {
 	limit, n := sized(200, 1000), sized(1000, 5000)
 	o := origin(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) })
 	a := attackable(t, "["+service("all", o, "/", "", "")+"]", "", map[string]string{
-		"KEYWAY_MAX_CONNECTIONS": strconv.Itoa(limit), "KEYWAY_HEADER_TIMEOUT": sized("2s", "10s"),
+		"KEYWAY_MAX_CONNECTIONS": strconv.Itoa(limit), "KEYWAY_HEADER_TIMEOUT": sized("1500ms", "10s"),
 	})
 	a.beside("/", true, func() {
 		stop := make(chan struct{})
@@ -108,11 +108,11 @@ func (a *attacked) slowly(listener string, n int, limit time.Duration, args ...s
 
 // TestOverloadSlowHeads (O-02) sends heads that never end.
 func TestOverloadSlowHeads(t *testing.T) {
-	n := sized(400, 2000)
+	n := sized(200, 2000)
 	o := origin(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) })
 	for _, scheme := range []string{"http", "https"} {
 		t.Run(scheme, func(t *testing.T) {
-			a := attackable(t, "["+service("all", o, "/", "", "")+"]", "", map[string]string{"KEYWAY_HEADER_TIMEOUT": sized("2s", "10s")})
+			a := attackable(t, "["+service("all", o, "/", "", "")+"]", "", map[string]string{"KEYWAY_HEADER_TIMEOUT": sized("1s", "10s")})
 			a.beside("/", false, func() {
 				most, took := a.slowly(map[string]string{"http": "proxy", "https": "proxy-tls"}[scheme], n, time.Minute, "-H", "-i", sized("1", "10"), "-u", a.url(scheme)+"/")
 				t.Logf("%d slow heads, at most %d at a time, all refused %v after the most", n, most, took.Round(time.Millisecond))
@@ -135,7 +135,7 @@ func (g *gateway) url(scheme string) string {
 // TestOverloadSlowBodies (O-03) sends bodies by the byte. None of them reaches the
 // origin, which the node asks only for requests that are complete.
 func TestOverloadSlowBodies(t *testing.T) {
-	n := sized(400, 2000)
+	n := sized(200, 2000)
 	var posts atomic.Int64
 	o := origin(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPost && r.URL.Path == "/slow" {
@@ -145,7 +145,7 @@ func TestOverloadSlowBodies(t *testing.T) {
 	})
 	env := map[string]string{}
 	if !whole() { // else the floor of 240 bytes a second after 10 s ends them
-		env["KEYWAY_BODY_IDLE_TIMEOUT"] = "2s"
+		env["KEYWAY_BODY_IDLE_TIMEOUT"] = "1s"
 	}
 	a := attackable(t, "["+service("all", o, "/", "", "")+"]", "", env)
 	a.beside("/", false, func() {
@@ -177,7 +177,7 @@ func largeAnswers(t *testing.T, env map[string]string) *attacked {
 
 // TestOverloadSlowReaders (O-04) asks for long answers and reads them by the byte.
 func TestOverloadSlowReaders(t *testing.T) {
-	n := sized(300, 2000)
+	n := sized(200, 2000)
 	a := largeAnswers(t, map[string]string{"KEYWAY_WRITE_STALL_TIMEOUT": sized("2s", "30s")})
 	a.beside("/", false, func() {
 		stop := make(chan struct{})

@@ -105,7 +105,7 @@ func (s *sockets) close() {
 func TestOverloadWebSockets(t *testing.T) {
 	// A WebSocket takes two descriptors here and two there: as many as the system lets
 	// one process have, if it is less.
-	n := sized(1000, 20_000)
+	n := sized(500, 20_000)
 	var r syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &r); err != nil {
 		t.Fatal(err)

@@ -17,11 +17,11 @@ import (
 )
 
 // The tests of overload run attacks by real tools against a real node, and clients
-// beside them that must not notice. By default they are small; KEYWAY_OVERLOAD=full
+// beside them that must not notice. By default they are small; OVERLOAD=full
 // gives the attacks the size that docs/overload.md reports.
 
 // whole says whether the attacks have their whole size.
-func whole() bool { return os.Getenv("KEYWAY_OVERLOAD") == "full" }
+func whole() bool { return os.Getenv("OVERLOAD") == "full" }
 
 // sized answers small, or large when the attacks have their whole size.
 func sized[T any](small, large T) T {
@@ -130,7 +130,7 @@ func (a *attacked) beside(path string, settled bool, attack func()) {
 	a.before = a.footprint(t)
 
 	l.begin(2)
-	time.Sleep(sized(1500*time.Millisecond, 5*time.Second))
+	time.Sleep(sized(time.Second, 5*time.Second))
 	var quiet [2]time.Duration
 	for kind, what := range []string{"kept", "new"} {
 		n, p50, p99 := m.reset(kind)
