@@ -15,6 +15,7 @@ import (
 
 	"github.com/keyway-edge/keyway/edge/exchange"
 	"github.com/keyway-edge/keyway/edge/exchange/sock"
+	"github.com/keyway-edge/keyway/edge/handover"
 	"github.com/keyway-edge/keyway/edge/proxyproto"
 	"github.com/keyway-edge/keyway/routing"
 )
@@ -67,6 +68,7 @@ type ConnObserver interface {
 // Server accepts connections and hands them to the engines.
 type Server struct {
 	Endpoints        []Endpoint
+	Sockets          *handover.Sockets // opens the listeners; nil for one of its own
 	Config           *Config
 	Terminator       *Terminator
 	HTTP1, HTTP2     Engine
@@ -82,7 +84,7 @@ type Server struct {
 	MaxHandshakes    int           // TLS handshakes at a time; zero for no limit
 
 	listeners []net.Listener
-	packets   []net.PacketConn // of each listener, nil for none
+	packets   []*handover.UDP // of each listener, nil for none
 	next      atomic.Uint64
 	revoked   revokedSet
 	admission admission
@@ -138,12 +140,14 @@ func (s *Server) Listen(ctx context.Context) error {
 		s.reserve = maxDescriptors() / 10 * 9
 	}
 	s.admission.perClient, s.admission.handshakes = s.MaxPerClient, s.MaxHandshakes
-	var lc net.ListenConfig
+	if s.Sockets == nil {
+		s.Sockets = &handover.Sockets{}
+	}
 	for i := range s.Endpoints {
 		s.Endpoints[i].index = i
 	}
 	for _, e := range s.Endpoints {
-		l, err := lc.Listen(ctx, "tcp", e.Address)
+		l, err := s.Sockets.Listen(ctx, e.Name, "tcp", e.Address)
 		if err != nil {
 			s.unlisten()
 			return fmt.Errorf("listening on %s for %s: %w", e.Address, e.Name, err)
@@ -182,7 +186,8 @@ func (s *Server) Addresses() []net.Addr {
 
 // Run accepts until ctx ends, then drains: listeners close, engines finish what
 // is in flight, and what is left after the grace period is cut. force, when it is
-// closed, cuts at once.
+// closed, cuts at once. A listener that another process has goes on there: this one only
+// stops to accept from it.
 func (s *Server) Run(ctx context.Context, force <-chan struct{}) error {
 	// Requests outlive ctx by the grace period; connections have their own end.
 	serving, cut := context.WithCancel(context.WithoutCancel(ctx))
@@ -193,8 +198,12 @@ func (s *Server) Run(ctx context.Context, force <-chan struct{}) error {
 		s.servePackets(serving, ctx, i)
 	}
 	<-ctx.Done()
+	given := handover.GivenBy(ctx)
 	for i, l := range s.listeners {
-		quiesce(l, func(c net.Conn) { s.admit(serving, c, s.Endpoints[i]) })
+		e := s.Endpoints[i]
+		if !given.Has(handover.Socket{Network: "tcp", Address: e.Address, Purpose: e.Name}) {
+			quiesce(l, func(c net.Conn) { s.admit(serving, c, e) })
+		}
 		_ = l.Close()
 	}
 	accepting.Wait()

@@ -12,13 +12,14 @@ import (
 	"time"
 
 	"github.com/keyway-edge/keyway/edge/exchange"
+	"github.com/keyway-edge/keyway/edge/handover"
 )
 
 // PacketEngine speaks a protocol that brings its own transport and its own handshakes.
 type PacketEngine interface {
 	// Serve serves what comes to pc until stopping ends. Then every connection ends
 	// after the requests in flight; Serve returns when all have, and closes pc.
-	Serve(ctx, stopping context.Context, pc net.PacketConn, door *Door) error
+	Serve(ctx, stopping context.Context, pc *handover.UDP, door *Door) error
 	// Leave is as an Engine's, but returns at once.
 	Leave(ctx context.Context, match func(*exchange.Conn) bool)
 }
@@ -103,6 +104,22 @@ func (d *Door) Welcome(ctx context.Context, state *tls.ConnectionState, local ne
 	return info
 }
 
+// Settle waits until no handshake is under way, for at least d and no longer than a
+// handshake may take, or until ctx ends.
+func (d *Door) Settle(ctx context.Context, least time.Duration) {
+	until := time.Now().Add(d.Limit())
+	for wait := least; ; wait = 100 * time.Millisecond {
+		pause(ctx, wait)
+		a := &d.s.admission
+		a.mu.Lock()
+		shaking := a.shaking
+		a.mu.Unlock()
+		if shaking == 0 || ctx.Err() != nil || time.Now().After(until) {
+			return
+		}
+	}
+}
+
 // guest is a connection that has come through a Door.
 type guest struct {
 	net.Conn // nil: only what stands below is called
@@ -166,16 +183,15 @@ func (g *guest) Close() error {
 func (g *guest) RemoteAddr() net.Addr { return g.peer }
 
 // listenPackets opens the UDP side of an endpoint, at the address of its TCP side.
-func (s *Server) listenPackets(ctx context.Context, e Endpoint, beside net.Addr) (net.PacketConn, error) {
+func (s *Server) listenPackets(ctx context.Context, e Endpoint, beside net.Addr) (*handover.UDP, error) {
 	if !e.HTTP3 {
 		return nil, nil //nolint:nilnil // an endpoint without
 	}
-	var lc net.ListenConfig
 	host, _, err := net.SplitHostPort(e.Address)
 	if err != nil {
 		return nil, err
 	}
-	return lc.ListenPacket(ctx, "udp", net.JoinHostPort(host, strconv.Itoa(int(addrPort(beside).Port()))))
+	return s.Sockets.ListenPacket(ctx, handover.PurposeHTTP3, net.JoinHostPort(host, strconv.Itoa(int(addrPort(beside).Port()))))
 }
 
 // servePackets has an engine serve the UDP side of an endpoint until the drain is over.

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -17,6 +18,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -99,8 +101,9 @@ type gateway struct {
 }
 
 type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
+	mu   sync.Mutex
+	buf  bytes.Buffer
+	path string // of the file that has it instead
 }
 
 func (b *lockedBuffer) Write(p []byte) (int, error) {
@@ -112,6 +115,10 @@ func (b *lockedBuffer) Write(p []byte) (int, error) {
 func (b *lockedBuffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.path != "" {
+		text, _ := os.ReadFile(b.path)
+		return string(text)
+	}
 	return b.buf.String()
 }
 
@@ -122,6 +129,8 @@ type options struct {
 	proxy    int               // port, 0 for a free one
 	tls      int
 	dir      string        // data folder, "" for a new one
+	program  string        // "" for the one that was built
+	prefix   []string      // what runs the program, and its arguments
 	patience time.Duration // until it is ready, 0 for 20 s
 	files    int           // descriptors that it may have, 0 for as many as the test
 }
@@ -155,15 +164,25 @@ func start(t testing.TB, o options) *gateway {
 	for k, v := range o.env {
 		env[k] = v
 	}
-	g.cmd = exec.Command(binary(t), "serve")
+	line := append(slices.Clone(o.prefix), cmp.Or(o.program, binary(t)), "serve")
 	if o.files > 0 {
-		g.cmd = exec.Command("prlimit", fmt.Sprintf("--nofile=%d:%d", o.files, o.files), binary(t), "serve")
+		line = append([]string{"prlimit", fmt.Sprintf("--nofile=%d:%d", o.files, o.files)}, line...)
 	}
+	g.cmd = exec.Command(line[0], line[1:]...)
 	g.cmd.Env = append(os.Environ(), "GOCOVERDIR=")
 	for k, v := range env {
 		g.cmd.Env = append(g.cmd.Env, k+"="+v)
 	}
 	g.cmd.Stdout, g.cmd.Stderr = g.log, g.log
+	if o.program != "" { // its end is not to wait for those who took its place
+		g.log.path = filepath.Join(t.TempDir(), "log")
+		f, err := os.OpenFile(g.log.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = f.Close() }()
+		g.cmd.Stdout, g.cmd.Stderr = f, f
+	}
 	if err := g.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -168,7 +168,7 @@ type revoke struct {
 // giveBack plans the revocation of a lease that was replaced or is unwanted.
 func (l *loop) giveBack(m *mount, lease Lease, at time.Time) {
 	planned := func(r revoke) bool { return r.mount == m && r.lease.ID == lease.ID }
-	if lease.ID != "" && m.revoker != nil && !slices.ContainsFunc(l.revokes, planned) {
+	if lease.ID != "" && !l.spared[lease.ID] && m.revoker != nil && !slices.ContainsFunc(l.revokes, planned) {
 		l.revokes = append(l.revokes, revoke{at, m, lease})
 		l.revokeAt = earliest(l.revokeAt, at)
 	}

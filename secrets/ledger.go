@@ -79,7 +79,9 @@ type Ledger struct {
 	dirty bool
 	stats LedgerStats
 
-	waiting []Event // that the disk did not take yet
+	waiting []Event           // that the disk did not take yet
+	held    bool              // not to be written now: events wait
+	away    func(Event) error // who takes the events, nil for this ledger
 }
 
 // LedgerStats counts what a Ledger did since it was opened.
@@ -96,17 +98,16 @@ type LedgerStats struct {
 // OpenLedger opens or makes the ledger in a folder and goes on where it ended. What
 // a crash or a stranger left at its end is cut or kept as it is, and recorded.
 func OpenLedger(cfg LedgerConfig) (*Ledger, error) {
-	cfg.MaxSize = cmp.Or(cfg.MaxSize, 64<<20)
-	l := &Ledger{cfg: cfg}
-	if err := l.open(); err != nil {
-		l.close()
-		return nil, fmt.Errorf("opening the ledger in %s: %w", cfg.Dir, err)
+	l := HeldLedger(cfg)
+	if err := l.Resume(); err != nil {
+		return nil, err
 	}
 	return l, nil
 }
 
 func (l *Ledger) path(name string) string { return filepath.Join(l.cfg.Dir, name) }
 
+// open opens the files. l.mu is held.
 func (l *Ledger) open() error {
 	if err := os.MkdirAll(l.cfg.Dir, 0o700); err != nil {
 		return err
@@ -134,11 +135,12 @@ func (l *Ledger) open() error {
 	if _, err := l.head.WriteAt(encodeHead(l.key, l.seq, l.hash), headSlot(l.seq)); err != nil {
 		return fmt.Errorf("writing its head: %w", err)
 	}
-	for _, e := range found {
-		// A disk that is full is no reason not to begin: the event waits.
-		if err := l.Append(e); err != nil && len(l.waiting) == 0 {
-			return err
-		}
+	for i := range found {
+		found[i].Time = time.Now().UTC().Round(0)
+	}
+	l.waiting, l.held = append(found, l.waiting...), false
+	if err := l.catchUp(); err != nil {
+		l.stats.Failures++ // a disk that is full is no reason not to begin: the events wait
 	}
 	return nil
 }
@@ -230,7 +232,7 @@ func (l *Ledger) Flush() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.file == nil {
-		return nil
+		return nil // held, diverted or closed
 	}
 	err := l.catchUp()
 	if l.dirty {
@@ -255,9 +257,10 @@ func (l *Ledger) Close() error {
 	err := l.Flush()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if n := len(l.waiting); n > 0 && l.file != nil {
-		err = fmt.Errorf("%d events are lost: %w", n, err)
+	if n := len(l.waiting); n > 0 && (l.file != nil || l.held || l.away != nil) {
+		err = fmt.Errorf("%d events are lost: %w", n, cmp.Or(err, errHeld))
 	}
+	l.held, l.away = false, nil
 	return errors.Join(err, l.close())
 }
 

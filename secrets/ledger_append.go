@@ -21,6 +21,11 @@ func (l *Ledger) Append(e Event) error {
 	e.Time = e.Time.UTC().Round(0)
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.held && len(l.waiting) < waitingMost {
+		l.waiting = append(l.waiting, e)
+		l.stats.Waiting = len(l.waiting)
+		return nil
+	}
 	again, err := true, l.catchUp()
 	if err == nil {
 		again, err = l.append(e)
@@ -59,7 +64,13 @@ func (l *Ledger) catchUp() error {
 // append answers with an error whether the event is worth another try: it is not when it
 // is no event, or is written and only the head is behind, which the next one mends.
 func (l *Ledger) append(e Event) (again bool, err error) {
-	if l.file == nil {
+	switch {
+	case l.away != nil:
+		err := l.away(e)
+		return err != nil, err
+	case l.held:
+		return true, errHeld
+	case l.file == nil:
 		return false, fs.ErrClosed
 	}
 	if l.size >= l.cfg.MaxSize {

@@ -28,7 +28,8 @@ type loop struct {
 	// restarted says that there were some, in the first minute.
 	restarted bool
 	revokes   []revoke
-	revokeAt  time.Time // when the first of them is due, or sooner
+	revokeAt  time.Time       // when the first of them is due, or sooner
+	spared    map[string]bool // ids of leases that are not given back
 	waiting   []chan *Set
 	answers   []func()  // for those who forced a look, once its result is shown
 	pending   int       // entries not looked at yet
@@ -60,6 +61,7 @@ func (b *Broker) Run(ctx context.Context) error {
 		entries:     make(map[entryKey]*entry),
 		history:     make(history),
 		kept:        make(map[string]Kept),
+		spared:      make(map[string]bool),
 		nextSweep:   time.Now().Add(sweepAll),
 		nextMention: make(map[string]time.Time),
 	}

@@ -13,18 +13,7 @@ import (
 // maxEcho is how much of a request body the echo answers with.
 const maxEcho = 64 << 10
 
-// echo is the built-in upstream of development mode: it answers with what it got.
-func echo(address string) task {
-	return task{"echo upstream", func(ctx context.Context) error {
-		var lc net.ListenConfig
-		l, err := lc.Listen(ctx, "tcp", address)
-		if err != nil {
-			return fmt.Errorf("listening on %s: %w; set echo_listen to another address or to off", address, err)
-		}
-		return serveHTTP(ctx, l, http.HandlerFunc(answerEcho), nil)
-	}}
-}
-
+// answerEcho is the built-in upstream of development mode: it answers with what it got.
 func answerEcho(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(io.LimitReader(r.Body, maxEcho))
 	if err != nil {

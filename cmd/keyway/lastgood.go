@@ -54,6 +54,9 @@ func (n *node) openLastGood(ctx context.Context) {
 	n.lastGood.Store = lastgood.New(lastgood.Config{
 		Dir: dir, Mark: filepath.Join(s.DataDir, "last-good.mark"), Node: n.config.NodeID, Keys: keys, Log: n.log, Serving: n.serving, Pause: newPacer().pause,
 	})
+	if n.succession.from != nil {
+		n.lastGood.Hold()
+	}
 	wait, cancel := context.WithTimeout(ctx, loadWait)
 	defer cancel()
 	st, err := n.lastGood.Load(wait)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	_ "embed"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -13,8 +12,6 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
-	"syscall"
-	"time"
 
 	"github.com/keyway-edge/keyway/certs"
 	"github.com/keyway-edge/keyway/certs/acme"
@@ -23,6 +20,7 @@ import (
 	"github.com/keyway-edge/keyway/edge"
 	"github.com/keyway-edge/keyway/edge/control"
 	"github.com/keyway-edge/keyway/edge/exchange/wire"
+	"github.com/keyway-edge/keyway/edge/handover"
 	"github.com/keyway-edge/keyway/edge/http1"
 	"github.com/keyway-edge/keyway/edge/http2"
 	"github.com/keyway-edge/keyway/edge/rulings"
@@ -72,11 +70,18 @@ type node struct {
 	untold     untold
 	term       *edge.Terminator
 	draining   atomic.Bool
+	sockets    *handover.Sockets
+	sides      []sideListener
+	control    *control.Server
+	notifier   *handover.Notifier
+	succession succession
 }
 
-// newNode wires a node. It opens files and listeners and starts nothing else.
-func newNode(ctx context.Context, s *settings, log *slog.Logger, out io.Writer) (*node, error) {
-	n := &node{settings: s, log: log, out: out, condemned: make(chan struct{}, 1)}
+// newNode wires a node. It opens files and listeners and starts nothing else. Where it is
+// to take another process's place, it takes its sockets and leaves its files alone.
+func newNode(ctx context.Context, s *settings, log *slog.Logger, out io.Writer, from *predecessor) (*node, error) {
+	n := &node{settings: s, log: log, out: out, condemned: make(chan struct{}, 1), sockets: from.sockets(), notifier: handover.NewNotifier()}
+	n.succession.begin(from)
 	n.config = &edge.Config{
 		Version: version, NodeID: s.NodeID, Policy: s.RequestPolicy, TrustedIPs: s.TrustedIPs,
 		RealIPHeader: s.RealIPHeader, RealIPRecursive: s.RealIPRecursive, Headers: s.Headers,
@@ -132,7 +137,7 @@ func (s *settings) development() bool {
 // stores opens the ledger and the access log.
 func (n *node) stores() error {
 	var err error
-	if n.ledger, err = openLedger(ledgerDir(n.settings)); err != nil {
+	if n.ledger, err = n.openLedger(); err != nil {
 		return err
 	}
 	switch n.settings.AccessLog {
@@ -173,7 +178,7 @@ func (n *node) dataPath(ctx context.Context) error {
 		Overload: n.overload,
 		Version:  version, NodeID: n.config.NodeID, Ledger: n.ledger, Access: n.access, Log: n.log,
 		Current: func() *edge.Snapshot { return n.publisher.Current() }, Broker: n.broker.Stats, Credentials: n.broker.Current, LastGood: n.lastGoodFacts,
-		Staples: n.staples, Issuers: n.issuers, Keys: n.keyRings, Events: &n.events,
+		Staples: n.staples, Issuers: n.issuers, Keys: n.keyRings, Events: &n.events, Upgrades: n.upgradeFacts,
 	})
 	groups, err := curves(s.TLSCurves)
 	if err != nil {
@@ -227,13 +232,24 @@ func (n *node) listen(ctx context.Context) error {
 	n.packets = n.newPackets()
 	n.server = &edge.Server{
 		Streams:   stream.New(n.publisher.Current, n.telemetry, n.log),
-		Endpoints: n.endpoints(), Config: n.config, Terminator: n.term, HTTP1: h1, HTTP2: h2, HTTP3: newHTTP3(handler, s), Observer: n.telemetry,
+		Endpoints: n.endpoints(), Sockets: n.sockets, Config: n.config, Terminator: n.term, HTTP1: h1, HTTP2: h2, HTTP3: newHTTP3(handler, s), Observer: n.telemetry,
 		Overload: n.overload, Log: n.log, HandshakeTimeout: s.HandshakeTimeout, Grace: s.Grace, MaxConns: s.MaxConnections, MaxPerClient: s.MaxPerClient, MaxHandshakes: s.MaxHandshakes,
 	}
 	if err := n.server.Listen(ctx); err != nil {
 		return err
 	}
-	return n.packets.Listen(ctx)
+	if err := n.packets.Listen(ctx); err != nil {
+		return err
+	}
+	if err := n.openSides(ctx); err != nil {
+		return err
+	}
+	n.control = control.New(n.settings.DataDir, (*controlled)(n))
+	if err := n.control.Listen(ctx, n.sockets); err != nil {
+		return err
+	}
+	n.sockets.Close() // what was handed over and is listened on no more
+	return nil
 }
 
 func (n *node) endpoints() []edge.Endpoint {
@@ -246,126 +262,6 @@ func (n *node) endpoints() []edge.Endpoint {
 	add("proxy", n.settings.ProxyListen, false)
 	add("proxy-tls", n.settings.ProxyTLSListen, true)
 	return append(all, n.settings.streamEndpoints()...)
-}
-
-// run runs every part until a signal or a failure, drains, and says why it ended.
-func (n *node) run(ctx context.Context) error {
-	stop, forced, release := signals(ctx)
-	defer release()
-	// The parts that requests in flight need outlive the listeners.
-	background, end := context.WithCancel(context.WithoutCancel(ctx))
-	defer end()
-	support := make(chan error, 1)
-	go func() { support <- runTasks(background, n.supportTasks()) }()
-	front := append(n.frontTasks(forced), task{"support", func(ctx context.Context) error {
-		select {
-		case err := <-support:
-			support <- nil
-			return err
-		case <-ctx.Done():
-			return nil
-		}
-	}})
-	err := runTasks(stop, front)
-	n.log.Info("stopping", slog.Any("cause", context.Cause(stop)))
-	end()
-	if e := <-support; err == nil {
-		err = e
-	}
-	if n.access != nil {
-		err = errors.Join(err, n.access.Flush())
-	}
-	err = errors.Join(err, n.ledger.Close())
-	select {
-	case <-forced:
-		return &exitError{exitForced, errors.New("stopped at once by a second signal")}
-	default:
-	}
-	switch {
-	case errors.Is(err, edge.ErrCut):
-		return &exitError{exitCut, err}
-	case err != nil:
-		return &exitError{exitFailed, err}
-	}
-	n.log.Info("stopped, nothing was lost")
-	return nil
-}
-
-// supportTasks are what requests in flight rely on; they end last.
-func (n *node) supportTasks() []task {
-	tasks := []task{
-		{"certificates that end", n.telemetry.Run},
-		{"credential broker", n.broker.Run},
-		{"documents", n.documents.Run},
-		{"publisher", n.publisher.Run},
-		{"upstream pools", n.pools.Run},
-		{"health checks", upstream.NewChecker(n.upstreams, n.log).Run},
-		{"ledger", n.ledger.Run},
-		{"memory", n.overload.Run},
-		{"session ticket keys", n.tickets.Run},
-		{"ACME challenges", n.challenges.Run},
-		{"revocations of replicas", func(ctx context.Context) error { return n.rulings.Run(ctx, n.shared, n.publisher.Rebuild, n.log) }},
-		{"successors of what was revoked", n.reissuer().Run},
-		{"names on demand", n.demand.Run},
-		{"documents with names on demand", n.desired.Run},
-		{"control socket", control.New(n.settings.DataDir, (*controlled)(n)).Run},
-	}
-	if n.stapler != nil {
-		tasks = append(tasks, task{"certificate status", n.stapler.Run})
-	}
-	if n.hcv != nil {
-		tasks = append(tasks, task{"login of the node's own Vault", n.hcv.Run})
-	}
-	if n.ech != nil {
-		tasks = append(tasks, task{"ECH keys", n.ech.Run})
-	}
-	if n.access != nil {
-		tasks = append(tasks, task{"access log", n.access.Run})
-	}
-	if len(n.settings.Documents) == 0 && n.settings.EchoListen != "off" {
-		tasks = append(tasks, echo(n.settings.EchoListen))
-	}
-	return append(tasks, n.sideListeners()...)
-}
-
-// upstreams are those of the snapshot in force, nil before the first.
-func (n *node) upstreams() *upstream.Set {
-	if s := n.publisher.Current(); s != nil {
-		return s.Upstreams
-	}
-	return nil
-}
-
-// frontTasks are what a signal ends first.
-func (n *node) frontTasks(forced <-chan struct{}) []task {
-	tasks := []task{
-		{"listeners", func(ctx context.Context) error { return n.server.Run(ctx, forced) }},
-		{"datagrams", func(ctx context.Context) error { return n.packets.Run(ctx, forced) }},
-		{"readiness", func(ctx context.Context) error {
-			if waitFor(ctx, n.publisher.Ready(), time.Minute) {
-				n.banner()
-			}
-			<-ctx.Done()
-			n.draining.Store(true)
-			return nil
-		}},
-		{"SIGHUP", onSignal(syscall.SIGHUP, func(context.Context) {
-			n.log.Info("reloading")
-			n.documents.Refresh()
-			n.broker.Refresh()
-		})},
-		{"SIGUSR1", onSignal(syscall.SIGUSR1, func(context.Context) {
-			if n.access != nil {
-				if err := n.access.Reopen(); err != nil {
-					n.log.Error("reopening the access log failed", slog.Any("error", err))
-				}
-			}
-		})},
-	}
-	if n.lastGood != nil { // its last write needs the broker, which ends later
-		tasks = append(tasks, task{"last known good state", n.lastGood.Run})
-	}
-	return tasks
 }
 
 // nodeID reads this node's id, or makes and keeps one.

@@ -35,7 +35,7 @@ func newRoot(out, errw io.Writer) *cobra.Command {
 	root.PersistentFlags().BoolVar(&c.asJSON, "json", false, "print JSON instead of tables")
 	root.AddCommand(
 		c.serveCommand(), c.configCommand(), c.validateCommand(), c.explainCommand(),
-		c.certsCommand(), c.secretsCommand(), c.credentialsCommand(), c.auditCommand(), c.statusCommand(), c.reloadCommand(), c.versionCommand(),
+		c.certsCommand(), c.secretsCommand(), c.credentialsCommand(), c.auditCommand(), c.statusCommand(), c.reloadCommand(), c.upgradeCommand(), c.versionCommand(),
 	)
 	wrongUsage(root)
 	return root
@@ -129,18 +129,23 @@ func (c *cli) serveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run a gateway",
-		Long: "Run a gateway until SIGTERM or SIGINT. SIGHUP reloads documents and credentials, SIGUSR1 reopens log files.\n" +
+		Long: "Run a gateway until SIGTERM or SIGINT. SIGHUP reloads documents and credentials, SIGUSR1 reopens log files,\n" +
+			"SIGUSR2 has the program that is installed now take over (see `keyway upgrade`).\n" +
 			"With no documents it starts in development mode: a starter document, a built-in echo upstream and certificates\n" +
 			"from a development CA.\n\n" +
 			"Exit status: 0 stopped as asked, 1 failed, 2 wrong settings, 3 requests were cut at the end of the grace period,\n" +
 			"4 a second signal stopped it at once.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			from, err := inherit(cmd.Context()) // before the environment is read, from which it takes something
+			if err != nil {
+				return &exitError{exitFailed, err}
+			}
 			s, err := c.settings()
 			if err != nil {
-				return err
+				return from.failed(err)
 			}
-			return serve(cmd.Context(), s, c.out, c.err)
+			return serve(cmd.Context(), s, c.out, c.err, from)
 		},
 	}
 	c.settingFlags(cmd)

@@ -30,6 +30,9 @@ func (n *node) certify(ctx context.Context, b *edge.Builder) error {
 	if err != nil {
 		return err
 	}
+	if n.succession.from != nil {
+		kept.Release()
+	}
 	b.Trial = secrets.TrialRule{Window: n.settings.CanaryWindow, Failures: n.settings.CanaryFailures}
 	var issuers edge.Revocation
 	if n.settings.TLSOCSP {

@@ -32,20 +32,24 @@ type exitError struct {
 func (e *exitError) Error() string { return e.err.Error() }
 func (e *exitError) Unwrap() error { return e.err }
 
-// serve runs a node until a signal ends it.
-func serve(ctx context.Context, s *settings, stdout, stderr io.Writer) error {
+// serve runs a node until a signal ends it, in the place of another process if from is not nil.
+func serve(ctx context.Context, s *settings, stdout, stderr io.Writer, from *predecessor) error {
 	if err := prepareDataDir(s.DataDir); err != nil {
-		return &exitError{exitFailed, err}
+		return &exitError{exitFailed, from.failed(err)}
 	}
 	log, err := newLogger(s, stderr)
 	if err != nil {
-		return &exitError{exitSettings, err}
+		return &exitError{exitSettings, from.failed(err)}
 	}
-	n, err := newNode(ctx, s, log, stdout)
+	n, err := newNode(ctx, s, log, stdout, from)
 	if err != nil {
-		return &exitError{exitFailed, fmt.Errorf("starting: %w", err)}
+		return &exitError{exitFailed, fmt.Errorf("starting: %w", from.failed(err))}
 	}
-	return n.run(ctx)
+	err = n.run(ctx)
+	if st, link := n.succession.steward, n.succession.to; st != nil {
+		return stay(st, link, err, log)
+	}
+	return err
 }
 
 // prepareDataDir makes the data folder for this user only.

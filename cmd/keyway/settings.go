@@ -63,19 +63,19 @@ type settings struct {
 	HeadersUpstream          edge.HeaderSet
 	AllowDebugHeader         bool
 
-	TLSCert, TLSKey string
-	TLSCurves       []string
-	HCV             map[string]any // settings of the node's own Vault, by field
-	SharedState     string
-	SharedStateKey  string
-	ECHPublicName   string
+	TLSCert, TLSKey             string
+	TLSCurves                   []string
+	HCV                         map[string]any // settings of the node's own Vault, by field
+	SharedState, SharedStateKey string
+	ECHPublicName               string
 
-	AccessLog       string // stdout, off, or a path
-	AccessLogSample float64
-	LogLevel        string
-	LogFormat       string
+	AccessLog           string // stdout, off, or a path
+	AccessLogSample     float64
+	LogLevel, LogFormat string
 
-	Grace            time.Duration
+	Grace, UpgradeTimeout time.Duration
+	UpgradeStay           string // auto, on, off
+
 	HandshakeTimeout time.Duration
 	HeaderTimeout    time.Duration
 	BodyIdle         time.Duration

@@ -135,6 +135,8 @@ func limitSettings() []setting {
 	const d, n = "a duration such as 10s", "a whole number"
 	return []setting{
 		{key: "grace", def: "30s", form: d, meaning: "how long requests in flight may take to finish at a shutdown", apply: duration(func(s *settings) *dur { return &s.Grace })},
+		{key: "upgrade_timeout", def: "90s", form: d, meaning: "how long the process of a hot upgrade may take until it could serve; then it is ended and the running one serves on", apply: duration(func(s *settings) *dur { return &s.UpgradeTimeout })},
+		{key: "upgrade_stay", def: "auto", form: "auto, on or off", meaning: "whether the process that an upgrade replaces stays as the parent of the new one, passes signals on and ends as it does; auto means on for the first process of a container", apply: oneOf(func(s *settings) *string { return &s.UpgradeStay }, "auto", "on", "off")},
 		{key: "handshake_timeout", def: "10s", form: d, meaning: "longest TLS handshake", apply: duration(func(s *settings) *dur { return &s.HandshakeTimeout })},
 		{key: "header_timeout", def: "10s", form: d, meaning: "longest time to send a request head", apply: duration(func(s *settings) *dur { return &s.HeaderTimeout })},
 		{key: "body_idle_timeout", def: "30s", form: d, meaning: "longest silence inside a request body", apply: duration(func(s *settings) *dur { return &s.BodyIdle })},

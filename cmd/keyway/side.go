@@ -19,40 +19,57 @@ import (
 	"github.com/keyway-edge/keyway/edge/telemetry"
 )
 
-// sideListeners are what listens beside the proxy: status, admin, manager.
-func (n *node) sideListeners() []task {
+// sideListener is one that listens beside the proxy: status, admin, manager, the echo.
+type sideListener struct {
+	name, address string
+	listener      net.Listener
+	handler       http.Handler
+	secure        bool
+}
+
+// openSides opens them.
+func (n *node) openSides(ctx context.Context) error {
 	status := n.telemetry.StatusHandler(n)
 	facts := admin.Handler(n.adminFacts, status, (*healthDesk)(n))
 	page := admin.Page(func() any { return n.telemetry.Status(n) })
-	var tasks []task
-	add := func(name string, addresses []string, h http.Handler, secure bool) {
-		for _, a := range addresses {
-			tasks = append(tasks, task{name + " " + a, func(ctx context.Context) error { return n.side(ctx, name, a, h, secure) }})
+	s := n.settings
+	var echoes []string
+	if len(s.Documents) == 0 && s.EchoListen != "off" {
+		echoes = []string{s.EchoListen}
+	}
+	for _, x := range []struct {
+		name      string
+		addresses []string
+		handler   http.Handler
+		secure    bool
+	}{
+		{"status", s.StatusListen, status, false},
+		{"status-tls", s.StatusTLSListen, status, true},
+		{"admin", s.AdminListen, facts, false},
+		{"admin-tls", s.AdminTLSListen, facts, true},
+		{"manager", s.ManagerListen, page, false},
+		{"manager-tls", s.ManagerTLSListen, page, true},
+		{"echo", echoes, http.HandlerFunc(answerEcho), false},
+	} {
+		for _, a := range x.addresses {
+			l, err := n.sockets.Listen(ctx, x.name, "tcp", a)
+			if err != nil {
+				return fmt.Errorf("listening on %s for %s: %w; set %s_listen to another address or to off", a, x.name, err, strings.ReplaceAll(x.name, "-", "_"))
+			}
+			n.sides = append(n.sides, sideListener{x.name, a, l, x.handler, x.secure})
 		}
 	}
-	s := n.settings
-	add("status", s.StatusListen, status, false)
-	add("status-tls", s.StatusTLSListen, status, true)
-	add("admin", s.AdminListen, facts, false)
-	add("admin-tls", s.AdminTLSListen, facts, true)
-	add("manager", s.ManagerListen, page, false)
-	add("manager-tls", s.ManagerTLSListen, page, true)
-	return tasks
+	return nil
 }
 
 // side serves one of them. Their certificates are the default slot's, through the
 // same callbacks as the proxy's: what swaps there swaps here, and what is revoked there
 // ends connections here.
-func (n *node) side(ctx context.Context, name, address string, h http.Handler, secure bool) error {
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", address)
-	if err != nil {
-		return fmt.Errorf("listening on %s for %s: %w", address, name, err)
+func (n *node) side(ctx context.Context, x sideListener) error {
+	if !x.secure {
+		return serveHTTP(ctx, x.listener, x.handler, nil)
 	}
-	if !secure {
-		return serveHTTP(ctx, l, h, nil)
-	}
-	return serveHTTP(ctx, tls.NewListener(edge.TrackListener(l), n.term.Config()), h, n.server.Side)
+	return serveHTTP(ctx, tls.NewListener(edge.TrackListener(x.listener), n.term.Config()), x.handler, n.server.Side)
 }
 
 // adminFacts is what GET / of the admin listener answers.

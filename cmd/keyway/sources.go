@@ -114,6 +114,11 @@ func (n *node) event(e secrets.Event) {
 	}
 	say("broker event", slog.String("kind", e.Kind), slog.String("name", e.Subject), slog.String("source", e.Source), slog.String("result", e.Result),
 		slog.String("reason", e.Reason), slog.Int("old_version", e.OldVersion), slog.Int("new_version", e.NewVersion), slog.String("origin", e.Origin))
+	n.record(e)
+}
+
+// record writes an event to the ledger and counts it.
+func (n *node) record(e secrets.Event) {
 	err := n.ledger.Append(e)
 	n.events.Add(e, err != nil)
 	if err != nil {

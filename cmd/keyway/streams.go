@@ -69,7 +69,7 @@ func (s *settings) streamEndpoints() []edge.Endpoint {
 func (n *node) newPackets() *stream.Packets {
 	s := n.settings
 	p := &stream.Packets{
-		Current: n.publisher.Current, Observer: n.telemetry, Log: n.log,
+		Sockets: n.sockets, Current: n.publisher.Current, Observer: n.telemetry, Log: n.log,
 		MaxSessions: s.MaxUDPSessions, MaxPerClient: s.MaxPerClient, Grace: s.Grace,
 	}
 	for _, a := range s.StreamListen {

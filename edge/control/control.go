@@ -16,6 +16,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/keyway-edge/keyway/edge/handover"
 )
 
 // SocketName is the socket's name inside the data folder.
@@ -52,20 +54,36 @@ type Question struct {
 	Headers []string // "Name: value"
 }
 
+// Purpose is what the socket is called among those that a node hands over.
+const Purpose = "control"
+
+// finish is how long answers under way may take when the node ends.
+const finish = time.Second
+
 // Server listens on the socket.
 type Server struct {
 	path string
 	node Node
+	l    *net.UnixListener
 }
 
-// New makes a Server for the data folder dir; Run listens.
+// New makes a Server for the data folder dir; Listen listens.
 func New(dir string, node Node) *Server {
 	return &Server{path: filepath.Join(dir, SocketName), node: node}
 }
 
-// Run serves until ctx ends. A socket left by a dead node is replaced; one that
-// a living node answers on is an error: two nodes must not share a data folder.
-func (s *Server) Run(ctx context.Context) error {
+// Socket is what the socket is called among those that a node hands over.
+func (s *Server) Socket() handover.Socket {
+	return handover.Socket{Network: "unix", Address: s.path, Purpose: Purpose}
+}
+
+// Listen listens, unless the socket was handed over and is listening already. A socket
+// left by a dead node is replaced; one that a living node answers on is an error: two
+// nodes must not share a data folder.
+func (s *Server) Listen(ctx context.Context, sockets *handover.Sockets) error {
+	if sockets.Holds(s.Socket()) {
+		return s.listen(ctx, sockets)
+	}
 	if len(s.path) > maxPath {
 		return fmt.Errorf("the path of the control socket, %s, has %d bytes; expected at most %d: set a shorter data_dir", s.path, len(s.path), maxPath)
 	}
@@ -76,25 +94,45 @@ func (s *Server) Run(ctx context.Context) error {
 	if err := os.Remove(s.path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("removing the old control socket: %w", err)
 	}
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "unix", s.path)
-	if err != nil {
-		return fmt.Errorf("listening on the control socket: %w", err)
+	if err := s.listen(ctx, sockets); err != nil {
+		return err
 	}
 	// The folder is 0700 already; the mode says the same of the socket itself.
 	if err := os.Chmod(s.path, 0o600); err != nil {
-		_ = l.Close()
+		_ = s.l.Close()
 		return fmt.Errorf("protecting the control socket: %w", err)
 	}
+	return nil
+}
+
+func (s *Server) listen(ctx context.Context, sockets *handover.Sockets) error {
+	l, err := sockets.Listen(ctx, Purpose, "unix", s.path)
+	if err != nil {
+		return fmt.Errorf("listening on the control socket: %w", err)
+	}
+	s.l = l.(*net.UnixListener) // "unix" makes no other kind
+	s.l.SetUnlinkOnClose(true)
+	return nil
+}
+
+// Run serves until ctx ends.
+func (s *Server) Run(ctx context.Context) error {
 	srv := &http.Server{Handler: s.handler(), ReadHeaderTimeout: 5 * time.Second, ConnContext: withPeer}
 	done := make(chan error, 1)
-	go func() { done <- srv.Serve(l) }()
+	go func() { done <- srv.Serve(s.l) }()
 	select {
 	case err := <-done:
 		return fmt.Errorf("serving the control socket: %w", err)
 	case <-ctx.Done():
 	}
-	_ = srv.Close()
+	if handover.GivenBy(ctx).Has(s.Socket()) {
+		s.l.SetUnlinkOnClose(false) // its name leads to another process now
+	}
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), finish)
+	defer cancel()
+	if srv.Shutdown(grace) != nil {
+		_ = srv.Close()
+	}
 	<-done
 	return nil
 }
@@ -152,6 +190,9 @@ func Dial(dir string) *Client {
 		}},
 	}}
 }
+
+// Patient makes the Client wait longer for answers.
+func (c *Client) Patient(limit time.Duration) { c.http.Timeout = limit }
 
 // Get asks for a fact: "status", "certificates" or "secrets".
 func (c *Client) Get(ctx context.Context, fact string, into any) error {

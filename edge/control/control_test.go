@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/keyway-edge/keyway/edge/handover"
 )
 
 // fake is a node that answers what a test sets.
@@ -49,7 +51,11 @@ func run(t *testing.T, dir string, node Node) (end func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- New(dir, node).Run(ctx) }()
+	s := New(dir, node)
+	if err := s.Listen(ctx, &handover.Sockets{}); err != nil {
+		t.Fatal(err)
+	}
+	go func() { done <- s.Run(ctx) }()
 	for stop := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
 		if c, err := net.Dial("unix", filepath.Join(dir, SocketName)); err == nil {
 			_ = c.Close()
@@ -101,7 +107,7 @@ func TestSecondNodeIsRefused(t *testing.T) {
 	run(t, dir, &fake{facts: Facts{Status: "first"}})
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
-	err := New(dir, &fake{facts: Facts{Status: "second"}}).Run(ctx)
+	err := New(dir, &fake{facts: Facts{Status: "second"}}).Listen(ctx, &handover.Sockets{})
 	if err == nil || !strings.Contains(err.Error(), "another node answers") || !strings.Contains(err.Error(), "data_dir") {
 		t.Errorf("a second node must be told so and what to set: %v", err)
 	}
@@ -133,7 +139,7 @@ func TestLongFolderIsExplained(t *testing.T) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	err := New(dir, &fake{}).Run(t.Context())
+	err := New(dir, &fake{}).Listen(t.Context(), &handover.Sockets{})
 	if err == nil || !strings.Contains(err.Error(), "shorter data_dir") {
 		t.Errorf("got %v", err)
 	}

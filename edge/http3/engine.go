@@ -3,6 +3,7 @@ package http3
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/keyway-edge/keyway/edge"
 	"github.com/keyway-edge/keyway/edge/exchange"
+	"github.com/keyway-edge/keyway/edge/handover"
 )
 
 // Settings are the limits of an Engine. Zero fields take the value in brackets.
@@ -53,6 +55,10 @@ const (
 	// farewell is how long peers have to read that connections end before streams that
 	// they open are refused.
 	farewell = time.Second
+	// settle is how long handshakes that this process has begun may still come to it when
+	// another has taken its place: a client that was asked to prove its address comes back
+	// after a round trip.
+	settle = 2 * time.Second
 	// lingerFor is how long a connection that is done with waits for its peer to close
 	// it: closing it here would take back what the peer has not received yet.
 	lingerFor = 2 * time.Second
@@ -87,10 +93,10 @@ func New(handler exchange.Handler, set Settings) *Engine {
 // Serve accepts connections on pc until stopping ends, and returns when all have ended:
 // after their requests in flight, or at once when the door's server cuts them. ctx is
 // what requests live in.
-func (e *Engine) Serve(ctx, stopping context.Context, pc net.PacketConn, door *edge.Door) error {
+func (e *Engine) Serve(ctx, stopping context.Context, pc *handover.UDP, door *edge.Door) error {
 	defer func() { _ = pc.Close() }()
 	tr := &quic.Transport{
-		Conn: pc, VerifySourceAddress: func(net.Addr) bool { return door.Crowded() },
+		Conn: pc, ConnectionIDGenerator: ids{pc.Tag()}, VerifySourceAddress: func(net.Addr) bool { return door.Crowded() },
 		ConnContext: func(ctx context.Context, from *quic.ClientInfo) (context.Context, error) {
 			return door.Enter(ctx, from.RemoteAddr)
 		},
@@ -103,9 +109,26 @@ func (e *Engine) Serve(ctx, stopping context.Context, pc net.PacketConn, door *e
 	wg.Go(func() { e.accept(ctx, l, door, &wg) })
 	<-stopping.Done()
 	e.drain(ctx)
+	if handover.GivenBy(stopping) != nil {
+		door.Settle(ctx, settle) // others' handshakes come here no more
+	}
 	_ = l.Close() // its connections go on
 	wg.Wait()
 	return tr.Close()
+}
+
+// ids makes connection ids that say which process they are of.
+type ids struct{ tag []byte }
+
+// ConnectionIDLen is quic.ConnectionIDGenerator's.
+func (ids) ConnectionIDLen() int { return handover.ConnectionIDLength }
+
+// GenerateConnectionID is quic.ConnectionIDGenerator's.
+func (g ids) GenerateConnectionID() (quic.ConnectionID, error) {
+	var id [handover.ConnectionIDLength]byte
+	copy(id[:], g.tag)
+	_, _ = rand.Read(id[len(g.tag):]) // never fails: crypto/rand ends the program instead
+	return quic.ConnectionIDFromBytes(id[:]), nil
 }
 
 func (e *Engine) config(door *edge.Door) *quic.Config {

@@ -75,6 +75,9 @@ type Store struct {
 	encoded   []byte
 	digest    [sha256.Size]byte // of what the file holds
 
+	writing  sync.Mutex // held while the file is written; guards released
+	released bool       // another process writes the file
+
 	mu    sync.Mutex // guards the group below
 	facts Facts
 }
@@ -211,6 +214,11 @@ func (s *Store) Run(ctx context.Context) error {
 func (s *Store) save(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, writeLimit)
 	defer cancel()
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	if s.released {
+		return true
+	}
 	err := s.write(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -228,6 +236,39 @@ func (s *Store) save(ctx context.Context) bool {
 	}
 	s.facts.Failed = err.Error()
 	return false
+}
+
+// Flush writes now what is waiting to be written.
+func (s *Store) Flush(ctx context.Context) { s.save(ctx) }
+
+// Release brings the file up to date and leaves it to another process.
+func (s *Store) Release(ctx context.Context) {
+	s.save(ctx)
+	s.Hold()
+}
+
+// Hold leaves the file to another process as it is. A process that is to take another's
+// place begins with it, and then reads alone.
+func (s *Store) Hold() {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	s.released = true
+}
+
+// Reclaim takes the file back, with the number that it has by now.
+func (s *Store) Reclaim(ctx context.Context) {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	if !s.released {
+		return
+	}
+	if highest, err := s.mark(ctx); err == nil {
+		s.mu.Lock()
+		s.facts.Sequence = max(s.facts.Sequence, highest)
+		s.mu.Unlock()
+	}
+	s.released, s.digest = false, [sha256.Size]byte{} // what the file holds is another's
+	s.Hint()
 }
 
 func (s *Store) write(ctx context.Context) error {

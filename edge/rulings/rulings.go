@@ -60,9 +60,10 @@ type Store struct {
 	learned chan struct{} // a replica decided something
 	revoked chan struct{} // this node did
 
-	mu   sync.Mutex // guards all
-	all  map[string]Entry
-	view map[string]Entry // a copy that readers share; nil when it is stale
+	mu       sync.Mutex // guards all that follows
+	all      map[string]Entry
+	view     map[string]Entry // a copy that readers share; nil when it is stale
+	released bool             // another process keeps the file
 }
 
 // file is what is on disk.
@@ -75,29 +76,57 @@ type file struct {
 // error: without it a version that was revoked would serve again.
 func Open(dir string, now time.Time) (*Store, error) {
 	s := &Store{path: filepath.Join(dir, FileName), all: map[string]Entry{}, learned: make(chan struct{}, 1), revoked: make(chan struct{}, 1)}
+	return s, s.read(now)
+}
+
+// read takes what the file has beside what is known.
+func (s *Store) read(now time.Time) error {
 	text, err := os.ReadFile(s.path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return s, nil
+		return nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading the rulings on certificates: %w", err)
+		return fmt.Errorf("reading the rulings on certificates: %w", err)
 	}
 	var f file
 	if err := json.Unmarshal(text, &f); err != nil {
-		return nil, fmt.Errorf("reading the rulings on certificates in %s: %w; restore the file, or remove it if no certificate in use was ever revoked or rolled back", s.path, err)
+		return fmt.Errorf("reading the rulings on certificates in %s: %w; restore the file, or remove it if no certificate in use was ever revoked or rolled back", s.path, err)
 	}
 	if f.Format != format {
-		return nil, fmt.Errorf("reading the rulings on certificates in %s: it has format %d, expected %d: a newer version of this program wrote it", s.path, f.Format, format)
+		return fmt.Errorf("reading the rulings on certificates in %s: it has format %d, expected %d: a newer version of this program wrote it", s.path, f.Format, format)
 	}
 	for _, e := range f.Rulings {
 		if e.Check != certs.CheckRevoked && e.Check != certs.CheckRolledBack || e.Fingerprint == "" {
-			return nil, fmt.Errorf("reading the rulings on certificates in %s: ruling %q on %q; expected %q or %q on a fingerprint", s.path, e.Check, e.Fingerprint, certs.CheckRevoked, certs.CheckRolledBack)
+			return fmt.Errorf("reading the rulings on certificates in %s: ruling %q on %q; expected %q or %q on a fingerprint", s.path, e.Check, e.Fingerprint, certs.CheckRevoked, certs.CheckRolledBack)
 		}
-		if !e.forgotten(now) {
+		if !e.forgotten(now) && s.all[e.Fingerprint].Check != certs.CheckRevoked {
 			s.all[e.Fingerprint] = e
 		}
 	}
-	return s, nil
+	return nil
+}
+
+// Release leaves the file to another process. What is decided from now on holds here,
+// and is kept if Reclaim follows.
+func (s *Store) Release() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.released = true
+}
+
+// Reclaim takes the file back, and what another process has decided by now.
+func (s *Store) Reclaim(now time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.released {
+		return nil
+	}
+	s.released = false
+	if err := s.read(now); err != nil {
+		return err
+	}
+	hint(s.learned)
+	return s.keep()
 }
 
 // View is the decisions of this moment, as builds ask for them.
@@ -174,6 +203,9 @@ func (s *Store) Hold(certificate string, held ...Entry) error {
 // keep writes the file, with mu held.
 func (s *Store) keep() error {
 	s.view = nil
+	if s.released {
+		return nil
+	}
 	list := s.list()
 	for i, holds := len(list)-1, s.holds(); i >= 0 && holds > mostHolds; i-- {
 		if list[i].Check == certs.CheckRolledBack {

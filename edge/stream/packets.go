@@ -14,6 +14,7 @@ import (
 
 	"github.com/keyway-edge/keyway/edge"
 	"github.com/keyway-edge/keyway/edge/exchange"
+	"github.com/keyway-edge/keyway/edge/handover"
 	"github.com/keyway-edge/keyway/routing"
 	"github.com/keyway-edge/keyway/routing/upstream"
 )
@@ -21,7 +22,8 @@ import (
 // Packets listens for datagrams. A client, which is an address and a port, has one
 // session with one target, and a socket of its own towards it, until both are silent.
 type Packets struct {
-	Addresses    []string // host:port
+	Addresses    []string          // host:port
+	Sockets      *handover.Sockets // opens the listeners; nil for one of its own
 	Current      func() *edge.Snapshot
 	Observer     edge.StreamObserver
 	Log          *slog.Logger
@@ -29,9 +31,10 @@ type Packets struct {
 	MaxPerClient int           // of them of one client address, or /64 of IPv6; zero for no limit
 	Grace        time.Duration // how long sessions may go on at the end
 
-	listeners []*net.UDPConn
+	listeners []*handover.UDP
 	buffers   sync.Pool // of *datagram
 	draining  atomic.Bool
+	given     atomic.Bool // draining, and another process has the listeners: sessions last as ever
 
 	mu       sync.Mutex // guards the group below
 	sessions map[sessionKey]*session
@@ -58,23 +61,40 @@ const quiet = time.Second
 func (p *Packets) Listen(ctx context.Context) error {
 	p.sessions, p.clients = map[sessionKey]*session{}, map[netip.Addr]int{}
 	p.buffers.New = func() any { return new(datagram) }
-	var lc net.ListenConfig
-	for _, a := range p.Addresses {
-		c, err := lc.ListenPacket(ctx, "udp", a)
+	if p.Sockets == nil {
+		p.Sockets = &handover.Sockets{}
+	}
+	for i, a := range p.Addresses {
+		c, err := p.Sockets.ListenPacket(ctx, listenerName, a)
 		if err != nil {
 			for _, open := range p.listeners {
 				_ = open.Close()
 			}
 			return fmt.Errorf("listening on %s for %s: %w", a, listenerName, err)
 		}
-		p.listeners = append(p.listeners, c.(*net.UDPConn)) // "udp" makes no other kind
+		c.Clients = func() []netip.AddrPort { return p.of(i) }
+		p.listeners = append(p.listeners, c)
 	}
 	return nil
 }
 
+// of lists the clients of a listener.
+func (p *Packets) of(listener int) []netip.AddrPort {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var list []netip.AddrPort
+	for key := range p.sessions {
+		if key.listener == listener {
+			list = append(list, key.client)
+		}
+	}
+	return list
+}
+
 // Run carries datagrams until ctx ends. Then sessions begin no more, and those that are
 // under way end when they have been silent for a moment, when the grace period is
-// over, or when force is closed.
+// over, or when force is closed. Where another process takes this one's place, they stay
+// here for as long as they would have: it passes on what their clients send.
 func (p *Packets) Run(ctx context.Context, force <-chan struct{}) error {
 	serving, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
@@ -84,6 +104,7 @@ func (p *Packets) Run(ctx context.Context, force <-chan struct{}) error {
 	}
 	<-ctx.Done()
 	p.mu.Lock()
+	p.given.Store(handover.GivenBy(ctx) != nil)
 	p.draining.Store(true) // under the lock: what is counted in later would not be waited for
 	p.mu.Unlock()
 	p.each((*session).nudge)
@@ -122,7 +143,7 @@ func (p *Packets) each(f func(*session)) {
 }
 
 // read is the loop of one listener.
-func (p *Packets) read(ctx context.Context, listener int, l *net.UDPConn) {
+func (p *Packets) read(ctx context.Context, listener int, l *handover.UDP) {
 	buf := new(datagram)
 	for {
 		n, from, err := l.ReadFromUDPAddrPort(buf[:])
@@ -147,13 +168,14 @@ func (p *Packets) read(ctx context.Context, listener int, l *net.UDPConn) {
 }
 
 // enter makes the session of a client, or answers nil.
-func (p *Packets) enter(ctx context.Context, key sessionKey, l *net.UDPConn) *session {
+func (p *Packets) enter(ctx context.Context, key sessionKey, l *handover.UDP) *session {
 	local, _ := l.LocalAddr().(*net.UDPAddr)
 	now := time.Now()
 	info := &exchange.Conn{Listener: listenerName, Peer: key.client, Local: local.AddrPort(), Protocol: routing.UDP, Opened: now}
 	s := &session{packets: p, key: key, back: l, info: info, waiting: make(chan []byte, 16)}
 	s.end = &edge.StreamEnd{Protocol: routing.UDP, Listener: listenerName, Client: key.client, Local: info.Local, Began: now}
 	if p.draining.Load() {
+		l.Forget(key.client)
 		return nil
 	}
 	bad := s.find(ctx)
@@ -207,7 +229,7 @@ type session struct {
 	packets *Packets
 	key     sessionKey
 	info    *exchange.Conn
-	back    *net.UDPConn // the listener: answers come from where the client asked
+	back    *handover.UDP // the listener: answers come from where the client asked
 	routed  edge.Routed
 	end     *edge.StreamEnd
 	waiting chan []byte // datagrams that came before there was a target
@@ -266,6 +288,7 @@ func (s *session) forward(t *upstream.Tunnel, b []byte) {
 // run is the life of a session.
 func (s *session) run(ctx context.Context) {
 	defer s.packets.wg.Done()
+	defer s.back.Forget(s.key.client) // after it is gone here: what comes then is for who reads
 	defer s.packets.forget(s.key)
 	defer func() {
 		if p := recover(); p != nil {
@@ -342,7 +365,7 @@ func (s *session) answers(t *upstream.Tunnel) *refusal {
 func (s *session) await(idle time.Duration) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.packets.draining.Load() {
+	if s.packets.draining.Load() && !s.packets.given.Load() {
 		idle = min(idle, quiet)
 	}
 	until := time.Unix(0, s.last.Load()).Add(idle)

@@ -96,6 +96,9 @@ type lockedWriter struct{ a *AccessLog }
 func (w lockedWriter) Write(p []byte) (int, error) {
 	w.a.mu.Lock()
 	defer w.a.mu.Unlock()
+	if len(p) > w.a.buf.Available() { // lines are written whole: another process may write to the file too
+		_ = w.a.buf.Flush()
+	}
 	return w.a.buf.Write(p)
 }
 

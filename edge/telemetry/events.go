@@ -103,3 +103,28 @@ func (c *collector) keys(out chan<- prometheus.Metric, now time.Time) {
 		emit(out, "keyway_tls_keys_unshared", "1 while the keys of replicas cannot be read", prometheus.GaugeValue, one(k.Error != ""), l)
 	}
 }
+
+// Upgrades is how it stands with hot upgrades. Results count over all processes that had
+// the node's place one after the other.
+type Upgrades struct {
+	Results         map[string]uint64 // handed_over, failed, refused
+	Running         bool              // one is under way
+	Draining        int               // older processes that have not finished yet
+	Forwarded, Lost uint64            // datagrams for them
+}
+
+// upgrades samples hot upgrades.
+func (c *collector) upgrades(out chan<- prometheus.Metric) {
+	if c.t.opts.Upgrades == nil {
+		return
+	}
+	u := c.t.opts.Upgrades()
+	for result, n := range u.Results {
+		emit(out, "keyway_upgrades_total", "Hot upgrades by how they ended", prometheus.CounterValue, float64(n), labels{"result", result})
+	}
+	emit(out, "keyway_upgrade_running", "1 while a new process prepares to take over", prometheus.GaugeValue, one(u.Running), nil)
+	emit(out, "keyway_upgrade_draining_processes", "Older processes that still finish what they had", prometheus.GaugeValue, float64(u.Draining), nil)
+	const forwarded = "Datagrams that came for older processes"
+	emit(out, "keyway_upgrade_datagrams_total", forwarded, prometheus.CounterValue, float64(u.Forwarded), labels{"result", "forwarded"})
+	emit(out, "keyway_upgrade_datagrams_total", forwarded, prometheus.CounterValue, float64(u.Lost), labels{"result", "lost"})
+}

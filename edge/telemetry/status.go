@@ -3,6 +3,7 @@ package telemetry
 import (
 	"encoding/json"
 	"net/http"
+	"os"
 	"strconv"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 type Status struct {
 	Version    string    `json:"version"`
 	NodeID     string    `json:"node_id"`
+	Pid        int       `json:"pid"`
 	Started    time.Time `json:"started"`
 	Ready      bool      `json:"ready"`
 	NotReady   []string  `json:"not_ready,omitempty"` // reasons
@@ -82,7 +84,7 @@ type Health interface {
 // Status answers the node's status.
 func (t *Telemetry) Status(h Health) Status {
 	st := Status{
-		Version: t.opts.Version, NodeID: t.opts.NodeID, Started: t.started,
+		Version: t.opts.Version, NodeID: t.opts.NodeID, Pid: os.Getpid(), Started: t.started,
 		NotReady: h.NotReady(), Remarks: h.Remarks(), Problems: h.Rejected(), Expiring: []Expiry{},
 	}
 	st.Ready = len(st.NotReady) == 0

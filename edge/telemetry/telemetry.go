@@ -33,6 +33,7 @@ type Options struct {
 	Keys            func() []KeyRing      // of sessions and of Encrypted Client Hello, nil for none
 	Events          *Events               // nil for none
 	LastGood        func() LastGood       // nil for none
+	Upgrades        func() Upgrades       // nil for none
 	Access          *AccessLog            // nil for off
 	Overload        *edge.Overload        // nil for none
 	Log             *slog.Logger
