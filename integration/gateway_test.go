@@ -131,6 +131,7 @@ type options struct {
 	dir      string        // data folder, "" for a new one
 	program  string        // "" for the one that was built
 	prefix   []string      // what runs the program, and its arguments
+	settings string        // file of settings, which has proxy_listen
 	patience time.Duration // until it is ready, 0 for 20 s
 	files    int           // descriptors that it may have, 0 for as many as the test
 }
@@ -160,6 +161,10 @@ func start(t testing.TB, o options) *gateway {
 		g.doc = filepath.Join(t.TempDir(), "keyway.yaml")
 		g.write(o.document)
 		env["KEYWAY_DOCUMENTS"] = g.doc
+	}
+	if o.settings != "" {
+		env["KEYWAY_SETTINGS"] = o.settings
+		delete(env, "KEYWAY_PROXY_LISTEN")
 	}
 	for k, v := range o.env {
 		env[k] = v

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -222,4 +223,47 @@ func (n *newcomers) ask(i int64) (string, error) {
 		err = fmt.Errorf("it was answered %s", resp.Status)
 	}
 	return string(text), err
+}
+
+// notified is a service manager's socket. The answer waits for the next message and holds it
+// against what is wanted; "*" stands for a number.
+func notified(t *testing.T, address string) func(want string) {
+	t.Helper()
+	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: address, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	number := regexp.MustCompile(`USEC=[0-9]+`)
+	return func(want string) {
+		t.Helper()
+		buf := make([]byte, 4096)
+		_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
+		n, err := c.Read(buf)
+		if got := number.ReplaceAllString(string(buf[:n]), "USEC=*"); err != nil || got != want {
+			t.Fatalf("the service manager was told %q, want %q: %v", got, want, err)
+		}
+	}
+}
+
+// shortDir is a folder whose path leaves room for a socket's name.
+func shortDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "kw")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+// dialUDP is a client of datagrams.
+func dialUDP(t testing.TB, address string) net.Conn {
+	t.Helper()
+	c, err := net.Dial("udp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
 }

@@ -187,11 +187,7 @@ func TestUpgradeUnderLoad(t *testing.T) {
 	held := connect(t, stream)
 	_ = held.SetDeadline(time.Now().Add(3 * time.Minute))
 	a.again("stream", 20*time.Millisecond, func() error { return echoes(held, "a stream that stays") })
-	session, err := net.Dial("udp", datagrams)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = session.Close() }()
+	session := dialUDP(t, datagrams)
 	a.again("session of datagrams", 10*time.Millisecond, func() error {
 		_ = session.SetDeadline(time.Now().Add(5 * time.Second))
 		return echoes(session, "a datagram")

@@ -550,6 +550,48 @@ func TestLeaseIsRenewedThenReplacedThenRevoked(t *testing.T) {
 	})
 }
 
+// Another process has taken this one's place: what it uses is not given back at the end.
+func TestSparedLeasesAreNotGivenBack(t *testing.T) {
+	for _, spare := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			s := secrettest.NewLeasing(t, time.Hour)
+			s.Put("db", "user-1")
+			s.Put("other", "user-2")
+			cfg := config(s)
+			cfg.RevokeAtStop = true
+			b := secrets.NewBroker(cfg)
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			go func() { done <- b.Run(ctx) }()
+			b.Resolve(t.Context(), plan("{vault://fake/db}", "{vault://fake/other}"))
+			all, err := b.Fingerprints(t.Context())
+			if err != nil || len(all) != 2 {
+				t.Fatalf("%v, %v", all, err)
+			}
+			want := 0
+			if spare {
+				want = 1
+				ref, _ := secrets.ParseRef("{vault://fake/db}")
+				if err := b.Spare(t.Context(), map[string]bool{b.Current().Get(ref).Value.Fingerprint(): true}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+			if held := s.Held(); len(held) != want {
+				t.Errorf("spared %v: %v are held, want %d", spare, held, want)
+			}
+			for _, id := range s.Held() { // as the other process will
+				if err := s.Revoke(t.Context(), secrets.Lease{ID: id}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+}
+
 func TestVersionsGoOnAfterARestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := secrettest.New(t)

@@ -18,9 +18,10 @@ import (
 )
 
 // serveWithin is how long a new process may take for the node's files once it is prepared.
-const serveWithin = 10 * time.Second
+// Nobody reads datagrams meanwhile.
+const serveWithin = 5 * time.Second
 
-// endWithin is how long a new process that is not wanted any more may take to end by itself.
+// endWithin is how long a new process that fails may take to end by itself.
 const endWithin = 2 * time.Second
 
 // upgraded is what an upgrade came to.
@@ -121,6 +122,7 @@ func (s *succession) finish(why string) {
 type attempt struct {
 	n    *node
 	p    *os.Process
+	pid  int
 	link *handover.Link
 	prepared
 	taken     map[handover.Socket]bool
@@ -129,6 +131,7 @@ type attempt struct {
 	elders    []*elderProcess
 	held      bool // the files are free
 	stays     bool
+	ending    bool // the new process said that it fails
 }
 
 func (n *node) replaceMe(ctx context.Context, actor string) (upgraded, error) {
@@ -140,7 +143,7 @@ func (n *node) replaceMe(ctx context.Context, actor string) (upgraded, error) {
 	if err != nil {
 		return upgraded{}, fmt.Errorf("%s: %w", s.path, err)
 	}
-	a := &attempt{n: n, p: p, link: link, taken: map[handover.Socket]bool{}, values: map[string]bool{}, stays: n.staysAsParent()}
+	a := &attempt{n: n, p: p, pid: p.Pid, link: link, taken: map[handover.Socket]bool{}, values: map[string]bool{}, stays: n.staysAsParent()}
 	wait, cancel := context.WithTimeoutCause(ctx, n.settings.UpgradeTimeout, fmt.Errorf("the new process was not prepared within %s (setting upgrade_timeout)", n.settings.UpgradeTimeout))
 	defer cancel()
 	if err = a.present(); err == nil {
@@ -149,8 +152,8 @@ func (n *node) replaceMe(ctx context.Context, actor string) (upgraded, error) {
 	if err != nil {
 		return upgraded{}, a.undo(err)
 	}
-	n.log.Info("the new process is prepared", slog.Int("pid", p.Pid), slog.String("version", a.Version))
-	n.event(secrets.Event{Kind: "upgrade", Subject: a.Version, Source: version, Result: "ready", Reason: fmt.Sprintf("process %d", p.Pid), Actor: actor})
+	n.log.Info("the new process is prepared", slog.Int("pid", a.pid), slog.String("version", a.Version))
+	n.event(secrets.Event{Kind: "upgrade", Subject: a.Version, Source: version, Result: "ready", Reason: fmt.Sprintf("process %d", a.pid), Actor: actor})
 	quick, cancel := context.WithTimeoutCause(ctx, serveWithin, fmt.Errorf("the new process did not take the node's files within %s", serveWithin))
 	defer cancel()
 	if err = a.entrust(quick); err == nil {
@@ -162,7 +165,7 @@ func (n *node) replaceMe(ctx context.Context, actor string) (upgraded, error) {
 	if !a.complete(ctx) {
 		return upgraded{}, a.undo(errors.New("the node began to stop meanwhile"))
 	}
-	return upgraded{Pid: p.Pid, Version: a.Version, OldPid: os.Getpid(), OldVersion: version}, nil
+	return upgraded{Pid: a.pid, Version: a.Version, OldPid: os.Getpid(), OldVersion: version}, nil
 }
 
 // present tells the new process what this one is, and gives it the sockets.
@@ -212,6 +215,7 @@ func (a *attempt) await(ctx context.Context, kind string) error {
 			if err := m.Into(&f); err != nil {
 				return err
 			}
+			a.ending = true
 			return fmt.Errorf("the new process says: %s", f.Reason)
 		default:
 			return fmt.Errorf("the new process says %q; expected %q", m.Kind, kind)
@@ -252,11 +256,15 @@ func (a *attempt) undo(cause error) error {
 		state, _ := a.p.Wait()
 		ended <- state
 	}()
-	var state *os.ProcessState
-	timer := time.NewTimer(endWithin)
+	patience := time.Duration(0)
+	if a.ending || errors.Is(cause, handover.ErrClosed) { // its status says more than a signal
+		patience = endWithin
+	}
+	timer := time.NewTimer(patience)
 	defer timer.Stop()
+	var state *os.ProcessState
 	select {
-	case state = <-ended: // it saw that the conversation is over, or is what ended it
+	case state = <-ended:
 	case <-timer.C:
 		_ = a.p.Kill()
 		state = <-ended
@@ -295,14 +303,14 @@ func (a *attempt) complete(ctx context.Context) bool {
 			n.log.Warn("leases that the new process uses may be given back", slog.Any("error", err))
 		}
 	}
-	return s.leave(&handover.Given{Pid: a.p.Pid, Taken: a.taken}, func() {
+	return s.leave(&handover.Given{Pid: a.pid, Taken: a.taken}, func() {
 		a.datagrams.Keep()
 		a.follow()
 		go n.listenToSuccessor(context.WithoutCancel(ctx), a.link) // its owner is the process
 		if err := n.ledger.Divert(func(e secrets.Event) error { return a.link.Send(tellEvent, e, nil) }); err != nil {
 			n.log.Error("events could not be given to the new process", slog.Any("error", err))
 		}
-		n.log.Info("a new process has taken over: this one finishes what it has", slog.Int("pid", a.p.Pid), slog.String("version", a.Version), slog.Duration("grace", n.settings.Grace))
+		n.log.Info("a new process has taken over: this one finishes what it has", slog.Int("pid", a.pid), slog.String("version", a.Version), slog.Duration("grace", n.settings.Grace))
 	})
 }
 
@@ -311,13 +319,13 @@ func (a *attempt) follow() {
 	s := &a.n.succession
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.over = fmt.Sprintf("process %d has taken this one's place, which finishes what it has: ask that one", a.p.Pid)
+	s.over = fmt.Sprintf("process %d has taken this one's place, which finishes what it has: ask that one", a.pid)
 	s.elders, s.to = nil, a.link
 	for _, e := range a.elders {
 		_ = e.link.Close()
 	}
 	if a.stays {
-		s.steward = newSteward(a.p.Pid, a.n.log)
+		s.steward = newSteward(a.pid, a.n.log)
 		_ = a.p.Release() // the steward waits for all
 		return
 	}

@@ -45,8 +45,8 @@ func (m *Message) Into(v any) error {
 	return nil
 }
 
-// errClosedLink says that the other process has ended, or closed its end.
-var errClosedLink = errors.New("the other process closed the conversation")
+// ErrClosed says that the other process has ended, or closed its end.
+var ErrClosed = errors.New("the other process closed the conversation")
 
 // newLink makes a Link of one end of a pair. The file is closed.
 func newLink(f *os.File) (*Link, error) {
@@ -88,7 +88,7 @@ func (l *Link) Send(kind string, body any, with syscall.Conn) error {
 		err = l.sendWith(text, with)
 	}
 	if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
-		err = errClosedLink
+		err = ErrClosed
 	}
 	if err != nil {
 		return fmt.Errorf("sending %q to the other process: %w", kind, err)
@@ -124,7 +124,7 @@ func (l *Link) Receive(ctx context.Context) (*Message, error) {
 	case ctx.Err() != nil && err != nil:
 		return nil, context.Cause(ctx)
 	case errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET):
-		return nil, errClosedLink
+		return nil, ErrClosed
 	case err != nil:
 		return nil, fmt.Errorf("reading from the other process: %w", err)
 	}

@@ -178,7 +178,7 @@ func open(mail []byte) (b, oob []byte, from netip.AddrPort, err error) {
 		return bad()
 	}
 	n := 2 + int(mail[1])
-	if len(mail) < n+1 || from.UnmarshalBinary(mail[2:n]) != nil {
+	if len(mail) < n+1 || from.UnmarshalBinary(mail[2:n]) != nil || !from.IsValid() {
 		return bad()
 	}
 	m := n + 1 + int(mail[n])

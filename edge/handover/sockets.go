@@ -174,13 +174,13 @@ func (s *Sockets) Taken() []Socket {
 	return list
 }
 
-// Bound are the sockets that this process has, each with where it is bound.
-func (s *Sockets) Bound() map[Socket]string {
+// Given are the sockets that were given and not claimed yet, each with where it is bound.
+func (s *Sockets) Given() map[Socket]string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	all := make(map[Socket]string, len(s.open))
-	for _, o := range s.open {
-		all[o.Socket] = o.Bound
+	all := make(map[Socket]string, len(s.given))
+	for _, g := range s.given {
+		all[g.Socket] = g.Bound
 	}
 	return all
 }

@@ -441,3 +441,60 @@ func FuzzDecode(f *testing.F) {
 		_, _, _ = decode(data)
 	})
 }
+
+// Two processes write the file one after the other: never both, and with numbers that rise.
+func TestTheFileIsHandedOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := place(t)
+		mine, theirs := &served{doc: document(t, "mine"), kept: one("a", 2)}, &served{doc: document(t, "theirs"), kept: one("b", 3)}
+		begin := func(s *Store) (end func()) {
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			go func() { done <- s.Run(ctx) }()
+			return func() {
+				cancel()
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		cfg.Serving = mine.serving
+		old := New(cfg)
+		defer begin(old)()
+		old.Flush(t.Context())
+		cfg.Serving = theirs.serving
+		fresh := New(cfg)
+		fresh.Hold()
+		if _, err := fresh.Load(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		defer begin(fresh)()
+		fresh.Hint()
+		mine.set(func() { mine.kept = one("a2", 4) })
+		time.Sleep(time.Minute)
+		holds := func(want string) uint64 {
+			t.Helper()
+			st, err := New(cfg).Load(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Contains(st.Document, []byte(want)) {
+				t.Errorf("the file has %s, want what %s serves", st.Document, want)
+			}
+			return st.Sequence
+		}
+		holds("mine") // who comes writes nothing before its turn
+		mine.set(func() { mine.kept = one("a3", 5) })
+		old.Release(t.Context())
+		last := holds("mine")
+		fresh.Reclaim(t.Context())
+		time.Sleep(time.Minute)
+		if n := holds("theirs"); n <= last {
+			t.Errorf("number %d follows %d", n, last)
+		}
+		mine.set(func() { mine.kept = one("a4", 6) })
+		old.Hint()
+		time.Sleep(time.Hour)
+		holds("theirs")
+	})
+}

@@ -140,3 +140,52 @@ func TestHoldsAreBounded(t *testing.T) {
 		t.Errorf("%d kept; expected %d and the revocation, which is the oldest", len(list), mostHolds)
 	}
 }
+
+// Two processes keep the file one after the other, and neither forgets what the other
+// decided.
+func TestTheFileIsHandedOver(t *testing.T) {
+	dir, now := t.TempDir(), time.Now()
+	open := func() *Store {
+		s, err := Open(dir, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	revoke := func(s *Store, fingerprint string) {
+		if err := s.Revoke(Entry{Fingerprint: fingerprint, Certificate: "c", NotAfter: now.Add(time.Hour)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	has := func(s *Store, want ...string) {
+		t.Helper()
+		if n := len(s.List()); n != len(want) {
+			t.Errorf("%d decisions, want %v", n, want)
+		}
+		for _, f := range want {
+			if _, ok := s.View()(f); !ok {
+				t.Errorf("%s is not revoked", f)
+			}
+		}
+	}
+	old, fresh := open(), open()
+	fresh.Release()
+	revoke(old, "a")
+	revoke(fresh, "b")
+	has(open(), "a")
+	has(fresh, "b")
+	old.Release()
+	revoke(old, "c")
+	has(open(), "a")
+	if err := fresh.Reclaim(now); err != nil {
+		t.Fatal(err)
+	}
+	has(fresh, "a", "b")
+	has(open(), "a", "b")
+	// A hand-over that fails.
+	fresh.Release()
+	if err := old.Reclaim(now); err != nil {
+		t.Fatal(err)
+	}
+	has(open(), "a", "b", "c")
+}
