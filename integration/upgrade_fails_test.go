@@ -368,3 +368,32 @@ func TestUpgradeNotify(t *testing.T) {
 		poll(t, "the node ends", 10*time.Second, func() bool { return len(g.processes()) == 0 })
 	}
 }
+
+// TestUpgradeLacks refuses a process that has not got what the one that runs has.
+func TestUpgradeLacks(t *testing.T) {
+	dir := t.TempDir()
+	cert, key := pair(t, "edge.test", "edge.test")
+	put := func() {
+		file(t, dir, "tls.crt", cert)
+		file(t, dir, "tls.key", key)
+	}
+	put()
+	g := upgradable(t, options{env: map[string]string{"KEYWAY_LAST_KNOWN_GOOD": "off"}, document: fmt.Sprintf(`{_format_version: "3.0",
+	vaults: [{name: file, prefix: pair, config: {root: %q}}],
+	certificates: [{cert: "{vault://pair/tls.crt/}", key: "{vault://pair/tls.key/}", snis: [edge.test]}],
+	services: [{name: a, url: "http://127.0.0.1:9", routes: [{name: a, paths: [/]}]}]}`, dir)})
+	if err := os.Remove(filepath.Join(dir, "tls.key")); err != nil {
+		t.Fatal(err)
+	}
+	out, err := g.run("upgrade")
+	if err == nil || !strings.Contains(out, "has not got") || !strings.Contains(out, "{vault://pair/tls.key/}") {
+		t.Errorf("%v: %s", err, out)
+	}
+	if pid, _ := g.serves(); pid != g.cmd.Process.Pid {
+		t.Errorf("process %d is the node, want %d", pid, g.cmd.Process.Pid)
+	}
+	put()
+	if u := g.upgrade(t); u.OldPid != g.cmd.Process.Pid {
+		t.Errorf("%+v", u)
+	}
+}

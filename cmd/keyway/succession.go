@@ -19,6 +19,7 @@ import (
 const (
 	tellBegin    = "begin"    // older: a beginning, then the sockets
 	tellTaken    = "taken"    // newer: some of the sockets that it took
+	tellLacks    = "lacks"    // newer: some of the credentials that it has not got
 	tellValues   = "values"   // newer: fingerprints of some values, where leases are given back at the end
 	tellPrepared = "prepared" // newer: it could serve; a prepared
 	tellFailed   = "failed"   // newer: it cannot, and why
@@ -237,6 +238,9 @@ func (n *node) prepare(ctx context.Context, p *predecessor) error {
 	if err := tellAll(p.link, tellTaken, n.sockets.Taken(), 100); err != nil {
 		return err
 	}
+	if err := tellAll(p.link, tellLacks, n.lacks(), 50); err != nil {
+		return err
+	}
 	if p.Values {
 		values, err := n.broker.Fingerprints(ctx)
 		if err == nil {
@@ -295,6 +299,7 @@ func (n *node) follow(elders []*elderProcess) {
 	s.mu.Lock()
 	s.elders = slices.Clone(elders) // which forget changes while others are attended to
 	s.mu.Unlock()
+	n.shareLog(len(elders) > 0)
 	announce(elders)
 	for _, e := range elders {
 		n.attend(e)
@@ -342,6 +347,14 @@ func (n *node) forget(e *elderProcess) {
 	defer s.mu.Unlock()
 	s.elders = slices.DeleteFunc(s.elders, func(o *elderProcess) bool { return o == e })
 	_ = e.link.Close()
+	n.shareLog(slices.ContainsFunc(s.elders, func(o *elderProcess) bool { return !o.done }))
+}
+
+// shareLog says whether other processes write to the access log too.
+func (n *node) shareLog(on bool) {
+	if n.access != nil {
+		n.access.Share(on)
+	}
 }
 
 // settle stops hearing the older processes and answers those that are left.

@@ -126,6 +126,7 @@ type attempt struct {
 	link *handover.Link
 	prepared
 	taken     map[handover.Socket]bool
+	lacks     []lack
 	values    map[string]bool
 	datagrams *handover.Datagrams
 	elders    []*elderProcess
@@ -148,6 +149,9 @@ func (n *node) replaceMe(ctx context.Context, actor string) (upgraded, error) {
 	defer cancel()
 	if err = a.present(); err == nil {
 		err = a.await(wait, tellPrepared)
+	}
+	if err == nil {
+		err = n.better(a.lacks)
 	}
 	if err != nil {
 		return upgraded{}, a.undo(err)
@@ -202,6 +206,12 @@ func (a *attempt) await(ctx context.Context, kind string) error {
 			for _, s := range list {
 				a.taken[s] = true
 			}
+		case tellLacks:
+			var list []lack
+			if err := m.Into(&list); err != nil {
+				return err
+			}
+			a.lacks = append(a.lacks, list...)
 		case tellValues:
 			var list []string
 			if err := m.Into(&list); err != nil {
@@ -305,6 +315,7 @@ func (a *attempt) complete(ctx context.Context) bool {
 	}
 	return s.leave(&handover.Given{Pid: a.pid, Taken: a.taken}, func() {
 		a.datagrams.Keep()
+		n.shareLog(true)
 		a.follow()
 		go n.listenToSuccessor(context.WithoutCancel(ctx), a.link) // its owner is the process
 		if err := n.ledger.Divert(func(e secrets.Event) error { return a.link.Send(tellEvent, e, nil) }); err != nil {

@@ -117,6 +117,9 @@ func (e *Engine) Serve(ctx, stopping context.Context, pc *handover.UDP, door *ed
 	return tr.Close()
 }
 
+// The transport reads in batches and has the kernel cut what it sends only from what is of this kind.
+var _ quic.OOBCapablePacketConn = (*handover.UDP)(nil)
+
 // ids makes connection ids that say which process they are of.
 type ids struct{ tag []byte }
 

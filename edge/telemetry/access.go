@@ -21,13 +21,17 @@ type AccessLog struct {
 	log    *slog.Logger
 	sample float64
 
-	mu   sync.Mutex // guards the group below
-	path string     // "" for a stream
-	out  io.Writer
-	file io.WriteCloser
-	buf  *bufio.Writer
-	line []byte // the one in hand
+	mu     sync.Mutex // guards the group below
+	path   string     // "" for a stream
+	out    io.Writer
+	file   io.WriteCloser
+	buf    *bufio.Writer
+	shared bool
+	line   []byte // the one in hand
 }
+
+// pipeWrite is how much a pipe takes in one piece, whoever else writes to it (pipe(7)).
+const pipeWrite = 4096
 
 // NewAccessLog writes to w.
 func NewAccessLog(w io.Writer, sample float64) *AccessLog {
@@ -63,6 +67,15 @@ func (a *AccessLog) Reopen() error {
 	return nil
 }
 
+// Share says whether another process writes to the same stream: then no more is written at
+// once than a pipe takes in one piece. A file takes every piece whole.
+func (a *AccessLog) Share(on bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.shared = on && a.path == ""
+	_ = a.buf.Flush()
+}
+
 // Run flushes once a second until ctx ends, and then once more.
 func (a *AccessLog) Run(ctx context.Context) error {
 	t := time.NewTicker(time.Second)
@@ -96,10 +109,16 @@ type lockedWriter struct{ a *AccessLog }
 func (w lockedWriter) Write(p []byte) (int, error) {
 	w.a.mu.Lock()
 	defer w.a.mu.Unlock()
-	if len(p) > w.a.buf.Available() { // lines are written whole: another process may write to the file too
-		_ = w.a.buf.Flush()
+	return w.a.put(p)
+}
+
+// put writes a line; mu is held.
+func (a *AccessLog) put(line []byte) (int, error) {
+	// Lines are written whole, for another process may write to the same file.
+	if n := a.buf.Buffered(); n > 0 && (len(line) > a.buf.Available() || a.shared && n+len(line) > pipeWrite) {
+		_ = a.buf.Flush()
 	}
-	return w.a.buf.Write(p)
+	return a.buf.Write(line)
 }
 
 // write logs one exchange. Failures of the node and its upstreams are always
@@ -112,7 +131,7 @@ func (a *AccessLog) write(f *edge.Finished) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.line = appendExchange(a.line[:0], f)
-	_, _ = a.buf.Write(a.line) // Flush tells of a disk that takes nothing
+	_, _ = a.put(a.line) // Flush tells of a disk that takes nothing
 }
 
 // appendExchange writes the line of one exchange.

@@ -198,3 +198,38 @@ func TestAccessLineAllocates(t *testing.T) {
 		t.Errorf("a line of the access log makes %.1f allocations", n)
 	}
 }
+
+// pieces notes what is written at once.
+type pieces []string
+
+func (p *pieces) Write(b []byte) (int, error) {
+	*p = append(*p, string(b))
+	return len(b), nil
+}
+
+// Whatever is written at once are whole lines; while another process writes to the same
+// pipe, no more than fits in.
+func TestAccessLogWritesWholeLines(t *testing.T) {
+	s := snapshot(t)
+	for _, shared := range []bool{false, true} {
+		var got pieces
+		a := NewAccessLog(&got, 1)
+		a.Share(shared)
+		for range 1000 {
+			a.write(finished(s, 200))
+		}
+		if err := a.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		longest, lines := 0, 0
+		for _, p := range got {
+			longest, lines = max(longest, len(p)), lines+strings.Count(p, "\n")
+			if !strings.HasSuffix(p, "}\n") || !strings.HasPrefix(p, "{") {
+				t.Fatalf("a piece begins or ends inside a line: %.60q ... %q", p, p[max(0, len(p)-60):])
+			}
+		}
+		if lines != 1000 || shared && longest > 4096 || !shared && longest <= 4096 {
+			t.Errorf("shared %v: %d lines in pieces of at most %d bytes", shared, lines, longest)
+		}
+	}
+}
