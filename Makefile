@@ -9,7 +9,7 @@ UNIT     = $(shell go list ./... | grep -v /integration)
 export GOFLAGS KEYWAY_CACHE := $(CACHE)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test unit integration race lint fmt bench probe proof fuzz
+.PHONY: help setup build run test unit integration race lint fmt bench probe proof soak fuzz
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -52,6 +52,10 @@ bench: build ## compare with nginx, HAProxy and Caddy in one interleaved run (QU
 proof: build ## break every source of credentials and rotate all of them under load (QUICK=1: 4 minutes; else an hour and a half)
 	KEYWAY_REQUIRE=all PROOF=$(if $(QUICK),quick,full) PROOF_OUT=$(abspath integration/proof/latest.json) \
 		go test -count=1 -timeout 4h -v -run '^TestProof$$' ./integration
+
+soak: build ## every protocol at once under changes and deaths of targets, for SOAK (1h; QUICK=1: as in make test)
+	KEYWAY_REQUIRE=all $(if $(QUICK),,SOAK=$(or $(SOAK),1h) SOAK_OUT=$(abspath integration/soak/latest.json)) \
+		go test -count=1 -timeout 12h -v -run '^TestSoak$$' ./integration
 
 fuzz: ## run every fuzz target for FUZZTIME (default 20s)
 	@integration/fuzz.sh $(or $(FUZZTIME),20s)

@@ -217,6 +217,12 @@ func TestDrainUnderH2Load(t *testing.T) {
 func (g *gateway) counter(t testing.TB, series string) float64 {
 	t.Helper()
 	_, text := g.read("/metrics")
+	return seriesOf(t, text, series)
+}
+
+// seriesOf is the value of one series in a text of metrics, 0 when it is not there.
+func seriesOf(t testing.TB, text, series string) float64 {
+	t.Helper()
 	for line := range strings.Lines(text) {
 		if v, ok := strings.CutPrefix(line, series+" "); ok {
 			n, err := strconv.ParseFloat(strings.TrimSpace(v), 64)

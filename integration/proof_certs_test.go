@@ -207,8 +207,7 @@ func proveFlat(t *testing.T, n figures) []outcome {
 	o := tattle(t, nil)
 	g := start(t, options{document: f.document(n.names, o.addr)})
 	l := (&clients{g: g, roots: a.pool(), names: f.names(n.names), stale: f.stale}).begin(1)
-	var early, late footprint
-	shop := &shop{gateway: g}
+	var early, late holding
 	for i := range n.many {
 		f.rotate(t, i%n.names)
 		if i%n.names == n.names-1 { // all of them: the last is served before the next turn
@@ -217,28 +216,19 @@ func proveFlat(t *testing.T, n figures) []outcome {
 		switch {
 		case i%10 != 0:
 		case i > n.many/10 && i <= n.many/4:
-			early.least(shop.footprint(t))
+			early.least(g.holds(t))
 		case i > n.many*85/100:
-			late.least(shop.footprint(t))
+			late.least(g.holds(t))
 		}
 	}
 	activated := g.counter(t, `keyway_credential_rotations_total{kind="certificate",result="activated",source="pairs"}`)
 	l.end()
-	if late.heap > early.heap*5/4+8*mebi || late.goroutines > early.goroutines+50 || late.files > early.files+50 {
+	if late.Heap > early.Heap*5/4+8*mebi || late.Goroutines > early.Goroutines+50 || late.Files > early.Files+50 {
 		t.Errorf("it grew from %+v to %+v", early, late)
 	}
 	peak := g.peak()
 	return []outcome{judge(t, "many rotations", l, secret.scan(t, g), 0, "%d rotations, %.0f activated; least heap %.1f then %.1f MiB, goroutines %d, %d, descriptors %d, %d; peak %d MiB", n.many, activated,
-		float64(early.heap)/mebi, float64(late.heap)/mebi, early.goroutines, late.goroutines, early.files, late.files, peak/mebi)}
-}
-
-// least keeps the least of each figure over many looks: what is not garbage.
-func (f *footprint) least(n footprint) {
-	if f.files == 0 {
-		*f = n
-		return
-	}
-	f.heap, f.goroutines, f.files = min(f.heap, n.heap), min(f.goroutines, n.goroutines), min(f.files, n.files)
+		float64(early.Heap)/mebi, float64(late.Heap)/mebi, early.Goroutines, late.Goroutines, early.Files, late.Files, peak/mebi)}
 }
 
 // cpu is the processor time that a node has used.

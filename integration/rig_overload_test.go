@@ -224,3 +224,15 @@ func highest(stop <-chan struct{}, is func() float64) func() float64 {
 	}()
 	return func() float64 { return <-most }
 }
+
+// footprint is what a node holds.
+type footprint struct{ heap, goroutines, files int }
+
+func (g *gateway) footprint(t testing.TB) footprint {
+	t.Helper()
+	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", g.cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return footprint{int(g.counter(t, "keyway_heap_bytes")), int(g.counter(t, "keyway_goroutines")), len(open)}
+}

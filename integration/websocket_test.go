@@ -96,8 +96,8 @@ func readFrame(r *bufio.Reader) (f wsFrame, err error) {
 	return f, nil
 }
 
-// echoFrames is an origin that sends each frame back as it is, answers PING with
-// PONG, and CLOSE with the same CLOSE and the end.
+// echoFrames is an origin that upgrades, with the fields that are set, and sends each
+// frame back as it is, answers PING with PONG, and CLOSE with the same CLOSE and the end.
 func echoFrames(w http.ResponseWriter, r *http.Request) {
 	sum := sha1.Sum([]byte(r.Header.Get("Sec-WebSocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
 	c, rw, err := http.NewResponseController(w).Hijack()
@@ -105,7 +105,10 @@ func echoFrames(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer func() { _ = c.Close() }()
-	_, _ = fmt.Fprintf(c, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n\r\n", base64.StdEncoding.EncodeToString(sum[:]))
+	w.Header().Set("Sec-WebSocket-Accept", base64.StdEncoding.EncodeToString(sum[:]))
+	var head bytes.Buffer
+	_ = w.Header().Write(&head)
+	_, _ = fmt.Fprintf(c, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n%s\r\n", head.String())
 	for {
 		f, err := readFrame(rw.Reader)
 		if err != nil {

@@ -423,7 +423,7 @@ func scalar(v any) (string, error) {
 
 func fromEnv(env []string, values map[string]origined) []error {
 	// Names that belong to the build and the tests, not to a node.
-	foreign := []string{"KEYWAY_CACHE", "KEYWAY_VECTORS", "KEYWAY_REQUIRE", "KEYWAY_VULNDB", "KEYWAY_ENDURANCE", "KEYWAY_SETTINGS"}
+	foreign := []string{"KEYWAY_CACHE", "KEYWAY_VECTORS", "KEYWAY_REQUIRE", "KEYWAY_VULNDB", "KEYWAY_SETTINGS"}
 	var errs []error
 	for _, pair := range env {
 		name, v, _ := strings.Cut(pair, "=")
