@@ -119,6 +119,7 @@ func (c *cli) reloadCommand() *cobra.Command {
 			}
 			var answer struct {
 				Problems []string `json:"problems"`
+				Serves   bool     `json:"serves"`
 			}
 			if err := n.Post(cmd.Context(), "reload", nil, &answer); err != nil {
 				return err
@@ -132,6 +133,10 @@ func (c *cli) reloadCommand() *cobra.Command {
 			if len(answer.Problems) > 0 {
 				fmt.Fprintln(c.out, "nothing was changed: what served before keeps serving")
 				return quiet(exitFailed)
+			}
+			if !answer.Serves {
+				fmt.Fprintln(c.out, "read; it serves when its secrets are there: what served before keeps serving until then")
+				return nil
 			}
 			fmt.Fprintln(c.out, "reloaded")
 			return nil

@@ -125,8 +125,13 @@ func (c *controlled) Explain(q control.Question) (any, error) {
 	return explain(n.publisher.Current(), n.config, q)
 }
 
-// Reload makes the node look at its documents and credentials again.
-func (c *controlled) Reload(context.Context) []string {
+// reloadPatience is how long a reload waits for what it read to serve. It is less than
+// the command's own patience with the node.
+const reloadPatience = 20 * time.Second
+
+// Reload makes the node look at its documents and credentials again, and waits until
+// it serves by what it has read.
+func (c *controlled) Reload(ctx context.Context) ([]string, bool) {
 	n := (*node)(c)
 	n.broker.Refresh()
 	n.documents.Refresh()
@@ -134,7 +139,15 @@ func (c *controlled) Reload(context.Context) []string {
 	for _, p := range n.documents.Load() {
 		lines = append(lines, p.Error())
 	}
-	return lines
+	if len(lines) > 0 {
+		return lines, false
+	}
+	ctx, cancel := context.WithTimeout(ctx, reloadPatience)
+	defer cancel()
+	return lines, n.publisher.Await(ctx, func(s *edge.Snapshot) bool {
+		latest, _ := n.documents.Current() // a later one counts too
+		return s.Document == latest
+	})
 }
 
 // banner says what the node serves and, in development, what to try.

@@ -31,9 +31,10 @@ type Node interface {
 	Facts() Facts
 	// Explain says what would become of a request; the error is for the user.
 	Explain(q Question) (any, error)
-	// Reload makes the node look at its documents and credentials again and
-	// answers the problems that this found.
-	Reload(ctx context.Context) []string
+	// Reload makes the node look at its documents and credentials again. It
+	// answers the problems that this found, and whether what was read serves by now:
+	// a document waits for its secrets.
+	Reload(ctx context.Context) (problems []string, serves bool)
 	// Act does what a command asks for and answers once it is done. The error is for
 	// the user.
 	Act(ctx context.Context, a Action) (any, error)
@@ -160,7 +161,8 @@ func (s *Server) handler() http.Handler {
 	})
 	mux.HandleFunc("POST /v1/act", s.act)
 	mux.HandleFunc("POST /v1/reload", func(w http.ResponseWriter, r *http.Request) {
-		answer(w, http.StatusOK, map[string]any{"problems": s.node.Reload(r.Context())})
+		problems, serves := s.node.Reload(r.Context())
+		answer(w, http.StatusOK, map[string]any{"problems": problems, "serves": serves})
 	})
 	return mux
 }

@@ -33,7 +33,7 @@ func (f *fake) Explain(q Question) (any, error) {
 	f.asked = append(f.asked, q)
 	return f.answer, f.err
 }
-func (f *fake) Reload(context.Context) []string { return f.problems }
+func (f *fake) Reload(context.Context) ([]string, bool) { return f.problems, len(f.problems) == 0 }
 
 // folder is a short one: the path of a socket has at most some hundred bytes.
 func folder(t *testing.T) string {
@@ -165,9 +165,16 @@ func TestFactsAndQuestions(t *testing.T) {
 	if len(node.asked) != 1 || node.asked[0].URL != q.URL || node.asked[0].SNI != q.SNI || node.asked[0].Headers[0] != "X: 1" || node.asked[0].Method != "POST" {
 		t.Errorf("the node was asked %+v", node.asked)
 	}
-	var reloaded struct{ Problems []string }
-	if err := c.Post(t.Context(), "reload", nil, &reloaded); err != nil || len(reloaded.Problems) != 2 {
+	var reloaded struct {
+		Problems []string
+		Serves   bool
+	}
+	if err := c.Post(t.Context(), "reload", nil, &reloaded); err != nil || len(reloaded.Problems) != 2 || reloaded.Serves {
 		t.Errorf("reload: %v, %v", reloaded, err)
+	}
+	node.problems = nil
+	if err := c.Post(t.Context(), "reload", nil, &reloaded); err != nil || len(reloaded.Problems) > 0 || !reloaded.Serves {
+		t.Errorf("reload of what is good: %v, %v", reloaded, err)
 	}
 }
 
