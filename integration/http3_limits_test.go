@@ -2,6 +2,7 @@ package integration
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
@@ -10,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -300,5 +302,38 @@ func TestHTTP3ECH(t *testing.T) {
 	defer func() { _ = conn.CloseWithError(0x100, "") }()
 	if !conn.ConnectionState().TLS.ECHAccepted {
 		t.Error("the name was sent in clear")
+	}
+}
+
+// TestHTTP3Unknown sends packets of connections that the node does not know: each is
+// answered with a stateless reset, which is smaller, and no packet that is none.
+func TestHTTP3Unknown(t *testing.T) {
+	g := behind(t, origin(t, func(http.ResponseWriter, *http.Request) {}), "", "", overHTTP3())
+	c, err := net.Dial("udp", g.tls)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	answer := func(size int, limit time.Duration) int {
+		p := make([]byte, size)
+		_, _ = rand.Read(p)
+		p[0] = p[0]&0x3f | 0x40 // of a short header
+		if _, err := c.Write(p); err != nil {
+			t.Fatal(err)
+		}
+		_ = c.SetReadDeadline(time.Now().Add(limit))
+		n, err := c.Read(make([]byte, 2000))
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatal(err)
+		}
+		return n
+	}
+	for range 3 {
+		if n := answer(100, 10*time.Second); n < 21 || n >= 100 {
+			t.Errorf("a packet of 100 bytes is answered with %d, want a stateless reset, which is smaller", n)
+		}
+	}
+	if n := answer(20, 300*time.Millisecond); n > 0 {
+		t.Errorf("a packet of 20 bytes is answered with %d", n)
 	}
 }

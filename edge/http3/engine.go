@@ -95,8 +95,14 @@ func New(handler exchange.Handler, set Settings) *Engine {
 // what requests live in.
 func (e *Engine) Serve(ctx, stopping context.Context, pc *handover.UDP, door *edge.Door) error {
 	defer func() { _ = pc.Close() }()
+	// A client that slept while its connection ended here is told so when it goes on, and
+	// does not wait for an answer in vain. The key is this process's own: clients take no
+	// notice of the word of another.
+	var reset quic.StatelessResetKey
+	_, _ = rand.Read(reset[:]) // never fails
 	tr := &quic.Transport{
-		Conn: pc, ConnectionIDGenerator: ids{pc.Tag()}, VerifySourceAddress: func(net.Addr) bool { return door.Crowded() },
+		Conn: pc, ConnectionIDGenerator: ids{pc.Tag()}, StatelessResetKey: &reset,
+		VerifySourceAddress: func(net.Addr) bool { return door.Crowded() },
 		ConnContext: func(ctx context.Context, from *quic.ClientInfo) (context.Context, error) {
 			return door.Enter(ctx, from.RemoteAddr)
 		},
