@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/quic-go/quic-go"
 )
 
 // deed is one thing that a client of the soak does: a request, a session, a datagram.
@@ -83,7 +85,7 @@ const (
 	// notListening excuses who comes after SIGTERM.
 	notListening = "the node had been told to stop and no longer listened"
 	// noticed is how long a client may take to learn that its target is gone.
-	noticed = 5 * time.Second
+	noticed = 15 * time.Second
 )
 
 func newBook() *book {
@@ -211,7 +213,7 @@ func (b *book) explain(d *deed, visits []visit, at time.Time, err error) string 
 	if errors.Is(err, errWrong) {
 		return ""
 	}
-	if !b.leaving.IsZero() && d.status == 0 && d.target == "" && errors.Is(err, syscall.ECONNREFUSED) {
+	if !b.leaving.IsZero() && d.status == 0 && d.target == "" && len(visits) == 0 && refusedConnection(err) {
 		return notListening
 	}
 	if !b.leaving.IsZero() && d.began.After(b.leaving) && d.status == 0 && !d.safe && len(visits) == 0 && strings.HasPrefix(d.kind, "HTTP/1.1") && brokenOff(err) {
@@ -232,6 +234,12 @@ func (b *book) explain(d *deed, visits []visit, at time.Time, err error) string 
 		}
 	}
 	return ""
+}
+
+// refusedConnection says whether an error is that of a connection that nobody took.
+func refusedConnection(err error) bool {
+	var t *quic.TransportError
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.As(err, &t) && t.Remote && t.ErrorCode == quic.ConnectionRefused
 }
 
 // brokenOff says whether an error is the end of a connection. A client of HTTP/1.1 cannot

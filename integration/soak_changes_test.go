@@ -38,7 +38,7 @@ func (k *soak) seen(n int) {
 	at := time.Now()
 	l := &clients{g: k.g, roots: k.roots}
 	for want := k.fleet.newest(n); l.shown(k.fleet.name(n)) != want; pause(k.never, 10*time.Millisecond) {
-		if time.Since(at) > time.Second {
+		if k.late(at, time.Second) {
 			k.book.wrongly("certificates", "%s: %s is not served a second after it came", k.fleet.name(n), want)
 			return
 		}
@@ -67,7 +67,7 @@ func (k *soak) badPair() {
 	k.book.happened("bad certificate", "%s", k.fleet.name(0))
 	put(cert)
 	for at := time.Now(); k.g.counter(k.t, series) <= before; pause(k.never, 10*time.Millisecond) {
-		if time.Since(at) > 5*time.Second {
+		if k.late(at, 5*time.Second) {
 			k.book.wrongly("certificates", "a pair that does not match is not refused within 5s")
 			break
 		}
@@ -105,7 +105,7 @@ func (k *soak) documents() {
 			}
 		}
 		for !k.serves(g, true) {
-			if time.Since(at) > limit {
+			if limit == 0 || k.late(at, limit) {
 				k.book.wrongly("documents", "generation %d does not serve %s after it was written", g, time.Since(at))
 				break
 			}
@@ -154,7 +154,7 @@ func (k *soak) secrets() {
 		}
 		// The one before stays good for its overlap, a minute.
 		for at := time.Now(); !k.opens(key); pause(k.never, 20*time.Millisecond) {
-			if time.Since(at) > 5*time.Second {
+			if k.late(at, 5*time.Second) {
 				k.book.wrongly("secrets", "key %d does not open 5s after it came", i)
 				break
 			}
@@ -223,7 +223,7 @@ func (k *soak) deaths() {
 		}
 		before, at := x.served.Load(), time.Now()
 		for k.running() && !k.used(x, before) {
-			if time.Since(at) > 30*time.Second {
+			if k.late(at, 30*time.Second) {
 				k.book.wrongly("targets", "%s got no traffic in the 30s after it had returned", x.name)
 				break
 			}

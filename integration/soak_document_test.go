@@ -28,7 +28,7 @@ func (k *soak) document(generation int) string {
 	p(`upstreams:`)
 	const passive = `passive: {type: tcp, unhealthy: {tcp_failures: 1}}`
 	active := func(kind string) string {
-		return fmt.Sprintf(`active: {type: %s, http_path: /health, healthy: {interval: 1, successes: 1}, unhealthy: {interval: 1, tcp_failures: 1, timeouts: 5, http_failures: 3}}`, kind)
+		return fmt.Sprintf(`active: {type: %s, timeout: 10, http_path: /health, healthy: {interval: 1, successes: 1}, unhealthy: {interval: 1, tcp_failures: 1, timeouts: 5, http_failures: 3}}`, kind)
 	}
 	for _, pool := range []struct{ name, more string }{
 		{"plain", `algorithm: least-connections, healthchecks: {` + active("http") + `, ` + passive + `}`},

@@ -78,10 +78,10 @@ func unary(d *deed, resp *http.Response, want []byte) error {
 // duplex is a call with messages both ways.
 func (k *soak) duplex(v *voice, host int, pool string) {
 	d := &deed{kind: "gRPC, both ways, " + v.protocol, what: "FullDuplexCall", pool: pool, began: time.Now()}
-	k.book.done(d, k.duplex1(d, v, host))
+	k.book.done(d, k.dialogue(d, v, host))
 }
 
-func (k *soak) duplex1(d *deed, v *voice, host int) error {
+func (k *soak) dialogue(d *deed, v *voice, host int) error {
 	tr, end := v.open(k)
 	defer end()
 	ctx, cancel := context.WithTimeout(context.Background(), patience+2*time.Duration(k.longest)*wordEvery)
@@ -137,7 +137,7 @@ func (k *soak) duplex1(d *deed, v *voice, host int) error {
 	return nil
 }
 
-// page calls as browsers do.
+// browse calls as browsers do.
 func (k *soak) browse(v *voice) {
 	tr, end := v.open(k)
 	defer end()

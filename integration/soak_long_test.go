@@ -35,7 +35,7 @@ func (k *soak) listen(v *voice) {
 	defer cancel()
 	req := request("GET", fmt.Sprintf("%s/plain/events/%d", v.base(k.fleet.name(mathrand.IntN(anyNames))), n), nil, "X-Number", k.next()).WithContext(ctx)
 	d := &deed{kind: "server-sent events, " + v.protocol, what: "GET " + req.URL.String(), number: req.Header.Get("X-Number"), pool: "plain", safe: true, began: time.Now()}
-	err := k.events1(d, tr, req, n)
+	err := k.follow(d, tr, req, n)
 	if errors.Is(err, errEnough) {
 		return // the load ends
 	}
@@ -45,7 +45,8 @@ func (k *soak) listen(v *voice) {
 // errEnough ends a session whose client has no more to say.
 var errEnough = errors.New("the load is over")
 
-func (k *soak) events1(d *deed, tr http.RoundTripper, req *http.Request, n int) error {
+// follow reads events until the last, or until the load ends.
+func (k *soak) follow(d *deed, tr http.RoundTripper, req *http.Request, n int) error {
 	resp, err := tr.RoundTrip(req)
 	if err != nil {
 		return err
@@ -83,11 +84,12 @@ func (k *soak) events1(d *deed, tr http.RoundTripper, req *http.Request, n int) 
 // chat is a WebSocket with messages both ways, pings among them, and a close.
 func (k *soak) chat(how string) {
 	d := &deed{kind: "WebSocket, " + how, what: "/plain/chat", number: k.next(), pool: "plain", began: time.Now()}
-	err := k.chat1(d, how)
+	err := k.gossip(d, how)
 	k.book.done(d, err)
 }
 
-func (k *soak) chat1(d *deed, how string) error {
+// gossip opens the WebSocket, has it out, and closes.
+func (k *soak) gossip(d *deed, how string) error {
 	open := k.upgrade
 	if how == "HTTP/2" {
 		open = k.extended

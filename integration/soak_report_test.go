@@ -21,6 +21,7 @@ type soakReport struct {
 	Drain        float64          `json:"drain_seconds"`
 	CPU          float64          `json:"cpu_seconds"`
 	GeneratorCPU float64          `json:"generator_cpu_seconds"`
+	Waiting      float64          `json:"waiting_for_processor_seconds"`
 	Done         int64            `json:"done"`
 	Bytes        int64            `json:"bytes"`
 	Explained    int64            `json:"explained"`
@@ -69,7 +70,7 @@ func (k *soak) tell(r soakReport) {
 	k.t.Logf("%.0fs of load, %d done, %d explained, %d unexplained, %d handshakes, the slowest swap %.2fs\n%s", r.Seconds, r.Done, r.Explained, r.Unexplained, r.Handshakes, r.SlowestSwap, text.String())
 	k.t.Logf("happened: %v", r.Happened)
 	k.t.Logf("requests: %v", r.Requests)
-	k.t.Logf("processor: node %.1fs, generator %.1fs; peak %d MiB; drain %.1fs", r.CPU, r.GeneratorCPU, r.PeakRSS/mebi, r.Drain)
+	k.t.Logf("processor: node %.1fs, generator %.1fs, a thread of them waited %.1fs; peak %d MiB; drain %.1fs", r.CPU, r.GeneratorCPU, r.Waiting, r.PeakRSS/mebi, r.Drain)
 	k.t.Logf("at rest %+v; thirds %+v; at rest again %+v", r.Start, r.Thirds, r.End)
 	for _, fault := range b.faults {
 		k.t.Errorf("nothing explains %s", fault)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	mathrand "math/rand/v2"
@@ -243,6 +244,33 @@ func (k *soak) converse(v *voice) {
 	}
 }
 
+// later asks for what takes a target a moment, over all upstreams: of these requests
+// some are under way whenever a target is killed.
+func (k *soak) later(v *voice) {
+	tr, end := v.open(k)
+	defer end()
+	pools := []string{"plain", "tls", "h2"}
+	for range 20 {
+		i, wait := mathrand.IntN(len(pools)), 100+mathrand.IntN(600)
+		url := fmt.Sprintf("%s%s/later/%d", v.base(k.fleet.name(mathrand.IntN(anyNames))), []string{"/plain", "/secure", "/two"}[i], wait)
+		d := &deed{kind: v.name, number: k.next(), pool: pools[i], safe: mathrand.IntN(3) > 0, began: time.Now()}
+		var req *http.Request
+		want := "0 later"
+		if d.safe {
+			req = request("GET", url, nil, "X-Number", d.number)
+		} else {
+			req, want = request("POST", url, bytes.NewReader(k.block[:2000]), "X-Number", d.number), "2000 later"
+		}
+		d.what = "slow at the target, " + req.Method + " " + url
+		err := k.send(d, tr, req, func(_ *http.Response, body []byte) error { return same(body, []byte(want)) }, nil)
+		k.book.done(d, err)
+		k.book.tell("answered late by the target", err == nil)
+		if !k.running() {
+			return
+		}
+	}
+}
+
 // many sends requests at once over one connection.
 func (k *soak) many(v *voice, n int) {
 	tr, end := v.open(k)
@@ -270,7 +298,7 @@ func slowly(r io.Reader) ([]byte, error) {
 	var out bytes.Buffer
 	for {
 		_, err := io.CopyN(&out, r, 32<<10)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return out.Bytes(), nil
 		}
 		if err != nil {

@@ -22,10 +22,10 @@ const throughName = "through.test"
 // TLS that is passed on.
 func (k *soak) stream(how, pool string, words int) {
 	d := &deed{kind: "stream, " + how, what: fmt.Sprintf("%d pieces", words), pool: pool, bare: true, began: time.Now()}
-	k.book.done(d, k.stream1(d, how, words))
+	k.book.done(d, k.carry(d, how, words))
 }
 
-func (k *soak) stream1(d *deed, how string, words int) error {
+func (k *soak) carry(d *deed, how string, words int) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	c, err := k.dialStream(ctx, how)
@@ -85,11 +85,11 @@ func (k *soak) dialStream(ctx context.Context, how string) (net.Conn, error) {
 // target died; those that find nobody are asked again.
 func (k *soak) questions(n int) {
 	d := &deed{kind: "stream, UDP", what: fmt.Sprintf("%d questions", n), pool: "udp", bare: true, began: time.Now()}
-	err := k.questions1(d, n)
+	err := k.interview(d, n)
 	k.book.done(d, err)
 }
 
-func (k *soak) questions1(d *deed, n int) error {
+func (k *soak) interview(d *deed, n int) error {
 	c, err := net.Dial("udp", k.udp)
 	if err != nil {
 		return err
@@ -97,15 +97,16 @@ func (k *soak) questions1(d *deed, n int) error {
 	defer func() { _ = c.Close() }()
 	buf := make([]byte, 65535)
 	target, last := "", time.Now()
+	var before []byte // a question that was asked more than once: an answer may still come
 	for range n {
 		question := append(fmt.Appendf(nil, "%s ", k.next()), k.block[:mathrand.IntN(1200)]...)
+		twice := false
 		for try := 0; ; try++ {
 			asked := time.Now()
 			if _, err := c.Write(question); err != nil {
 				return err
 			}
-			_ = c.SetReadDeadline(time.Now().Add(2 * time.Second))
-			n, err := c.Read(buf)
+			n, err := k.answer(c, buf, before, func() bool { return k.book.missed("udp", target, last) })
 			if err == nil {
 				name, text, _ := bytes.Cut(buf[:n], []byte("\n"))
 				if !bytes.Equal(text, question) {
@@ -123,12 +124,30 @@ func (k *soak) questions1(d *deed, n int) error {
 				return fmt.Errorf("question %d to %q, last answered %s: %w", try+1, target, clock(last), err)
 			}
 			k.book.excuse(d.kind, "a datagram was lost with its target")
-			target = ""
+			target, twice = "", true
 		}
 		if !k.running() {
 			break
 		}
+		if twice {
+			before = question
+		}
 		k.rest(wordEvery)
 	}
 	return nil
+}
+
+// answer waits for a datagram that does not answer the question before: two seconds
+// where one may be lost, else for as long as a client has patience.
+func (k *soak) answer(c net.Conn, buf, before []byte, missed func() bool) (int, error) {
+	for at := time.Now(); ; {
+		_ = c.SetReadDeadline(time.Now().Add(2 * time.Second))
+		n, err := c.Read(buf)
+		switch {
+		case err == nil && before != nil && bytes.HasSuffix(buf[:n], before):
+		case errors.Is(err, os.ErrDeadlineExceeded) && time.Since(at) < patience && !missed() && !k.book.stopped():
+		default:
+			return n, err
+		}
+	}
 }

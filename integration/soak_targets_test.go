@@ -149,6 +149,19 @@ func (k *soak) page(x *target) http.HandlerFunc {
 				panic(http.ErrAbortHandler)
 			}
 			_, _ = fmt.Fprintf(w, "%d %x %s", got, h.Sum(nil), r.Trailer.Get("X-Sum"))
+		case "later": // so that there is something under way when a target dies
+			got, err := io.Copy(io.Discard, r.Body)
+			if err != nil {
+				panic(http.ErrAbortHandler)
+			}
+			wait := time.NewTimer(time.Duration(n) * time.Millisecond)
+			defer wait.Stop()
+			select {
+			case <-wait.C:
+				_, _ = fmt.Fprintf(w, "%d later", got)
+			case <-r.Context().Done():
+				panic(http.ErrAbortHandler)
+			}
 		case "fields":
 			_, _ = fmt.Fprintf(w, "%s %s", r.Header.Get("X-Added"), r.Header.Get("X-Removed"))
 		case "events":

@@ -53,6 +53,7 @@ type soak struct {
 	number, handshakes atomic.Int64
 	slowestSwap        time.Duration
 	series             []holding
+	machine            *machine
 	stop, never        chan struct{}
 	gone               context.Context // done when the node has ended
 	wg                 sync.WaitGroup
@@ -60,7 +61,7 @@ type soak struct {
 
 func newSoak(t *testing.T, length time.Duration) *soak {
 	t.Helper()
-	k := &soak{t: t, length: length, killEvery: 800 * time.Millisecond, longest: 60, book: newBook(), keys: filepath.Join(t.TempDir(), "keys"), pools: map[string][]*target{}, never: make(chan struct{})}
+	k := &soak{t: t, length: length, killEvery: 800 * time.Millisecond, longest: 40, book: newBook(), keys: filepath.Join(t.TempDir(), "keys"), pools: map[string][]*target{}, never: make(chan struct{})}
 	if length >= 5*time.Minute {
 		k.killEvery, k.longest = 2*time.Second, 600
 	}
@@ -75,7 +76,7 @@ func newSoak(t *testing.T, length time.Duration) *soak {
 	for i := range soakNames {
 		k.fleet.rotate(t, i)
 	}
-	k.door = &door{find: bearers[0].find}
+	k.door = &door{find: bearers[0].find, more: func(since time.Time) time.Duration { return k.machine.busy(since) }}
 	k.rotateDoor(0)
 	k.doorAddr = origin(t, func(w http.ResponseWriter, r *http.Request) {
 		status, why := k.door.check(r)
@@ -110,7 +111,11 @@ func newSoak(t *testing.T, length time.Duration) *soak {
 		"KEYWAY_STREAM_LISTEN": k.tcp + ", " + k.tls + " ssl, " + k.udp + " udp",
 		"KEYWAY_ACCESS_LOG":    filepath.Join(t.TempDir(), "access.log"), "KEYWAY_ACCESS_LOG_SAMPLE": "0.02",
 		"KEYWAY_UPSTREAM_KEEPALIVE_IDLE_TIMEOUT": "4s",
+		// Clients that are slow because the machine is busy are not sent away.
+		"KEYWAY_HANDSHAKE_TIMEOUT": "60s", "KEYWAY_HEADER_TIMEOUT": "60s",
 	}})
+	k.machine = &machine{processes: []int{os.Getpid(), k.g.cmd.Process.Pid}}
+	go k.machine.watch(k.g.done)
 	gone, end := context.WithCancel(context.Background())
 	k.gone = gone
 	go func() {
@@ -134,11 +139,16 @@ func (k *soak) load() {
 	some := func(of []*voice) *voice { return of[mathrand.IntN(len(of))] }
 	k.every(500*time.Millisecond, func() { k.many(some(list), 20) })
 	k.every(2*time.Second, func() { k.slow(some(list)) })
+	for range 12 {
+		k.every(50*time.Millisecond, func() { k.later(some(list)) })
+	}
 	for range 3 {
 		k.every(200*time.Millisecond, func() { k.listen(some(list)) })
 	}
 	for _, how := range []string{"HTTP/1.1 in clear", "HTTP/1.1 over TLS", "HTTP/2"} {
-		k.every(200*time.Millisecond, func() { k.chat(how) })
+		for range 2 {
+			k.every(200*time.Millisecond, func() { k.chat(how) })
+		}
 	}
 	k.every(200*time.Millisecond, func() { k.call(some(two), nameGRPC, "grpc") })
 	k.every(200*time.Millisecond, func() { k.call(some(two), nameGRPCS, "grpcs") })
@@ -196,7 +206,7 @@ func TestSoak(t *testing.T) {
 			over = k.book.troubles() >= keptFaults || t.Failed()
 		}
 	}
-	took := time.Since(began)
+	took, waiting := time.Since(began), k.machine.all()
 	k.quiet()
 	cpu := k.g.cpu()
 	generator := ownCPU(t) - own
@@ -217,7 +227,7 @@ func TestSoak(t *testing.T) {
 	}
 	k.tell(soakReport{
 		Date: began.UTC().Format(time.RFC3339), Seconds: took.Seconds(), Drain: drained.Seconds(), CPU: cpu.Seconds(), GeneratorCPU: generator.Seconds(), PeakRSS: peak,
-		Start: before, Thirds: parts, End: after,
+		Start: before, Thirds: parts, End: after, Waiting: waiting.Seconds(),
 	})
 }
 
@@ -226,7 +236,7 @@ func (k *soak) rests(before holding) holding {
 	var now holding
 	for at := time.Now(); time.Since(at) < 30*time.Second; pause(k.never, 200*time.Millisecond) {
 		// Of files the sampling's own connection is one; what reads documents and folders may be at work.
-		if now = k.g.holds(k.t); now.Goroutines <= before.Goroutines+10 && now.Files <= before.Files+5 {
+		if now = k.g.holds(k.t); now.Goroutines <= before.Goroutines+8 && now.Files <= before.Files+5 {
 			return now
 		}
 	}
