@@ -60,6 +60,9 @@ func wrong(format string, args ...any) error {
 // errors that explains.
 type book struct {
 	ledger ledger
+	// waited is how long the node may have had to wait for a processor, and so to
+	// notice what had happened. nil for not at all.
+	waited func(from, to time.Time) time.Duration
 
 	mu      sync.Mutex // guards what follows
 	kinds   map[string]*sum
@@ -220,7 +223,7 @@ func (b *book) explain(d *deed, visits []visit, at time.Time, err error) string 
 		return "it came on an idle connection as the stopping node closed it, and nobody had it"
 	}
 	for _, x := range b.deaths {
-		if x.pool != d.pool || !x.ended.IsZero() && x.ended.Before(d.began) {
+		if x.pool != d.pool || !x.ended.IsZero() && d.began.Sub(x.ended) > b.unseen(x.ended, d.began) {
 			continue
 		}
 		switch {
@@ -234,6 +237,14 @@ func (b *book) explain(d *deed, visits []visit, at time.Time, err error) string 
 		}
 	}
 	return ""
+}
+
+// unseen is how long after a death the node may not have known of it.
+func (b *book) unseen(death, now time.Time) time.Duration {
+	if b.waited == nil || !now.After(death) {
+		return 0
+	}
+	return b.waited(death, now)
 }
 
 // refusedConnection says whether an error is that of a connection that nobody took.

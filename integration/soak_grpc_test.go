@@ -84,7 +84,7 @@ func (k *soak) duplex(v *voice, host int, pool string) {
 func (k *soak) dialogue(d *deed, v *voice, host int) error {
 	tr, end := v.open(k)
 	defer end()
-	ctx, cancel := context.WithTimeout(context.Background(), patience+2*time.Duration(k.longest)*wordEvery)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*patience+4*time.Duration(k.longest)*wordEvery)
 	defer cancel()
 	pr, pw := io.Pipe()
 	defer func() { _ = pw.Close() }()

@@ -31,7 +31,7 @@ func (k *soak) listen(v *voice) {
 	tr, end := v.open(k)
 	defer end()
 	n := k.words()
-	ctx, cancel := context.WithTimeout(context.Background(), patience+2*time.Duration(n)*eventEvery)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*patience+4*time.Duration(n)*eventEvery)
 	defer cancel()
 	req := request("GET", fmt.Sprintf("%s/plain/events/%d", v.base(k.fleet.name(mathrand.IntN(anyNames))), n), nil, "X-Number", k.next()).WithContext(ctx)
 	d := &deed{kind: "server-sent events, " + v.protocol, what: "GET " + req.URL.String(), number: req.Header.Get("X-Number"), pool: "plain", safe: true, began: time.Now()}
@@ -158,7 +158,7 @@ func (k *soak) upgrade(d *deed, secure bool) (io.Writer, *bufio.Reader, func(), 
 		return nil, nil, nil, err
 	}
 	end := func() { _ = c.Close() }
-	_ = c.SetDeadline(time.Now().Add(patience + 2*time.Duration(k.longest)*wordEvery))
+	_ = c.SetDeadline(time.Now().Add(3*patience + 4*time.Duration(k.longest)*wordEvery))
 	r := bufio.NewReader(c)
 	var resp *http.Response
 	_, err = fmt.Fprintf(c, "GET /plain/chat HTTP/1.1\r\nHost: %s\r\nX-Number: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n", name, d.number)
@@ -185,7 +185,7 @@ func (k *soak) extended(d *deed, _ bool) (io.Writer, *bufio.Reader, func(), erro
 	tr := &http2.Transport{DialTLSContext: func(ctx context.Context, _, _ string, _ *tls.Config) (net.Conn, error) {
 		return k.shake(ctx, k.g.tls, name, "h2")
 	}}
-	ctx, cancel := context.WithTimeout(context.Background(), patience+2*time.Duration(k.longest)*wordEvery)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*patience+4*time.Duration(k.longest)*wordEvery)
 	pr, pw := io.Pipe()
 	req := request(http.MethodConnect, "https://"+name+"/plain/chat", pr, "X-Number", d.number, "Sec-WebSocket-Version", "13").WithContext(ctx)
 	req.Header[":protocol"] = []string{"websocket"}

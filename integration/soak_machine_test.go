@@ -53,8 +53,9 @@ func (m *machine) look(from, to time.Time) {
 	m.before = now
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.total += min(longest, to.Sub(from))
-	if m.waits = append(m.waits, waited{from, to, min(longest, to.Sub(from))}); len(m.waits) > 2000 {
+	longest = min(longest, to.Sub(from))
+	m.total += longest
+	if m.waits = append(m.waits, waited{from, to, longest}); len(m.waits) > 2000 {
 		m.waits = slices.Delete(m.waits, 0, 1000)
 	}
 }
@@ -77,18 +78,20 @@ func (m *machine) watch(stop <-chan struct{}) {
 
 // busy is how long what is watched waited for a processor since then. The last look may
 // be a moment ago, which counts as waiting if it is a long one.
-func (m *machine) busy(since time.Time) time.Duration {
+func (m *machine) busy(since time.Time) time.Duration { return m.between(since, time.Now()) }
+
+func (m *machine) between(since, to time.Time) time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var sum time.Duration
 	last := since
 	for _, w := range m.waits {
-		if w.to.After(since) {
+		if w.to.After(since) && w.from.Before(to) {
 			sum += w.time
 		}
 		last = w.to
 	}
-	return sum + max(0, time.Since(last)-300*time.Millisecond)
+	return sum + max(0, to.Sub(last)-300*time.Millisecond)
 }
 
 // all is how long what is watched waited in all.

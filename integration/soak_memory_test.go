@@ -94,10 +94,10 @@ func grown(second, last third) []string {
 	return out
 }
 
-// sample measures the node until the load ends.
+// sample measures the node until the load ends, and says each minute how it goes.
 func (k *soak) sample() {
 	began := time.Now()
-	for {
+	for told := began; ; {
 		pause(k.stop, min(5*time.Second, k.length/60))
 		if !k.running() {
 			return
@@ -106,6 +106,10 @@ func (k *soak) sample() {
 		h.Seconds = time.Since(began).Seconds()
 		k.series = append(k.series, h)
 		k.book.ledger.sweep(5 * time.Minute)
+		if time.Since(told) > time.Minute {
+			told = time.Now()
+			k.t.Logf("after %.0fs: %d errors that nothing explains, %d MiB resident, %d MiB of heap, %d goroutines, %d descriptors", h.Seconds, k.book.troubles(), h.RSS/mebi, h.Heap/mebi, h.Goroutines, h.Files)
+		}
 	}
 }
 

@@ -33,7 +33,7 @@ func (k *soak) carry(d *deed, how string, words int) error {
 		return err
 	}
 	defer func() { _ = c.Close() }()
-	_ = c.SetDeadline(time.Now().Add(patience + 2*time.Duration(words)*wordEvery))
+	_ = c.SetDeadline(time.Now().Add(3*patience + 4*time.Duration(words)*wordEvery))
 	r := bufio.NewReader(c)
 	name, err := r.ReadString('\n')
 	if err != nil {

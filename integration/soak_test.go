@@ -115,6 +115,7 @@ func newSoak(t *testing.T, length time.Duration) *soak {
 		"KEYWAY_HANDSHAKE_TIMEOUT": "60s", "KEYWAY_HEADER_TIMEOUT": "60s",
 	}})
 	k.machine = &machine{processes: []int{os.Getpid(), k.g.cmd.Process.Pid}}
+	k.book.waited = k.machine.between
 	go k.machine.watch(k.g.done)
 	gone, end := context.WithCancel(context.Background())
 	k.gone = gone
