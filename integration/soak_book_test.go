@@ -86,7 +86,7 @@ const (
 	keptDeaths = 100
 	keptFaults = 20
 	// notListening excuses who comes after SIGTERM.
-	notListening = "the node had been told to stop and no longer listened"
+	notListening = "the node had been told to stop, and did not take it"
 	// noticed is how long a client may take to learn that its target is gone.
 	noticed = 15 * time.Second
 )
@@ -216,7 +216,7 @@ func (b *book) explain(d *deed, visits []visit, at time.Time, err error) string 
 	if errors.Is(err, errWrong) {
 		return ""
 	}
-	if !b.leaving.IsZero() && d.status == 0 && d.target == "" && len(visits) == 0 && refusedConnection(err) {
+	if !b.leaving.IsZero() && d.status == 0 && d.target == "" && len(visits) == 0 && notTaken(err) {
 		return notListening
 	}
 	if !b.leaving.IsZero() && d.began.After(b.leaving) && d.status == 0 && !d.safe && len(visits) == 0 && strings.HasPrefix(d.kind, "HTTP/1.1") && brokenOff(err) {
@@ -247,10 +247,14 @@ func (b *book) unseen(death, now time.Time) time.Duration {
 	return b.waited(death, now)
 }
 
-// refusedConnection says whether an error is that of a connection that nobody took.
-func refusedConnection(err error) bool {
+// notTaken says whether an error means that nobody took a connection or a request, which
+// may go elsewhere then whatever it is. Clients do not repeat what they have no copy of.
+func notTaken(err error) bool {
 	var t *quic.TransportError
-	return errors.Is(err, syscall.ECONNREFUSED) || errors.As(err, &t) && t.Remote && t.ErrorCode == quic.ConnectionRefused
+	if errors.Is(err, syscall.ECONNREFUSED) || errors.As(err, &t) && t.Remote && t.ErrorCode == quic.ConnectionRefused {
+		return true
+	}
+	return err != nil && (strings.Contains(err.Error(), "H3_REQUEST_REJECTED") || strings.Contains(err.Error(), "REFUSED_STREAM"))
 }
 
 // brokenOff says whether an error is the end of a connection. A client of HTTP/1.1 cannot
@@ -380,6 +384,9 @@ func TestSoakJudgement(t *testing.T) {
 		"a stream that the living broke":            {d: deed{bare: true, target: "p2"}, err: gone},
 		"a connection refused":                      {d: deed{}, err: refused},
 		"a connection refused by a node that stops": {d: deed{}, err: refused, stopped: true, want: true},
+		"a request that a node that stops refuses":  {d: deed{}, err: errors.New("H3_REQUEST_REJECTED"), stopped: true, want: true},
+		"a request refused so, and seen":            {d: deed{}, err: errors.New("H3_REQUEST_REJECTED"), visits: []string{"q1"}, stopped: true},
+		"a request refused without a stop":          {d: deed{}, err: errors.New("H3_REQUEST_REJECTED")},
 		"a broken connection of a node that stops":  {d: deed{}, err: gone, stopped: true},
 		"a POST that came as a connection closed":   {d: deed{kind: "HTTP/1.1", pool: "q"}, err: gone, stopped: true, late: true, want: true},
 		"a GET that came as a connection closed":    {d: deed{kind: "HTTP/1.1", pool: "q", safe: true}, err: gone, stopped: true, late: true},
