@@ -24,7 +24,7 @@ const fakeVariable = "FAKE_SUCCESSOR"
 func TestFakeSuccessor(t *testing.T) {
 	how := os.Getenv(fakeVariable)
 	if how == "" {
-		t.Skip("it is run by TestUpgradeFails")
+		return
 	}
 	link, err := handover.Inherited()
 	if err != nil || link == nil {

@@ -176,7 +176,9 @@ func TestManifestIsHeldAgainstSockets(t *testing.T) {
 			if err := x.send(older); err != nil {
 				t.Fatal(err)
 			}
-			if s, err := ReceiveSockets(t.Context(), newer); err == nil || !strings.Contains(err.Error(), x.want) {
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			if s, err := ReceiveSockets(ctx, newer); err == nil || !strings.Contains(err.Error(), x.want) {
 				t.Errorf("%v, %v; want an error that says %q", s, err, x.want)
 			}
 		})
