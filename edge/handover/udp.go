@@ -130,9 +130,12 @@ func (u *UDP) passOn(elders []*elder, b, oob []byte, from netip.AddrPort) bool {
 		if !e.has(b, from) {
 			continue
 		}
-		if e.post(b, oob, from) {
+		switch {
+		case e.post(b, oob, from):
 			u.forwarded.Add(1)
-		} else {
+		case e.gone.Load():
+			continue // it has just ended: what it had is for who reads
+		default:
 			u.lost.Add(1)
 		}
 		return true
