@@ -88,6 +88,8 @@ var directions = []struct {
 	{"policy/compression", []string{"edge/exchange", "routing/spec", "policy", "lib:github.com/klauspost/compress", "lib:github.com/andybalholm/brotli"}, "a plugin; the only user of the encoders"},
 	{"policy", []string{"secrets", "edge/exchange", "routing/spec", "policy"}, "plugins see requests and documents"},
 	{"routing/provide/file", []string{"routing/spec", "routing/store", "lib:github.com/fsnotify/fsnotify"}, "providers write documents"},
+	{"routing/provide/kube/translate", []string{"secrets", "routing/spec"}, "objects in, documents out; knows no server"},
+	{"routing/provide/kube", []string{"routing/spec", "routing/provide/kube/translate", "secrets/kube", "lib:k8s.io/client-go", "lib:k8s.io/apimachinery", "lib:github.com/go-logr/logr"}, "a provider; shares the connection of the source of Secrets"},
 	{"routing/expr", []string{"edge/exchange"}, "a language over requests"},
 	{"routing/upstream", []string{"secrets", "certs", "edge/exchange", "routing/spec", "lib:golang.org/x/net"}, "upstreams; reads the times of DNS messages"},
 	{"routing", []string{"secrets", "certs", "edge/exchange", "routing/spec", "routing/expr", "routing/upstream"}, "the router"},

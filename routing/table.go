@@ -17,8 +17,8 @@ type Route struct {
 	// Index is its place in the table, from 0 to Len()-1, for tables beside it.
 	Index int
 	// Broken says why the route cannot be served, nil if it can: an expression of
-	// it does not compile. It still matches, so that what is meant for it answers
-	// 503 and no other route gets it.
+	// it does not compile, or the document closes it. It still matches, so that
+	// what is meant for it answers 503 and no other route gets it.
 	Broken *spec.Problem
 	// AcceptsHTTP and AcceptsHTTPS say which schemes the route speaks (grpc and
 	// grpcs count); matching does not look at it.
@@ -91,6 +91,8 @@ func Compile(prev *Table, doc *spec.Document) (*Table, spec.Problems) {
 		r := was.take(s, len(t.routes))
 		if r.Broken != nil {
 			problems = append(problems, r.Broken)
+		} else if s.Closed != "" { // as the document wants it: no problem
+			r.Broken = &spec.Problem{Pos: s.Pos, Entity: "routes", ID: s.ID, Name: s.Name, Field: "x_keyway_closed", Reason: spec.ReasonConflict, Message: s.Closed}
 		}
 		t.expressions = t.expressions || s.Expression != ""
 		t.lenient = t.lenient || Policy(s.PathPolicy) == Compatible

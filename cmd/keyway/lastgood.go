@@ -78,6 +78,15 @@ func (n *node) kept() []secrets.Kept {
 	return n.lastGood.state.Kept
 }
 
+// document reads what was served last.
+func (l *lastGood) document() (*spec.Document, error) {
+	doc, faults := spec.Load([]spec.Source{{Name: "last-known-good", Data: l.state.Document}}, schemas())
+	if len(faults) > 0 {
+		return nil, fmt.Errorf("the last known good document of %s cannot be served by this version:\n%w", l.state.Written.Format(time.RFC3339), faults)
+	}
+	return doc, nil
+}
+
 // fallBack starts from the last known good document in place of bad ones.
 func (n *node) fallBack(problems spec.Problems) error {
 	bad := fmt.Errorf("the documents cannot be served:\n%w", problems)
@@ -85,11 +94,15 @@ func (n *node) fallBack(problems spec.Problems) error {
 		return bad
 	}
 	st := n.lastGood.state
-	doc, faults := spec.Load([]spec.Source{{Name: "last-known-good", Data: st.Document}}, schemas())
-	if len(faults) > 0 {
-		return fmt.Errorf("%w\nand the last known good document of %s cannot be served by this version:\n%w", bad, st.Written.Format(time.RFC3339), faults)
+	doc, err := n.lastGood.document()
+	if err != nil {
+		return fmt.Errorf("%w\nand %w", bad, err)
 	}
-	n.documents.Fallback(doc)
+	if n.cluster != nil {
+		n.cluster.fallBack(doc) // it holds what came from the cluster too
+	} else {
+		n.documents.Fallback(doc)
+	}
 	n.lastGood.started, n.lastGood.written = doc, st.Written
 	n.log.Error("STARTING FROM THE LAST KNOWN GOOD DOCUMENT: the documents are bad, mend them", slog.Time("written", st.Written), slog.Int("problems", len(problems)))
 	n.event(secrets.Event{Kind: "document", Subject: "documents", Source: "last known good", Result: "stale", Reason: problems[0].Error(), Actor: "node"})
@@ -128,7 +141,7 @@ func (n *node) recorder() edge.Recorder {
 
 // Remarks lists what an operator should know of a node that serves all the same.
 func (n *node) Remarks() []string {
-	var list []string
+	list := n.kubeRemarks()
 	if n.lastGood == nil {
 		return list
 	}

@@ -62,6 +62,7 @@ type node struct {
 	orders     *acme.Stats
 	demand     *acme.Demand
 	desired    *demanded // documents, with certificates on demand
+	cluster    *cluster  // objects of a cluster, nil for none
 	server     *edge.Server
 	packets    *stream.Packets
 	stapler    *ocsp.Stapler // nil when it is off
@@ -104,12 +105,15 @@ func newNode(ctx context.Context, s *settings, log *slog.Logger, out io.Writer, 
 	if err := n.keys(ctx); err != nil {
 		return nil, err
 	}
+	n.provider()
+	if err := n.openKube(); err != nil {
+		return nil, err
+	}
 	if err := n.credentials(); err != nil {
 		return nil, err
 	}
-	n.provider()
 	n.demand = acme.NewDemand(n.shared, n.log)
-	n.desired = newDemanded(n.documents, n.demand)
+	n.desired = newDemanded(n.inputs(), n.demand)
 	if err := n.dataPath(ctx); err != nil {
 		return nil, err
 	}
@@ -119,6 +123,9 @@ func newNode(ctx context.Context, s *settings, log *slog.Logger, out io.Writer, 
 		if err := n.fallBack(problems); err != nil {
 			return nil, err
 		}
+	}
+	if err := n.awaitKube(); err != nil {
+		return nil, err
 	}
 	if n.lastGood != nil {
 		n.lastGood.state = nil
@@ -131,8 +138,11 @@ func newNode(ctx context.Context, s *settings, log *slog.Logger, out io.Writer, 
 
 // development says whether the development CA is on.
 func (s *settings) development() bool {
-	return s.Development == "on" || s.Development == "auto" && len(s.Documents) == 0
+	return s.Development == "on" || s.Development == "auto" && s.starts()
 }
+
+// starts says whether the node has nothing of its own to serve and shows what it can.
+func (s *settings) starts() bool { return len(s.Documents) == 0 && !s.Kube.On }
 
 // stores opens the ledger and the access log.
 func (n *node) stores() error {
@@ -155,7 +165,7 @@ func (n *node) stores() error {
 // provider makes the provider of documents.
 func (n *node) provider() {
 	var extra []spec.Source
-	if len(n.settings.Documents) == 0 {
+	if n.settings.starts() {
 		text := strings.ReplaceAll(starter, "@ECHO@", n.settings.EchoListen)
 		extra = append(extra, spec.Source{Name: "starter.yaml", Data: []byte(text)})
 	}

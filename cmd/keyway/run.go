@@ -168,6 +168,7 @@ func (n *node) supportTasks() []task {
 		{"names on demand", n.demand.Run},
 		{"documents with names on demand", n.desired.Run},
 	}
+	tasks = append(tasks, n.kubeTasks()...)
 	if n.stapler != nil {
 		tasks = append(tasks, task{"certificate status", n.stapler.Run})
 	}

@@ -100,6 +100,8 @@ type settings struct {
 	UpstreamIdle     time.Duration
 	UpstreamVerify   bool
 
+	Kube kubeChoice
+
 	EchoListen string // address of the built-in echo upstream
 
 	LastKnownGood bool

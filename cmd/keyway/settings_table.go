@@ -18,7 +18,7 @@ type (
 
 // settingTable lists every node setting, in the order in which they are shown.
 func settingTable() []setting {
-	return slices.Concat(listenSettings(), sourceSettings(), requestSettings(), logSettings(), limitSettings(), upstreamSettings(), hcvSettings())
+	return slices.Concat(listenSettings(), sourceSettings(), requestSettings(), logSettings(), limitSettings(), upstreamSettings(), kubeSettings(), hcvSettings())
 }
 
 const listForm = "a comma list of host:port, or off"
@@ -91,7 +91,7 @@ func sourceSettings() []setting {
 func requestSettings() []setting {
 	return []setting{
 		{key: "request_policy", def: "strict", form: "strict or compatible, and address=policy for listeners that differ", meaning: "how doubtful paths and headers are treated", apply: requestPolicy},
-		{key: "router_flavor", def: spec.FlavorCompatible, form: "traditional_compatible, traditional or expressions", meaning: "what routes may say of when they match: fields, or expressions too", apply: oneOf(func(s *settings) *string { return &s.RouterFlavor }, spec.FlavorCompatible, spec.FlavorTraditional, spec.FlavorExpressions)},
+		{key: "router_flavor", def: spec.FlavorExpressions, form: "expressions, traditional_compatible or traditional", meaning: "what routes may say of when they match: fields or expressions, beside each other, or fields alone", apply: oneOf(func(s *settings) *string { return &s.RouterFlavor }, spec.FlavorCompatible, spec.FlavorTraditional, spec.FlavorExpressions)},
 		{key: "trusted_ips", def: "", form: "a comma list of addresses and CIDRs", meaning: "peers whose X-Forwarded-* and real_ip_header are believed", apply: trustedIPs},
 		{key: "proxy_protocol", def: "", form: "a comma list of addresses as in proxy_listen and proxy_tls_listen, or all", meaning: "listeners on which peers of trusted_ips begin each connection with a PROXY protocol header, version 1 or 2, that names the client", apply: func(s *settings, v string) error {
 			if v == "all" {

@@ -34,7 +34,7 @@ func (n *node) openSides(ctx context.Context) error {
 	page := admin.Page(func() any { return n.telemetry.Status(n) })
 	s := n.settings
 	var echoes []string
-	if len(s.Documents) == 0 && s.EchoListen != "off" {
+	if s.starts() && s.EchoListen != "off" {
 		echoes = []string{s.EchoListen}
 	}
 	for _, x := range []struct {
@@ -98,7 +98,7 @@ func (n *node) NotReady() []string {
 
 // Rejected lists the faults of documents that were not taken.
 func (n *node) Rejected() []telemetry.Problem {
-	_, problems := n.documents.Current()
+	_, problems := n.inputs().Current()
 	list := make([]telemetry.Problem, 0, len(problems))
 	for _, p := range problems {
 		list = append(list, telemetry.ProblemOf(p))
@@ -156,7 +156,7 @@ func (n *node) banner() {
 		n.log.Warn("DEVELOPMENT MODE: certificates come from a development CA in the data folder; do not use it for anything that matters")
 	}
 	n.log.Info("serving", slog.Any("proxy", n.settings.ProxyListen), slog.Any("proxy_tls", n.settings.ProxyTLSListen), slog.Any("status", n.settings.StatusListen), slog.String("data_dir", n.settings.DataDir))
-	if len(n.settings.Documents) > 0 || len(n.settings.ProxyTLSListen) == 0 {
+	if !n.settings.starts() || len(n.settings.ProxyTLSListen) == 0 {
 		return
 	}
 	secure := local(n.settings.ProxyTLSListen[0])

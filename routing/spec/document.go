@@ -2,10 +2,13 @@ package spec
 
 import "iter"
 
-// String is "file:line".
+// String is "file:line", the file alone where there are no lines.
 func (p Pos) String() string {
-	if p.File == "" {
+	switch {
+	case p.File == "":
 		return "line " + itoa(p.Line)
+	case p.Line == 0:
+		return p.File
 	}
 	return p.File + ":" + itoa(p.Line)
 }

@@ -94,6 +94,7 @@ type Route struct {
 	Expression              string // "" for null
 	Priority                *int   // of the expression, nil for null
 	MaxRequests             *int   // x_keyway_max_requests: in flight at a time, nil for no limit
+	Closed                  string // x_keyway_closed: why what matches is answered 503, "" for open
 }
 
 // Endpoint is an address, a port or both, of a stream route.

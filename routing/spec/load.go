@@ -78,6 +78,7 @@ type loader struct {
 	doc      *Document
 	problems Problems
 	unread   bool // a file could not be parsed
+	part     bool // foreign keys may lead out of what is loaded; see Compose
 	file     *file
 	configs  map[string]namedConfig // _plugin_configs of all files
 	repeats  map[string]int         // how often an unnamed entity with this content was seen

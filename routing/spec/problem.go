@@ -38,7 +38,7 @@ type Problem struct {
 func (p *Problem) Error() string {
 	var b strings.Builder
 	if p.Pos.File != "" {
-		fmt.Fprintf(&b, "%s:%d: ", p.Pos.File, p.Pos.Line)
+		b.WriteString(p.Pos.String() + ": ")
 	}
 	if p.Entity != "" {
 		b.WriteString(p.Entity)

@@ -145,6 +145,9 @@ func (l *loader) resolve() {
 			continue
 		}
 		id, ok := index.find(k.refers, *k.at)
+		if !ok && l.part && isUUID(*k.at) {
+			continue
+		}
 		if !ok {
 			l.blame(k.owner, k.pos, k.field, ReasonReference,
 				"invalid reference '"+k.field+": "+*k.at+"' (no such entry in '"+k.refers+"')")

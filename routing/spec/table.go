@@ -91,6 +91,7 @@ func (r *Route) fields(visit func(field)) {
 	visit(field{"response_buffering", &r.ResponseBuffering, kept})
 	visit(field{"x_keyway_path_policy", &r.PathPolicy, routePolicy})
 	visit(field{"x_keyway_max_requests", &r.MaxRequests, routeInFlight})
+	visit(field{"x_keyway_closed", &r.Closed, anyText})
 	visit(field{"expression", &r.Expression, routeExpression})
 	visit(field{"priority", &r.Priority, routePriority})
 }

@@ -75,6 +75,24 @@ type api struct {
 	client *http.Client
 }
 
+// Connect answers how the API server is asked: its address, a client that logs in, and
+// the namespace that the settings, the kubeconfig or the pod says. It reads files and
+// opens no connection.
+func (c Config) Connect() (base *url.URL, client *http.Client, namespace string, err error) {
+	if err := c.check(); err != nil {
+		return nil, nil, "", err
+	}
+	rc, own, err := c.connection()
+	if err != nil {
+		return nil, nil, "", err
+	}
+	a, err := connect(rc)
+	if err != nil {
+		return nil, nil, "", err
+	}
+	return a.base, a.client, own, nil
+}
+
 // connect makes an api. It opens no connection and starts nothing, which is why
 // the transport is made here: client-go's own starts goroutines that never end.
 func connect(rc *rest.Config) (*api, error) {

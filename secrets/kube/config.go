@@ -16,11 +16,14 @@ import (
 // ownNamespace is the file in which kubelet tells a pod its namespace.
 const ownNamespace = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 
+// everywhere stands for all namespaces.
+const everywhere = "*"
+
 // Config is the settings of the source. Kubeconfig and Server exclude each other;
 // without both, the pod's own service account is used.
 type Config struct {
 	Namespace  string   // of references without one, "" for the kubeconfig's, else the pod's, else "default"
-	Namespaces []string // others that references may name
+	Namespaces []string // others that references may name, "*" for all
 	Kubeconfig string   // absolute path
 	Context    string   // of the kubeconfig, "" for its current one
 	Server     string   // URL of the API server
@@ -62,7 +65,7 @@ func Parse(config map[string]any) (Config, error) {
 }
 
 func names(v any) ([]string, error) {
-	bad := errors.New("config.namespaces: it is no list of names; expected names of namespaces, such as [shop, billing]")
+	bad := errors.New("config.namespaces: it is no list of names; expected names of namespaces, such as [shop, billing], or \"*\" for all")
 	list, ok := v.([]any)
 	if !ok {
 		return nil, bad
@@ -70,7 +73,7 @@ func names(v any) ([]string, error) {
 	var all []string
 	for _, x := range list {
 		s, ok := x.(string)
-		if !ok || !validName(s) {
+		if !ok || s != everywhere && !validName(s) {
 			return nil, bad
 		}
 		all = append(all, s)
@@ -174,7 +177,7 @@ func place(resource, own string, others []string) (key, error) {
 	if !validName(namespace) || !validName(name) {
 		return key{}, fmt.Errorf("reading Secret %q: it is no name of a Secret; expected name or namespace/name", resource)
 	}
-	if namespace != own && !slices.Contains(others, namespace) {
+	if namespace != own && !slices.Contains(others, namespace) && !slices.Contains(others, everywhere) {
 		return key{}, fmt.Errorf("reading Secret %s: %w; add the namespace to config.namespaces of the vault", resource, errForeign)
 	}
 	return key{namespace, name}, nil

@@ -1,0 +1,61 @@
+package kube
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// most is how many bytes one answer may have.
+const most = 1 << 30
+
+// api asks the API server.
+type api struct {
+	base   *url.URL
+	client *http.Client
+}
+
+// open answers the body of a good answer. A bad one is an error of the API machinery,
+// which reflectors know.
+func (a *api) open(ctx context.Context, method, path string, query url.Values, form string, body []byte) (io.ReadCloser, error) {
+	u := a.base.JoinPath(path)
+	u.RawQuery = query.Encode()
+	r, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(body))
+	if err != nil {
+		return nil, fmt.Errorf("making a request: %w", err)
+	}
+	r.Header.Set("Accept", "application/json")
+	if body != nil {
+		r.Header.Set("Content-Type", form)
+	}
+	answer, err := a.client.Do(r)
+	if err != nil {
+		return nil, fmt.Errorf("asking the API server: %w", err)
+	}
+	if answer.StatusCode < http.StatusMultipleChoices {
+		return answer.Body, nil
+	}
+	defer answer.Body.Close()
+	text, _ := io.ReadAll(io.LimitReader(answer.Body, 64<<10))
+	var status metav1.Status
+	if json.Unmarshal(text, &status) == nil && status.Kind == "Status" && status.Code != 0 {
+		return nil, &apierrors.StatusError{ErrStatus: status}
+	}
+	return nil, apierrors.NewGenericServerResponse(answer.StatusCode, method, schema.GroupResource{Resource: path}, "", "", 0, true)
+}
+
+// absent says that an error means that there is no such thing.
+func absent(err error) bool {
+	return err != nil && apierrors.IsNotFound(err)
+}
+
+var errShape = errors.New("the API server sent what is no object of the kind that was asked for")

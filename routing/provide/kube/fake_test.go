@@ -1,0 +1,236 @@
+package kube
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// server is an API server as far as this package uses one.
+type server struct {
+	t    *testing.T
+	http *httptest.Server
+
+	mu       sync.Mutex
+	version  int
+	objects  map[string]map[string]any // by path
+	events   []event
+	oldest   int             // version that watches can go on from
+	unknown  map[string]bool // resources that are not defined
+	refuse   int             // status for everything, 0 for none
+	watchers map[chan struct{}]struct{}
+	lists    map[string]int
+}
+
+type event struct {
+	version int
+	kind    string
+	path    string
+	object  map[string]any
+}
+
+func newServer(t *testing.T) *server {
+	s := &server{t: t, objects: map[string]map[string]any{}, unknown: map[string]bool{}, watchers: map[chan struct{}]struct{}{}, lists: map[string]int{}, version: 1}
+	s.http = httptest.NewServer(s)
+	t.Cleanup(func() {
+		s.cut()
+		s.http.Close()
+	})
+	return s
+}
+
+// kubeconfig writes one that leads here.
+func (s *server) kubeconfig() string {
+	path := filepath.Join(s.t.TempDir(), "kubeconfig")
+	text := fmt.Sprintf(`{"apiVersion": "v1", "kind": "Config", "current-context": "c", "clusters": [{"name": "c", "cluster": {"server": %q}}], "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": "keyway"}}], "users": [{"name": "u", "user": {"token": "t"}}]}`, s.http.URL)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	return path
+}
+
+// put writes an object: "apis/networking.k8s.io/v1/namespaces/shop/ingresses/i".
+func (s *server) put(path, text string) {
+	s.t.Helper()
+	var o map[string]any
+	if err := json.Unmarshal([]byte(text), &o); err != nil {
+		s.t.Fatalf("%v: %s", err, text)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.store(path, o)
+}
+
+// store keeps an object. mu is held.
+func (s *server) store(path string, o map[string]any) {
+	parts := strings.Split(path, "/")
+	m, _ := o["metadata"].(map[string]any)
+	if m == nil {
+		m = map[string]any{}
+		o["metadata"] = m
+	}
+	m["name"] = parts[len(parts)-1]
+	if i := slices.Index(parts, "namespaces"); i >= 0 {
+		m["namespace"] = parts[i+1]
+	}
+	s.version++
+	m["resourceVersion"] = fmt.Sprint(s.version)
+	if m["uid"] == nil {
+		m["uid"] = fmt.Sprintf("uid-%d", s.version)
+	}
+	kind := "MODIFIED"
+	if s.objects[path] == nil {
+		kind = "ADDED"
+	}
+	s.objects[path] = o
+	s.events = append(s.events, event{s.version, kind, path, o})
+	s.wake()
+}
+
+func (s *server) remove(path string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := s.objects[path]
+	delete(s.objects, path)
+	s.version++
+	s.events = append(s.events, event{s.version, "DELETED", path, o})
+	s.wake()
+}
+
+// wake has watchers look again. mu is held.
+func (s *server) wake() {
+	for c := range s.watchers {
+		hint(c)
+	}
+}
+
+// set changes how the server answers.
+func (s *server) set(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f()
+}
+
+// cut ends every connection.
+func (s *server) cut() { s.http.CloseClientConnections() }
+
+// of splits the path of a list: the namespace, "" for all, and the rest.
+func of(path string) (namespace, resource string) {
+	if before, after, ok := strings.Cut(path, "/namespaces/"); ok {
+		ns, plural, _ := strings.Cut(after, "/")
+		return ns, before + "/" + plural
+	}
+	return "", path
+}
+
+// in says whether an object is in a list.
+func in(object, list string) bool {
+	ns, resource := of(list)
+	of1, of2 := of(object[:strings.LastIndex(object, "/")])
+	return of2 == resource && (ns == "" || ns == of1)
+}
+
+func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	path := strings.TrimPrefix(r.URL.Path, "/")
+	s.mu.Lock()
+	refuse := s.refuse
+	s.mu.Unlock()
+	switch _, resource := of(path); {
+	case refuse != 0:
+		s.status(w, refuse, "refused")
+	case s.unknown[resource]:
+		s.status(w, http.StatusNotFound, "the server could not find the requested resource")
+	case r.URL.Query().Get("watch") == "true":
+		s.watch(w, r, path)
+	default:
+		s.read(w, path)
+	}
+}
+
+func (s *server) status(w http.ResponseWriter, code int, message string) {
+	reason := map[int]string{403: "Forbidden", 404: "NotFound", 409: "Conflict", 410: "Expired", 429: "TooManyRequests"}[code]
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(map[string]any{"kind": "Status", "status": "Failure", "code": code, "message": message, "reason": reason})
+}
+
+func (s *server) read(w http.ResponseWriter, path string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if o := s.objects[path]; o != nil {
+		_ = json.NewEncoder(w).Encode(o)
+		return
+	}
+	if last := path[strings.LastIndex(path, "/")+1:]; !strings.HasSuffix(last, "s") || strings.Count(path, "/") > 5 {
+		s.status(w, http.StatusNotFound, "not found")
+		return
+	}
+	s.lists[path]++
+	list := []any{}
+	for p, o := range s.objects {
+		if in(p, path) {
+			list = append(list, o)
+		}
+	}
+	_ = json.NewEncoder(w).Encode(map[string]any{"metadata": map[string]any{"resourceVersion": fmt.Sprint(s.version)}, "items": list})
+}
+
+func (s *server) watch(w http.ResponseWriter, r *http.Request, path string) {
+	var from int
+	_, _ = fmt.Sscan(r.URL.Query().Get("resourceVersion"), &from)
+	c := make(chan struct{}, 1)
+	s.mu.Lock()
+	old := from < s.oldest
+	s.watchers[c] = struct{}{}
+	s.mu.Unlock()
+	defer s.set(func() { delete(s.watchers, c) })
+	if old {
+		s.status(w, http.StatusGone, "too old")
+		return
+	}
+	w.WriteHeader(http.StatusOK)
+	_ = http.NewResponseController(w).Flush()
+	for {
+		s.mu.Lock()
+		var out []event
+		for _, e := range s.events {
+			if e.version > from && in(e.path, path) {
+				out = append(out, e)
+			}
+		}
+		from = s.version
+		refuse := s.refuse
+		s.mu.Unlock()
+		for _, e := range out {
+			_ = json.NewEncoder(w).Encode(map[string]any{"type": e.kind, "object": e.object})
+		}
+		_ = http.NewResponseController(w).Flush()
+		if refuse != 0 {
+			return
+		}
+		select {
+		case <-r.Context().Done():
+			return
+		case <-c:
+		}
+	}
+}
+
+// poll waits for something.
+func poll(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	end := time.Now().Add(20 * time.Second)
+	for !ok() {
+		if time.Now().After(end) {
+			t.Fatalf("waited too long: %s", what)
+		}
+		<-time.After(2 * time.Millisecond)
+	}
+}

@@ -1,0 +1,51 @@
+package translate
+
+// Effect is what became of what was refused.
+type Effect string
+
+// The effects.
+const (
+	Ignored Effect = "ignored" // the value alone; its default stands
+	Closed  Effect = "closed"  // what the object serves answers 503
+	Kept    Effect = "kept"    // the object's last good form serves
+)
+
+// Finding is one thing that was refused: of which object, which field, and what was
+// expected there.
+type Finding struct {
+	Object  Ref
+	UID     string
+	Field   string // "metadata.annotations[konghq.com/protocols]"
+	Message string
+	Effect  Effect
+}
+
+// Error renders the finding in one line.
+func (f Finding) Error() string {
+	text := f.Object.String() + ": " + f.Field + ": " + f.Message
+	switch f.Effect {
+	case Closed:
+		return text + "; what it serves answers 503 until then"
+	case Kept:
+		return text + "; its last good form serves until then"
+	}
+	return text + "; it is left out"
+}
+
+// ignore notes that a value was left out without which nobody has more access.
+func (w *run) ignore(field, message string) { w.find(field, message, Ignored) }
+
+// refuse notes what cannot be left out.
+func (w *run) refuse(field, message string) {
+	if !w.refused {
+		w.refused, w.why = true, RefOf(w.subject).String()+": "+field+": "+message
+	}
+	w.find(field, message, Closed)
+}
+
+func (w *run) find(field, message string, effect Effect) {
+	if w.subject == nil {
+		return
+	}
+	w.findings = append(w.findings, Finding{Object: RefOf(w.subject), UID: w.subject.Common().UID, Field: field, Message: message, Effect: effect})
+}

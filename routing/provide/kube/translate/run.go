@@ -1,0 +1,228 @@
+package translate
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/keyway-edge/keyway/routing/spec"
+)
+
+// Kinds of units and collections.
+const (
+	unitIngress   = "ingress"   // routes
+	unitBackend   = "backend"   // a port of a Service: a service and its upstream
+	unitEndpoints = "endpoints" // of that port: targets
+	unitDefault   = "default"   // the one default backend; a collection of claims
+	unitHost      = "host"      // a server name; a collection of claims
+	unitPair      = "pair"      // a certificate in a Secret
+
+	collectSlices = "slices" // the EndpointSlices of a Service
+)
+
+// ranks is how many steps there are from what only gives to collections to what
+// only reads them.
+const ranks = 3
+
+// rank is the step at which a unit is made, unless one before needs what it says.
+func (r Ref) rank() int {
+	switch r.Kind {
+	case unitDefault, unitHost:
+		return 1
+	case unitPair:
+		return 2
+	}
+	return 0
+}
+
+// unit is the unit that is made of an object or of a collection, zero for none.
+func (r Ref) unit() Ref {
+	switch r.Kind {
+	case KindIngress:
+		return Ref{unitIngress, r.Namespace, r.Name}
+	case unitDefault, unitHost:
+		return r
+	}
+	return Ref{}
+}
+
+// subject is the object that a unit is made of, zero for none.
+func (r Ref) subject() Ref {
+	switch r.Kind {
+	case unitIngress:
+		return Ref{KindIngress, r.Namespace, r.Name}
+	case unitBackend, unitEndpoints:
+		name, _ := splitPort(r.Name)
+		return Ref{KindService, r.Namespace, name}
+	}
+	return Ref{}
+}
+
+// wanted says whether a unit has a reason to be.
+func (s *State) wanted(r Ref) bool {
+	switch r.Kind {
+	case unitIngress:
+		return s.objects[r.subject()] != nil
+	case unitDefault, unitHost:
+		return len(s.collections[r]) > 0
+	}
+	return s.asked[r] > 0
+}
+
+func (w *run) translate() {
+	switch w.self.Kind {
+	case unitIngress:
+		w.ingress()
+	case unitBackend:
+		w.backend()
+	case unitEndpoints:
+		w.endpoints()
+	case unitDefault:
+		w.defaultBackend()
+	case unitHost:
+		w.host()
+	case unitPair:
+		w.pair()
+	}
+}
+
+// portName is the name of a unit of a Service's port.
+func portName(service, port string) string { return service + ":" + port }
+
+func splitPort(name string) (service, port string) {
+	service, port, _ = strings.Cut(name, ":")
+	return service, port
+}
+
+// run is one making of one unit.
+type run struct {
+	*State
+	unit
+	self    Ref
+	subject Object
+	refused bool   // something was, and leaving it out would widen access
+	why     string // what was first
+}
+
+// look answers an object, nil for none, and remembers that it was asked for.
+func (w *run) look(kind, namespace, name string) Object {
+	r := Ref{kind, namespace, name}
+	w.reads[r] = struct{}{}
+	return w.objects[r]
+}
+
+// need has another unit made.
+func (w *run) need(r Ref) { w.unit.needs[r] = struct{}{} }
+
+// value answers what another unit says, which is made if it has to be.
+func (w *run) value(r Ref) any {
+	w.reads[r], w.unit.needs[r] = struct{}{}, struct{}{}
+	if _, dirty := w.dirty[r.rank()][r]; dirty || w.units[r] == nil {
+		w.make(r, true)
+	}
+	return w.units[r].value
+}
+
+// give says something in a collection.
+func (w *run) give(c Ref, v any) {
+	if w.gives == nil {
+		w.gives = map[Ref]any{}
+	}
+	w.gives[c] = v
+}
+
+// said is what one unit says in a collection.
+type said struct {
+	by Ref
+	v  any
+}
+
+// collected is what units say in a collection, in order of their names.
+func (w *run) collected(c Ref) []said {
+	w.reads[c] = struct{}{}
+	var list []said
+	for by, v := range w.collections[c] {
+		list = append(list, said{by, v})
+	}
+	slices.SortFunc(list, func(a, b said) int { return a.by.compare(b.by) })
+	return list
+}
+
+// compose makes the unit's entities. fields says, of a kind of entity and its field,
+// what the object calls it. It answers false, with findings, where they are refused.
+func (w *run) compose(values map[string][]any, fields map[string]string) bool {
+	doc, problems := spec.Compose(w.self.String(), values, w.cfg.Schemas)
+	for i, p := range problems {
+		if p.Field == "@entity" && i > 0 {
+			continue // what was said of one field, said of both
+		}
+		w.refuse(fieldOf(p, fields), p.Message)
+	}
+	if len(problems) > 0 {
+		return false
+	}
+	if w.doc != nil {
+		both := [2]*spec.Document{w.doc, doc}
+		doc = spec.Join(nil, nil, slices.Values(both[:]))
+	}
+	w.doc = doc
+	return true
+}
+
+// fieldOf is what an object calls the field of a problem.
+func fieldOf(p *spec.Problem, fields map[string]string) string {
+	first, rest, _ := strings.Cut(p.Field, ".")
+	name, ok := fields[p.Entity+"."+first]
+	switch {
+	case !ok:
+		return p.Field
+	case strings.Contains(name, "["): // an annotation is one text
+		return name
+	case rest != "":
+		return name + "." + rest
+	}
+	return name
+}
+
+// tags are those by which entities name their object.
+func (w *run) tags(o Object) []string {
+	m := o.Common()
+	group, version := groupOf(o.Kind())
+	list := []string{"k8s-name:" + m.Name}
+	if m.Namespace != "" {
+		list = append(list, "k8s-namespace:"+m.Namespace)
+	}
+	list = append(list, "k8s-kind:"+o.Kind())
+	if m.UID != "" {
+		list = append(list, "k8s-uid:"+m.UID)
+	}
+	if group != "" {
+		list = append(list, "k8s-group:"+group)
+	}
+	list = append(list, "k8s-version:"+version, "managed-by-ingress-controller")
+	own, field := annotated(m, "tags")
+	for _, tag := range commaList(own) {
+		if strings.ContainsAny(tag, "/") || !printable(tag) {
+			w.ignore(field, "expected a comma list of tags of printable characters but commas and slashes, not '"+tag+"'")
+			continue
+		}
+		list = append(list, tag)
+	}
+	return list
+}
+
+func printable(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f || r > 0xfffd })
+}
+
+// groupOf is the API group and version of a kind.
+func groupOf(kind string) (group, version string) {
+	switch kind {
+	case KindIngress, KindIngressClass:
+		return "networking.k8s.io", "v1"
+	case KindEndpointSlice:
+		return "discovery.k8s.io", "v1"
+	case KindParameters:
+		return "configuration.konghq.com", "v1alpha1"
+	}
+	return "", "v1"
+}
