@@ -168,6 +168,9 @@ func (c *cluster) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-c.files.Changed():
+			if doc, _ := c.files.Current(); doc != nil {
+				c.objects.Declare(doc.Vaults)
+			}
 		case <-c.objects.Changed():
 		}
 		c.hint()

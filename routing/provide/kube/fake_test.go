@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -28,6 +29,7 @@ type server struct {
 	refuse   int             // status for everything, 0 for none
 	watchers map[chan struct{}]struct{}
 	lists    map[string]int
+	selected map[string]int // of lists of Secrets: those without a selector of labels, by that of fields
 }
 
 type event struct {
@@ -38,7 +40,7 @@ type event struct {
 }
 
 func newServer(t *testing.T) *server {
-	s := &server{t: t, objects: map[string]map[string]any{}, unknown: map[string]bool{}, watchers: map[chan struct{}]struct{}{}, lists: map[string]int{}, version: 1}
+	s := &server{t: t, objects: map[string]map[string]any{}, unknown: map[string]bool{}, watchers: map[chan struct{}]struct{}{}, lists: map[string]int{}, selected: map[string]int{}, version: 1}
 	s.http = httptest.NewServer(s)
 	t.Cleanup(func() {
 		s.cut()
@@ -138,6 +140,21 @@ func in(object, list string) bool {
 	return of2 == resource && (ns == "" || ns == of1)
 }
 
+// selected says whether an object is one of those that a query asks for.
+func selected(q url.Values, o map[string]any) bool {
+	m, _ := o["metadata"].(map[string]any)
+	labels, _ := m["labels"].(map[string]any)
+	if name, ok := strings.CutPrefix(q.Get("fieldSelector"), "metadata.name="); ok && m["name"] != name {
+		return false
+	}
+	label, value, equal := strings.Cut(q.Get("labelSelector"), "=")
+	if label == "" {
+		return true
+	}
+	v, has := labels[label]
+	return has && (!equal || v == value)
+}
+
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := strings.TrimPrefix(r.URL.Path, "/")
 	s.mu.Lock()
@@ -151,7 +168,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.URL.Query().Get("watch") == "true":
 		s.watch(w, r, path)
 	default:
-		s.read(w, path)
+		s.read(w, path, r.URL.Query())
 	}
 }
 
@@ -161,7 +178,7 @@ func (s *server) status(w http.ResponseWriter, code int, message string) {
 	_ = json.NewEncoder(w).Encode(map[string]any{"kind": "Status", "status": "Failure", "code": code, "message": message, "reason": reason})
 }
 
-func (s *server) read(w http.ResponseWriter, path string) {
+func (s *server) read(w http.ResponseWriter, path string, q url.Values) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if o := s.objects[path]; o != nil {
@@ -172,10 +189,12 @@ func (s *server) read(w http.ResponseWriter, path string) {
 		s.status(w, http.StatusNotFound, "not found")
 		return
 	}
-	s.lists[path]++
+	if s.lists[path]++; strings.HasSuffix(path, "/secrets") && q.Get("labelSelector") == "" {
+		s.selected[q.Get("fieldSelector")]++
+	}
 	list := []any{}
 	for p, o := range s.objects {
-		if in(p, path) {
+		if in(p, path) && selected(q, o) {
 			list = append(list, o)
 		}
 	}
@@ -201,7 +220,7 @@ func (s *server) watch(w http.ResponseWriter, r *http.Request, path string) {
 		s.mu.Lock()
 		var out []event
 		for _, e := range s.events {
-			if e.version > from && in(e.path, path) {
+			if e.version > from && in(e.path, path) && selected(r.URL.Query(), e.object) {
 				out = append(out, e)
 			}
 		}

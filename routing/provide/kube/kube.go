@@ -33,11 +33,19 @@ type Provider struct {
 	sources []*source
 	changed chan struct{} // capacity 1
 
-	state *translate.State // owned by Run
+	state  *translate.State            // owned by Run
+	wanted map[translate.Ref]*followed // likewise: Secrets that configs of plugins are in
 
 	mu       sync.Mutex // guards the group below
 	document *spec.Document
 	findings []translate.Finding
+	vaults   []*spec.Vault // that other documents declare
+}
+
+// followed is a source of one object.
+type followed struct {
+	*source
+	stop func() // and wait
 }
 
 // resources are what is watched. Those of a kind that the server may not know come
@@ -50,6 +58,19 @@ func resources() []*resource {
 		{kind: translate.KindService, group: "api/v1", plural: "services"},
 		{kind: translate.KindEndpointSlice, group: "apis/discovery.k8s.io/v1", plural: "endpointslices", selector: "kubernetes.io/service-name"},
 		{kind: translate.KindParameters, group: kong + "v1alpha1", plural: "ingressclassparameterses", custom: true},
+		{kind: translate.KindPlugin, group: kong + "v1", plural: "kongplugins", custom: true},
+		{kind: translate.KindClusterPlugin, group: kong + "v1", plural: "kongclusterplugins", global: true, custom: true},
+		{kind: translate.KindConsumer, group: kong + "v1", plural: "kongconsumers", custom: true},
+		{kind: translate.KindConsumerGroup, group: kong + "v1beta1", plural: "kongconsumergroups", custom: true},
+		{kind: translate.KindUpstreamPolicy, group: kong + "v1beta1", plural: "kongupstreampolicies", custom: true},
+		{kind: translate.KindVault, group: kong + "v1alpha1", plural: "kongvaults", global: true, custom: true},
+		{kind: translate.KindKongIngress, group: kong + "v1", plural: "kongingresses", custom: true},
+		{kind: translate.KindTCPIngress, group: kong + "v1beta1", plural: "tcpingresses", custom: true},
+		{kind: translate.KindUDPIngress, group: kong + "v1beta1", plural: "udpingresses", custom: true},
+		{kind: translate.KindGrant, group: "apis/gateway.networking.k8s.io/v1", plural: "referencegrants", custom: true},
+		{kind: translate.KindCredential, group: "api/v1", plural: "secrets", selector: "konghq.com/credential"},
+		{kind: translate.KindAuthority, group: "api/v1", plural: "secrets", selector: "konghq.com/ca-cert=true"},
+		{kind: translate.KindAuthorityMap, group: "api/v1", plural: "configmaps", selector: "konghq.com/ca-cert=true"},
 	}
 }
 
@@ -60,7 +81,7 @@ func New(cfg Config) (*Provider, error) {
 		return nil, fmt.Errorf("connecting to Kubernetes: %w", err)
 	}
 	p := &Provider{
-		cfg: cfg, api: &api{base, client}, own: own, inbox: newInbox(), changed: make(chan struct{}, 1),
+		cfg: cfg, api: &api{base, client}, own: own, inbox: newInbox(), changed: make(chan struct{}, 1), wanted: map[translate.Ref]*followed{},
 		state: translate.NewState(translate.Config{Class: cfg.Class, Controllers: cfg.Controllers, Vault: cfg.Vault, Schemas: cfg.Schemas}),
 	}
 	for _, r := range resources() {
@@ -69,10 +90,23 @@ func New(cfg Config) (*Provider, error) {
 			namespaces = []string{""}
 		}
 		for _, ns := range namespaces {
-			p.sources = append(p.sources, &source{resource: r, namespace: ns, api: p.api, inbox: p.inbox, log: cfg.Log, known: map[translate.Ref]struct{}{}})
+			p.sources = append(p.sources, p.source(r, ns))
 		}
 	}
 	return p, nil
+}
+
+func (p *Provider) source(r *resource, namespace string) *source {
+	return &source{resource: r, namespace: namespace, api: p.api, inbox: p.inbox, log: p.cfg.Log, known: map[translate.Ref]struct{}{}}
+}
+
+// Declare says which vaults documents beside these declare: plugins may refer to them,
+// as far as their rules let them.
+func (p *Provider) Declare(vaults []*spec.Vault) {
+	p.mu.Lock()
+	p.vaults = vaults
+	p.mu.Unlock()
+	hint(p.inbox.ready)
 }
 
 // Current answers the latest document, nil before the cluster was read for the first
@@ -118,6 +152,11 @@ func (p *Provider) Run(ctx context.Context) error {
 	for _, s := range p.sources {
 		all.Go(func() { _ = s.run(ctx) })
 	}
+	defer func() {
+		for _, f := range p.wanted {
+			f.stop()
+		}
+	}()
 	return p.loop(ctx)
 }
 
@@ -125,7 +164,8 @@ func (p *Provider) Run(ctx context.Context) error {
 // long to make is given as long again, so that a storm of changes leaves room.
 const settle = 5 * time.Millisecond
 
-// loop owns the state. It reacts to two things: objects changed, and ctx ended.
+// loop owns the state. It reacts to two things: objects or what other documents declare
+// changed, and ctx ended.
 func (p *Provider) loop(ctx context.Context) error {
 	quiet := time.NewTimer(0)
 	defer quiet.Stop()
@@ -141,18 +181,72 @@ func (p *Provider) loop(ctx context.Context) error {
 		case <-quiet.C:
 		}
 		began := time.Now()
-		changed, listed := p.inbox.take()
-		for r, o := range changed {
+		for r, o := range p.inbox.take() {
 			if o == nil {
 				p.state.Delete(r)
 			} else {
 				p.state.Put(o)
 			}
 		}
-		if listed == len(p.sources) { // or it would be a document of half a cluster
-			p.offer(p.state.Document(), p.state.Findings())
+		if p.whole() { // or it would be a document of half a cluster
+			p.mu.Lock()
+			vaults := p.vaults
+			p.mu.Unlock()
+			p.state.Declare(vaults)
+			doc := p.state.Document()
+			if p.follow(ctx); p.document != nil || p.whole() {
+				p.offer(doc, p.state.Findings())
+			}
 		}
 		quiet.Reset(max(settle, time.Since(began)))
+	}
+}
+
+// whole says whether everything that is watched was listed.
+func (p *Provider) whole() bool {
+	return p.inbox.have(func(yield func(*source) bool) {
+		for _, s := range p.sources {
+			if !yield(s) {
+				return
+			}
+		}
+		if p.document != nil {
+			return // what is wanted later keeps nothing else waiting
+		}
+		for _, f := range p.wanted {
+			if !yield(f.source) {
+				return
+			}
+		}
+	})
+}
+
+// follow watches the Secrets that plugins want, and no others.
+func (p *Provider) follow(ctx context.Context) {
+	now := p.state.Wanted()
+	for r, f := range p.wanted {
+		if _, still := now[r]; !still {
+			f.stop()
+			delete(p.wanted, r)
+			p.inbox.forget(f.source)
+			p.state.Delete(r)
+		}
+	}
+	for r := range now {
+		if p.wanted[r] != nil {
+			continue
+		}
+		s := p.source(&resource{kind: translate.KindSecret, group: "api/v1", plural: "secrets", name: r.Name}, r.Namespace)
+		own, cancel := context.WithCancel(ctx)
+		done := make(chan struct{})
+		go func() { // its owner is the entry in wanted
+			defer close(done)
+			_ = s.run(own)
+		}()
+		p.wanted[r] = &followed{source: s, stop: func() {
+			cancel()
+			<-done
+		}}
 	}
 }
 

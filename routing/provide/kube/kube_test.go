@@ -171,7 +171,7 @@ func TestProviderWatchesItsNamespacesOnly(t *testing.T) {
 	x.server.mu.Lock()
 	defer x.server.mu.Unlock()
 	for path := range x.lists {
-		if !strings.Contains(path, "/namespaces/shop/") && !strings.Contains(path, "/namespaces/other/") && !strings.HasSuffix(path, "/ingressclasses") {
+		if !strings.Contains(path, "/namespaces/shop/") && !strings.Contains(path, "/namespaces/other/") && !strings.HasSuffix(path, "/ingressclasses") && !strings.HasSuffix(path, "/kongvaults") && !strings.HasSuffix(path, "/kongclusterplugins") {
 			t.Errorf("%s was listed", path)
 		}
 	}
@@ -189,4 +189,38 @@ func TestNoDocumentOfHalfACluster(t *testing.T) {
 	}
 	x.server.set(func() { x.refuse = 0 })
 	x.until("shop.i.web.a.test.80")
+}
+
+// TestOnlySecretsThatAreNeededAreRead: those with labels, and those that configs of
+// plugins are in, for as long as they are.
+func TestOnlySecretsThatAreNeededAreRead(t *testing.T) {
+	x := provide(t, func(c *Config, s *server) {
+		c.Schemas = spec.Schemas{"limit": {Name: "limit", Fields: []spec.Schema{{Name: "minute", Type: spec.Number}}}}
+		s.put("api/v1/namespaces/shop/secrets/unused", `{"data": {"key": "eA=="}}`)
+		s.put("api/v1/namespaces/shop/secrets/config", `{"data": {"json": "eyJtaW51dGUiOiA1fQ=="}}`)
+		s.put("apis/configuration.konghq.com/v1/namespaces/shop/kongplugins/limit", `{"plugin": "limit", "configFrom": {"secretKeyRef": {"name": "config", "key": "json"}}}`)
+	})
+	x.shop()
+	x.ingress("i", "a.test", `"konghq.com/plugins": "limit"`)
+	minute := func() any {
+		if doc, _ := x.Current(); doc != nil && len(doc.Plugins) == 1 {
+			return doc.Plugins[0].Config["minute"]
+		}
+		return nil
+	}
+	poll(t, "the config is used", func() bool { return minute() == 5.0 })
+	x.put("api/v1/namespaces/shop/secrets/config", `{"data": {"json": "eyJtaW51dGUiOiA2fQ=="}}`)
+	poll(t, "the changed config is used", func() bool { return minute() == 6.0 })
+	x.put("apis/configuration.konghq.com/v1/namespaces/shop/kongplugins/limit", `{"plugin": "limit", "config": {"minute": 7}}`)
+	poll(t, "the config of its own is used", func() bool { return minute() == 7.0 })
+	x.server.mu.Lock()
+	defer x.server.mu.Unlock()
+	for q := range x.selected {
+		if q != "" && q != "metadata.name=config" {
+			t.Errorf("Secrets with %s were asked for", q)
+		}
+	}
+	if x.selected["metadata.name=config"] == 0 || x.selected[""] > 0 {
+		t.Errorf("Secrets were asked for as %v", x.selected)
+	}
 }

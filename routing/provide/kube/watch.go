@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -32,6 +33,7 @@ type resource struct {
 	plural   string
 	global   bool   // it has no namespaces
 	selector string // of labels, "" for all objects
+	name     string // of the one object, "" for all
 	custom   bool   // the server may not know it
 }
 
@@ -107,6 +109,9 @@ func (s *source) outcome(err error) {
 	before := s.failed
 	s.failed = err
 	s.mu.Unlock()
+	if err != nil && s.name != "" {
+		s.inbox.put(nil, s) // nobody waits for what may not be read
+	}
 	at := []any{slog.String("kind", s.kind), slog.String("namespace", s.namespace)}
 	switch {
 	case err != nil && before == nil:
@@ -129,6 +134,9 @@ func (s *source) query(o *metav1.ListOptions) url.Values {
 		if v != "" {
 			q.Set(name, v)
 		}
+	}
+	if s.name != "" {
+		q.Set("fieldSelector", "metadata.name="+s.name)
 	}
 	if o.Limit > 0 {
 		q.Set("limit", strconv.FormatInt(o.Limit, 10))
@@ -370,13 +378,32 @@ func (b *inbox) put(changed map[translate.Ref]translate.Object, listed *source) 
 	hint(b.ready)
 }
 
-// take empties the inbox. It answers too how many sources have been listed.
-func (b *inbox) take() (changed map[translate.Ref]translate.Object, listed int) {
+// take empties the inbox.
+func (b *inbox) take() (changed map[translate.Ref]translate.Object) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	changed = b.changed
 	b.changed = map[translate.Ref]translate.Object{}
-	return changed, len(b.listed)
+	return changed
+}
+
+// have says whether the whole list of each of these came.
+func (b *inbox) have(sources iter.Seq[*source]) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for s := range sources {
+		if _, ok := b.listed[s]; !ok {
+			return false
+		}
+	}
+	return true
+}
+
+// forget lets go of a source.
+func (b *inbox) forget(s *source) {
+	b.mu.Lock()
+	delete(b.listed, s)
+	b.mu.Unlock()
 }
 
 func hint(c chan struct{}) {

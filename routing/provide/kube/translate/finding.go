@@ -38,7 +38,11 @@ func (w *run) ignore(field, message string) { w.find(field, message, Ignored) }
 // refuse notes what cannot be left out.
 func (w *run) refuse(field, message string) {
 	if !w.refused {
-		w.refused, w.why = true, RefOf(w.subject).String()+": "+field+": "+message
+		of := w.self
+		if w.subject != nil {
+			of = RefOf(w.subject)
+		}
+		w.refused, w.why = true, of.String()+": "+field+": "+message
 	}
 	w.find(field, message, Closed)
 }

@@ -16,12 +16,7 @@ type claim struct {
 // first is the oldest claim, of equal ones the first by name. What the others lose is a
 // finding of theirs.
 func (w *run) first(all []said, field, what string) *claim {
-	var best *claim
-	for _, s := range all {
-		if c, ok := s.v.(claim); ok && (best == nil || c.Created.Before(best.Created)) {
-			best = &c
-		}
-	}
+	best := oldest(all)
 	for _, s := range all {
 		c, ok := s.v.(claim)
 		if !ok || c == *best || c.Secret != "" && c.Secret == best.Secret && c.Object.Namespace == best.Object.Namespace {

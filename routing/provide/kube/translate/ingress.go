@@ -27,23 +27,24 @@ func (w *run) ingress() {
 	}
 	opts := w.options(o)
 	groups := w.groups(o, opts)
+	opts.closed = w.plugins(&o.Meta, "route", ids(groups))
 	if w.refused {
 		opts.closed = w.why
 	}
 	values := map[string][]any{}
 	for _, g := range groups {
-		w.route(o, g, opts, values)
+		w.route(g, opts, values)
 	}
 	if len(values) > 0 && !w.compose(values, opts.origins) {
 		// What the route matches is right, or it would have been refused before.
 		opts.closed, opts.fields, opts.tags = w.why, nil, nil
 		values = map[string][]any{}
 		for _, g := range groups {
-			w.route(o, g, opts, values)
+			w.route(g, opts, values)
 		}
 		w.compose(values, nil)
 	}
-	w.servedNames(o)
+	w.servedNames(o, o.Spec.TLS)
 	if o.Spec.DefaultBackend != nil {
 		w.give(Ref{Kind: unitDefault}, claim{Object: RefOf(o), Created: o.CreationTimestamp})
 	}
@@ -110,7 +111,7 @@ func (w *run) serve(g *group, backend Ref, at string) {
 }
 
 // route adds the values of a group's route.
-func (w *run) route(o *Ingress, g *group, opts *options, values map[string][]any) {
+func (w *run) route(g *group, opts *options, values map[string][]any) {
 	match := matcher{hosts: opts.aliases, methods: opts.methods, headers: opts.headers, snis: opts.snis, paths: g.paths}
 	if g.host != "" {
 		match.hosts = append([]string{g.host}, opts.aliases...)
@@ -129,11 +130,26 @@ func (w *run) route(o *Ingress, g *group, opts *options, values map[string][]any
 		r["x_keyway_closed"] = why
 	}
 	values["routes"] = append(values["routes"], r)
+	if opts.rewrite != "" && opts.closed == "" {
+		values["plugins"] = append(values["plugins"], map[string]any{
+			"name": "request-transformer", "route": routeID(g), "config": map[string]any{"replace": map[string]any{"uri": opts.rewrite}}, "tags": opts.tags,
+		})
+	}
+}
+
+func routeID(g *group) string { return spec.DeriveID("routes", g.name) }
+
+func ids(groups []*group) []string {
+	list := make([]string, len(groups))
+	for i, g := range groups {
+		list[i] = routeID(g)
+	}
+	return list
 }
 
 // servedNames claims the server names of an Ingress for the certificates in its Secrets.
-func (w *run) servedNames(o *Ingress) {
-	for i, t := range o.Spec.TLS {
+func (w *run) servedNames(o Object, sections []IngressTLS) {
+	for i, t := range sections {
 		if t.SecretName == "" {
 			continue
 		}
@@ -149,7 +165,7 @@ func (w *run) servedNames(o *Ingress) {
 			}
 			c := Ref{Kind: unitHost, Name: host}
 			if _, twice := w.gives[c]; !twice { // the first section counts
-				w.give(c, claim{Object: RefOf(o), Created: o.CreationTimestamp, Secret: t.SecretName})
+				w.give(c, claim{Object: RefOf(o), Created: o.Common().CreationTimestamp, Secret: t.SecretName})
 			}
 		}
 	}
@@ -171,11 +187,12 @@ func (w *run) defaultBackend() {
 	g := w.backendOf(o, o.Spec.DefaultBackend, "", "spec.defaultBackend")
 	g.name = o.Namespace + "." + o.Name
 	g.paths = []path{{kind: prefixPath, text: "/"}}
+	opts.closed = w.plugins(&o.Meta, "route", ids([]*group{g}))
 	if w.refused {
 		opts.closed = w.why
 	}
 	values := map[string][]any{}
-	w.route(o, g, opts, values)
+	w.route(g, opts, values)
 	r, _ := values["routes"][0].(map[string]any)
 	r["priority"] = 0
 	w.compose(values, opts.origins)
@@ -192,13 +209,16 @@ func serviceID(backend Ref) string { return spec.DeriveID("services", serviceNam
 
 // serviceName is shop.web.80.
 func serviceName(backend Ref) string {
-	service, port := splitPort(backend.Name)
-	return strings.Join([]string{backend.Namespace, service, port}, ".")
+	service, port, transport := splitPort(backend.Name)
+	return strings.TrimSuffix(strings.Join([]string{backend.Namespace, service, port, transport}, "."), ".")
 }
 
 // upstreamName is web.shop.80.svc.
 func upstreamName(backend Ref) string {
-	service, port := splitPort(backend.Name)
+	service, port, transport := splitPort(backend.Name)
+	if transport != "" {
+		port += "." + transport
+	}
 	return strings.Join([]string{service, backend.Namespace, port, "svc"}, ".")
 }
 

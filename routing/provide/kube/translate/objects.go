@@ -31,9 +31,9 @@ type Ref struct{ Kind, Namespace, Name string }
 // String is "Ingress shop/web".
 func (r Ref) String() string {
 	if r.Namespace == "" {
-		return r.Kind + " " + r.Name
+		return Shown(r.Kind) + " " + r.Name
 	}
-	return r.Kind + " " + r.Namespace + "/" + r.Name
+	return Shown(r.Kind) + " " + r.Namespace + "/" + r.Name
 }
 
 // RefOf names an object.
@@ -211,6 +211,30 @@ func New(kind string) Object {
 		return &Service{}
 	case KindEndpointSlice:
 		return &EndpointSlice{}
+	case KindPlugin, KindClusterPlugin:
+		return &Plugin{cluster: kind == KindClusterPlugin}
+	case KindConsumer:
+		return &Consumer{}
+	case KindConsumerGroup:
+		return &ConsumerGroup{}
+	case KindUpstreamPolicy:
+		return &UpstreamPolicy{}
+	case KindVault:
+		return &KongVault{}
+	case KindKongIngress:
+		return &KongIngress{}
+	case KindTCPIngress, KindUDPIngress:
+		return &StreamIngress{datagram: kind == KindUDPIngress}
+	case KindGrant:
+		return &Grant{}
+	case KindCredential:
+		return &Credential{}
+	case KindAuthority:
+		return &Authority{}
+	case KindAuthorityMap:
+		return &AuthorityMap{}
+	case KindSecret:
+		return &Secret{}
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package translate
 
 import (
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -17,6 +18,7 @@ type options struct {
 	regexPrefix   string
 	regexPriority int
 	legacyRegex   bool
+	rewrite       string // template of the path at the origin, "" for none
 	closed        string // why all routes are
 }
 
@@ -49,6 +51,7 @@ func (w *run) options(o *Ingress) *options {
 	}
 	w.protocols(m, opts)
 	w.conditions(m, opts)
+	w.rewrite(m, opts)
 	return opts
 }
 
@@ -165,3 +168,24 @@ func atoi(digits string) int {
 	}
 	return n
 }
+
+// rewrite reads the path that the origin is asked for. $1 is what the first group of a
+// regular expression matched.
+func (w *run) rewrite(m *Meta, opts *options) {
+	text, field := annotated(m, "rewrite")
+	if text == "" {
+		return
+	}
+	if text[0] != '/' || !printable(text) || strings.Contains(text, "$(") {
+		w.refuse(field, "expected a path that begins with /, in which $1 is what the first group matched, not '"+text+"'")
+		return
+	}
+	opts.rewrite = group1.ReplaceAllString(text, "$$(uri_captures[$1])")
+	for _, item := range commaList(m.Annotations[kongPrefix+"plugins"] + "," + m.Annotations[ownPrefix+"plugins"]) {
+		if state, _ := w.value(pluginUnit(m.Namespace, item)).(pluginState); state.Plugin == "request-transformer" {
+			w.refuse(field, "expected no plugin request-transformer beside it; '"+item+"' is one")
+		}
+	}
+}
+
+var group1 = regexp.MustCompile(`\$([0-9]+)`)

@@ -10,26 +10,56 @@ import (
 // Kinds of units and collections.
 const (
 	unitIngress   = "ingress"   // routes
+	unitStream    = "stream"    // routes of TCP or UDP; the name ends in the transport
 	unitBackend   = "backend"   // a port of a Service: a service and its upstream
 	unitEndpoints = "endpoints" // of that port: targets
-	unitDefault   = "default"   // the one default backend; a collection of claims
-	unitHost      = "host"      // a server name; a collection of claims
-	unitPair      = "pair"      // a certificate in a Secret
+	unitPlugin    = "plugin"    // a plugin object, by itself; without namespace one of the cluster
+	unitConsumer  = "consumer"  // what a consumer claims
+	unitGroup     = "group"     // which plugins a group of consumers uses
+	unitVault     = "vault"     // what a vault claims
+	unitAuthority = "authority" // what a Secret or ConfigMap of an authority claims
 
-	collectSlices = "slices" // the EndpointSlices of a Service
+	// Of collections of claims, named like them.
+	unitDefault     = "default" // the one default backend
+	unitHost        = "host"    // a server name
+	unitPrefix      = "prefix"  // a vault, by its prefix
+	unitAuthorityID = "authority-id"
+	unitPerson      = "person" // a consumer whose names are its own; not of a collection
+	collectUses     = "uses"   // of a plugin object: the scopes it is for
+	unitScope       = "scope"  // a plugin of a document
+	unitPair        = "pair"   // a certificate in a Secret; not of a collection
+
+	// Collections that others read.
+	collectSlices   = "slices" // the EndpointSlices of a Service
+	collectGrants   = "grants" // of a namespace
+	collectUsername = "username"
+	collectCustomID = "custom-id"
+	collectMembers  = "members" // of a group of consumers
+	declaredVaults  = "declared-vaults"
 )
 
 // ranks is how many steps there are from what only gives to collections to what
 // only reads them.
-const ranks = 3
+const ranks = 4
+
+// published is what is read of a unit's value: who reads it does not read what is said
+// in the collection of that name.
+func (r Ref) published() Ref {
+	if r.Kind == collectUses {
+		r.Kind = "uses-value"
+	}
+	return r
+}
 
 // rank is the step at which a unit is made, unless one before needs what it says.
 func (r Ref) rank() int {
 	switch r.Kind {
-	case unitDefault, unitHost:
+	case unitDefault, unitHost, unitPerson, unitPrefix, unitAuthorityID:
 		return 1
-	case unitPair:
+	case collectUses:
 		return 2
+	case unitScope, unitPair:
+		return 3
 	}
 	return 0
 }
@@ -39,7 +69,23 @@ func (r Ref) unit() Ref {
 	switch r.Kind {
 	case KindIngress:
 		return Ref{unitIngress, r.Namespace, r.Name}
-	case unitDefault, unitHost:
+	case KindTCPIngress:
+		return Ref{unitStream, r.Namespace, r.Name + ":tcp"}
+	case KindUDPIngress:
+		return Ref{unitStream, r.Namespace, r.Name + ":udp"}
+	case KindPlugin, KindClusterPlugin:
+		return pluginUnit(r.Namespace, r.Name)
+	case KindConsumer:
+		return Ref{unitConsumer, r.Namespace, r.Name}
+	case KindConsumerGroup:
+		return Ref{unitGroup, r.Namespace, r.Name}
+	case KindVault:
+		return Ref{unitVault, "", r.Name}
+	case KindAuthority:
+		return Ref{unitAuthority, r.Namespace, r.Name}
+	case KindAuthorityMap:
+		return Ref{unitAuthority, r.Namespace, r.Name + ":map"}
+	case unitDefault, unitHost, unitPrefix, unitAuthorityID, collectUses, unitScope:
 		return r
 	}
 	return Ref{}
@@ -47,50 +93,57 @@ func (r Ref) unit() Ref {
 
 // subject is the object that a unit is made of, zero for none.
 func (r Ref) subject() Ref {
-	switch r.Kind {
-	case unitIngress:
-		return Ref{KindIngress, r.Namespace, r.Name}
-	case unitBackend, unitEndpoints:
-		name, _ := splitPort(r.Name)
-		return Ref{KindService, r.Namespace, name}
+	name, more, _ := strings.Cut(r.Name, ":")
+	kind := map[string]string{
+		unitIngress: KindIngress, unitBackend: KindService, unitEndpoints: KindService, unitConsumer: KindConsumer, unitPerson: KindConsumer,
+		unitGroup: KindConsumerGroup, unitVault: KindVault, unitAuthority: KindAuthority, unitStream: KindTCPIngress, unitPlugin: KindPlugin,
+	}[r.Kind]
+	switch {
+	case kind == "":
+		return Ref{}
+	case r.Kind == unitAuthority && more != "":
+		kind = KindAuthorityMap
+	case r.Kind == unitStream && more == "udp":
+		kind = KindUDPIngress
+	case r.Kind == unitPlugin && r.Namespace == "":
+		kind = KindClusterPlugin
 	}
-	return Ref{}
+	return Ref{kind, r.Namespace, name}
 }
 
-// wanted says whether a unit has a reason to be.
+// wanted says whether a unit has a reason to be: its object, what is said in its
+// collection, or another unit that needs it.
 func (s *State) wanted(r Ref) bool {
 	switch r.Kind {
-	case unitIngress:
+	case unitIngress, unitStream, unitConsumer, unitGroup, unitVault, unitAuthority:
 		return s.objects[r.subject()] != nil
-	case unitDefault, unitHost:
+	case unitDefault, unitHost, unitPrefix, unitAuthorityID, collectUses, unitScope:
 		return len(s.collections[r]) > 0
+	case unitPlugin:
+		return s.objects[r.subject()] != nil || s.asked[r] > 0
 	}
 	return s.asked[r] > 0
 }
 
 func (w *run) translate() {
-	switch w.self.Kind {
-	case unitIngress:
-		w.ingress()
-	case unitBackend:
-		w.backend()
-	case unitEndpoints:
-		w.endpoints()
-	case unitDefault:
-		w.defaultBackend()
-	case unitHost:
-		w.host()
-	case unitPair:
-		w.pair()
+	do := map[string]func(){
+		unitIngress: w.ingress, unitStream: w.stream, unitBackend: w.backend, unitEndpoints: w.endpoints, unitPlugin: w.plugin, unitConsumer: w.consumer,
+		unitGroup: w.consumerGroup, unitVault: w.kongVault, unitAuthority: w.authority, unitDefault: w.defaultBackend, unitHost: w.host,
+		unitPrefix: w.prefix, unitAuthorityID: w.authorityID, unitPerson: w.person, collectUses: w.uses, unitScope: w.scope, unitPair: w.pair,
+	}[w.self.Kind]
+	if do != nil {
+		do()
 	}
 }
 
 // portName is the name of a unit of a Service's port.
 func portName(service, port string) string { return service + ":" + port }
 
-func splitPort(name string) (service, port string) {
+// splitPort takes such a name apart. transport is "" for requests.
+func splitPort(name string) (service, port, transport string) {
 	service, port, _ = strings.Cut(name, ":")
-	return service, port
+	port, transport, _ = strings.Cut(port, ":")
+	return service, port, transport
 }
 
 // run is one making of one unit.
@@ -121,6 +174,9 @@ func (w *run) value(r Ref) any {
 	}
 	return w.units[r].value
 }
+
+// say is what other units read of this one.
+func (w *run) say(v any) { w.unit.value = v }
 
 // give says something in a collection.
 func (w *run) give(c Ref, v any) {
@@ -191,7 +247,7 @@ func (w *run) tags(o Object) []string {
 	if m.Namespace != "" {
 		list = append(list, "k8s-namespace:"+m.Namespace)
 	}
-	list = append(list, "k8s-kind:"+o.Kind())
+	list = append(list, "k8s-kind:"+Shown(o.Kind()))
 	if m.UID != "" {
 		list = append(list, "k8s-uid:"+m.UID)
 	}
@@ -221,8 +277,25 @@ func groupOf(kind string) (group, version string) {
 		return "networking.k8s.io", "v1"
 	case KindEndpointSlice:
 		return "discovery.k8s.io", "v1"
-	case KindParameters:
-		return "configuration.konghq.com", "v1alpha1"
+	case KindPlugin, KindClusterPlugin, KindConsumer, KindKongIngress:
+		return konghq, "v1"
+	case KindConsumerGroup, KindUpstreamPolicy, KindTCPIngress, KindUDPIngress:
+		return konghq, "v1beta1"
+	case KindParameters, KindVault:
+		return konghq, "v1alpha1"
+	case KindGrant:
+		return "gateway.networking.k8s.io", "v1"
 	}
 	return "", "v1"
+}
+
+// Shown is what users call a kind.
+func Shown(kind string) string {
+	switch kind {
+	case KindCredential, KindAuthority:
+		return "Secret"
+	case KindAuthorityMap:
+		return "ConfigMap"
+	}
+	return kind
 }

@@ -28,20 +28,33 @@ func (s *Service) port(port string) (ServicePort, bool) {
 
 // backend makes the service and the upstream of a port of a Service.
 func (w *run) backend() {
-	name, port := splitPort(w.self.Name)
+	name, port, transport := splitPort(w.self.Name)
 	s, ok := w.subject.(*Service)
 	if !ok {
-		w.unit.value = backendState{Missing: "expected the name of a Service in namespace " + w.self.Namespace + "; there is no '" + name + "'"}
+		w.say(backendState{Missing: "expected the name of a Service in namespace " + w.self.Namespace + "; there is no '" + name + "'"})
 		return
 	}
 	if _, ok := s.port(port); !ok {
-		w.unit.value = backendState{Missing: "expected the name or the number of a port of Service " + s.Namespace + "/" + name + "; it has no '" + port + "'"}
+		w.say(backendState{Missing: "expected the name or the number of a port of Service " + s.Namespace + "/" + name + "; it has no '" + port + "'"})
 		return
 	}
 	fields := map[string]string{}
 	service := map[string]any{"name": serviceName(w.self), "host": upstreamName(w.self), "tags": w.tags(s)}
 	upstream := map[string]any{"name": upstreamName(w.self), "tags": service["tags"]}
 	w.serviceOptions(&s.Meta, service, upstream, fields)
+	if transport != "" {
+		for _, field := range []string{"path", "retries"} {
+			delete(service, field)
+		}
+		if protocol, _ := service["protocol"].(string); transport == "udp" || protocol != "tls" {
+			service["protocol"] = transport
+		}
+	}
+	w.policy(&s.Meta, upstream, fields)
+	closed := w.plugins(&s.Meta, "service", []string{serviceID(w.self)})
+	if closed != "" && !w.refused {
+		w.refused, w.why = true, closed
+	}
 	w.composeBackend(service, upstream, fields)
 	w.need(Ref{unitEndpoints, w.self.Namespace, w.self.Name})
 }
@@ -50,10 +63,10 @@ func (w *run) backend() {
 func (w *run) composeBackend(service, upstream map[string]any, fields map[string]string) {
 	values := map[string][]any{"services": {service}, "upstreams": {upstream}}
 	if !w.refused && w.compose(values, fields) {
-		w.unit.value = backendState{}
+		w.say(backendState{})
 		return
 	}
-	w.unit.value = backendState{Closed: w.why}
+	w.say(backendState{Closed: w.why})
 	values["services"] = []any{map[string]any{"name": service["name"], "host": service["host"]}}
 	values["upstreams"] = []any{map[string]any{"name": upstream["name"]}}
 	w.compose(values, nil)
@@ -101,6 +114,7 @@ func (w *run) serviceTLS(m *Meta, service map[string]any, fields map[string]stri
 	text, field := annotated(m, "tls-verify")
 	fields["services.tls_verify"] = field
 	w.guard(field, text, func(yes bool) { service["tls_verify"] = yes })
+	w.authorities(m, service, fields)
 	w.whole(m, "tls-verify-depth", 0, 64, func(n int) { service["tls_verify_depth"] = n })
 }
 
@@ -116,7 +130,7 @@ func (w *run) endpoints() {
 	if !ok {
 		return
 	}
-	name, port := splitPort(w.self.Name)
+	name, port, _ := splitPort(w.self.Name)
 	p, ok := s.port(port)
 	if !ok {
 		return

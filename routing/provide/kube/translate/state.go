@@ -29,6 +29,9 @@ type State struct {
 	cfg         Config
 	objects     map[Ref]Object
 	slices      map[Ref]map[string]*EndpointSlice // by Service
+	grants      map[string]map[string]*Grant      // by namespace
+	vaults      map[string]*spec.Vault            // that other documents declare, by prefix
+	secrets     map[Ref]struct{}                  // that units read
 	units       map[Ref]*unit
 	collections map[Ref]map[Ref]any // what units say of one thing
 	readers     map[Ref]map[Ref]struct{}
@@ -46,7 +49,7 @@ type State struct {
 // NewState makes a State without objects.
 func NewState(cfg Config) *State {
 	s := &State{
-		cfg: cfg, objects: map[Ref]Object{}, slices: map[Ref]map[string]*EndpointSlice{}, units: map[Ref]*unit{},
+		cfg: cfg, objects: map[Ref]Object{}, slices: map[Ref]map[string]*EndpointSlice{}, grants: map[string]map[string]*Grant{}, secrets: map[Ref]struct{}{}, units: map[Ref]*unit{},
 		collections: map[Ref]map[Ref]any{}, readers: map[Ref]map[Ref]struct{}{}, asked: map[Ref]int{},
 		good: map[Ref]Object{}, wrong: map[Ref]struct{}{}, kinds: map[string]bool{},
 	}
@@ -109,6 +112,9 @@ func (s *State) moved(r Ref, old, now Object) {
 	if slice, ok := now.(*EndpointSlice); ok {
 		s.file(slice, slice)
 	}
+	if r.Kind == KindGrant {
+		s.lend(r, now)
+	}
 	if u := r.unit(); u.Kind != "" && (now != nil || s.units[u] != nil) {
 		s.soil(u)
 	}
@@ -128,6 +134,22 @@ func (s *State) file(slice, now *EndpointSlice) {
 	}
 	s.touch(of)
 }
+
+// lend keeps a grant, or nil in its place, with those of its namespace.
+func (s *State) lend(r Ref, now Object) {
+	if g, ok := now.(*Grant); ok {
+		if s.grants[r.Namespace] == nil {
+			s.grants[r.Namespace] = map[string]*Grant{}
+		}
+		s.grants[r.Namespace][r.Name] = g
+	} else if delete(s.grants[r.Namespace], r.Name); len(s.grants[r.Namespace]) == 0 {
+		delete(s.grants, r.Namespace)
+	}
+	s.touch(Ref{Kind: collectGrants, Namespace: r.Namespace})
+}
+
+// Wanted are the Secrets whose content plugins want, which nobody else watches.
+func (s *State) Wanted() map[Ref]struct{} { return s.secrets }
 
 // touch has whatever read something made again.
 func (s *State) touch(r Ref) {
@@ -257,12 +279,16 @@ func (s *State) replace(r Ref, old, now *unit) {
 			delete(s.readers[read], r)
 			if len(s.readers[read]) == 0 {
 				delete(s.readers, read)
+				delete(s.secrets, read)
 			}
 		}
 	}
 	for read := range next.reads {
 		if s.readers[read] == nil {
 			s.readers[read] = map[Ref]struct{}{}
+			if read.Kind == KindSecret {
+				s.secrets[read] = struct{}{}
+			}
 		}
 		s.readers[read][r] = struct{}{}
 	}
@@ -284,7 +310,7 @@ func (s *State) replace(r Ref, old, now *unit) {
 	}
 	s.collect(r, old.gives, next.gives)
 	if !reflect.DeepEqual(old.value, next.value) {
-		s.touch(r)
+		s.touch(r.published())
 	}
 	if (old.doc == nil) != (next.doc == nil) {
 		s.disordered = true

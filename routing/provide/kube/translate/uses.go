@@ -1,0 +1,179 @@
+package translate
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/keyway-edge/keyway/routing/spec"
+)
+
+// mostUses is how many combinations of entities one plugin object may be used by.
+const mostUses = 50_000
+
+// scope is what one plugin of a document is for. Empty is everything.
+type scope struct{ Route, Service, Consumer string }
+
+// scoped is a plugin object's claim to a scope. Between several of a kind one for the
+// consumer itself goes before one for a group of it, then the older one.
+type scoped struct {
+	Plugin  Ref // unit
+	Scope   scope
+	Group   string // by which the consumer is meant, "" for itself
+	Created time.Time
+	Several bool // the object has other scopes too
+}
+
+// uses makes of all who use a plugin object the scopes in which it applies. One that is
+// used by consumers and by routes or services applies where both are met.
+func (w *run) uses() {
+	unit := pluginUnit(w.self.Namespace, w.self.Name)
+	state, _ := w.value(unit).(pluginState)
+	if state.Missing != "" || state.Closed != "" {
+		return // who uses it is closed
+	}
+	var routes, services []string
+	consumers := map[string]string{} // to the group by which they are meant
+	global := false
+	for _, s := range w.collected(w.self) {
+		list, _ := s.v.([]use)
+		for _, u := range list {
+			switch u.Kind {
+			case "route":
+				routes = append(routes, u.ID)
+			case "service":
+				services = append(services, u.ID)
+			case "consumer":
+				consumers[u.ID] = ""
+			case "group":
+				w.members(u.ID, consumers)
+			default:
+				global = true
+			}
+		}
+	}
+	people := slices.Sorted(maps.Keys(consumers))
+	schema := w.cfg.Schemas[state.Plugin]
+	if why := unfit(schema, len(routes) > 0, len(services) > 0, len(people) > 0); why != "" {
+		w.say("plugin " + unit.Name + ": " + why)
+		w.blame(unit, "plugin", why)
+		return
+	}
+	if (len(routes)+len(services))*max(len(people), 1) > mostUses {
+		w.say("plugin " + unit.Name + " is used by too many routes, services and consumers together")
+		w.blame(unit, "plugin", "expected to be used by fewer routes, services and consumers together")
+		return
+	}
+	var scopes []scoped
+	add := func(s scope, group string) {
+		scopes = append(scopes, scoped{Plugin: unit, Scope: s, Group: group, Created: state.Created})
+	}
+	if global {
+		add(scope{}, "")
+	}
+	for _, c := range people {
+		for _, id := range services {
+			add(scope{Service: id, Consumer: c}, consumers[c])
+		}
+		for _, id := range routes {
+			add(scope{Route: id, Consumer: c}, consumers[c])
+		}
+		if len(routes)+len(services) == 0 {
+			add(scope{Consumer: c}, consumers[c])
+		}
+	}
+	if len(people) == 0 {
+		for _, id := range services {
+			add(scope{Service: id}, "")
+		}
+		for _, id := range routes {
+			add(scope{Route: id}, "")
+		}
+	}
+	for _, s := range scopes {
+		s.Several = len(scopes) > 1
+		w.give(Ref{unitScope, state.Plugin, strings.Join([]string{s.Scope.Route, s.Scope.Service, s.Scope.Consumer}, " ")}, s)
+	}
+}
+
+// members adds the consumers of a group, but for those that are meant themselves.
+func (w *run) members(group string, consumers map[string]string) {
+	ns, name, _ := strings.Cut(group, "/")
+	for _, s := range w.collected(Ref{collectMembers, ns, name}) {
+		id, _ := s.v.(string)
+		if have, known := consumers[id]; !known || have > group {
+			consumers[id] = group
+		}
+	}
+}
+
+// unfit says why a plugin cannot be used in these ways, "" if it can.
+func unfit(schema spec.PluginSchema, routes, services, consumers bool) string {
+	switch {
+	case consumers && schema.NoConsumer:
+		return "expected not to be used by consumers, for which " + schema.Name + " cannot be"
+	case routes && schema.NoRoute:
+		return "expected not to be used by routes, for which " + schema.Name + " cannot be"
+	case services && schema.NoService:
+		return "expected not to be used by services, for which " + schema.Name + " cannot be"
+	}
+	return ""
+}
+
+// blame notes a finding of the object of another unit.
+func (w *run) blame(unit Ref, field, message string) {
+	of := unit.subject()
+	if o := w.look(of.Kind, of.Namespace, of.Name); o != nil {
+		w.findings = append(w.findings, Finding{Object: of, UID: o.Common().UID, Field: field, Message: message, Effect: Closed})
+	}
+}
+
+// scope makes the plugin of one scope.
+func (w *run) scope() {
+	var best *scoped
+	for _, s := range w.collected(w.self) {
+		c, ok := s.v.(scoped)
+		if !ok {
+			continue
+		}
+		if best == nil || c.before(best) {
+			best = &c
+		}
+	}
+	if best == nil {
+		return
+	}
+	state, _ := w.value(best.Plugin).(pluginState)
+	if state.Values == nil {
+		return
+	}
+	values := maps.Clone(state.Values)
+	for field, id := range map[string]string{"route": best.Scope.Route, "service": best.Scope.Service, "consumer": best.Scope.Consumer} {
+		if id != "" {
+			values[field] = id
+		}
+	}
+	if name, ok := values["instance_name"].(string); ok && best.Several {
+		sum := sha256.Sum256([]byte(w.self.Name))
+		values["instance_name"] = name + "-" + hex.EncodeToString(sum[:5])
+	}
+	w.compose(map[string][]any{"plugins": {values}}, nil)
+	if best.Scope == (scope{}) {
+		for _, s := range w.collected(w.self) {
+			if c, ok := s.v.(scoped); ok && c.Plugin != best.Plugin {
+				w.blame(c.Plugin, "metadata.labels[global]", "expected one global plugin of a kind; "+best.Plugin.subject().String()+" is older")
+			}
+		}
+	}
+}
+
+func (s *scoped) before(o *scoped) bool {
+	if direct := s.Group == ""; direct != (o.Group == "") {
+		return direct
+	}
+	return cmp.Or(s.Created.Compare(o.Created), strings.Compare(s.Group, o.Group), s.Plugin.compare(o.Plugin)) < 0
+}
