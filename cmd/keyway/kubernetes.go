@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -12,6 +13,7 @@ import (
 	"github.com/keyway-edge/keyway/edge"
 	"github.com/keyway-edge/keyway/routing/provide/file"
 	"github.com/keyway-edge/keyway/routing/provide/kube"
+	"github.com/keyway-edge/keyway/routing/provide/kube/translate"
 	"github.com/keyway-edge/keyway/routing/spec"
 	"github.com/keyway-edge/keyway/secrets"
 	secretskube "github.com/keyway-edge/keyway/secrets/kube"
@@ -29,6 +31,9 @@ type kubeChoice struct {
 	Namespaces  []string // none for all
 	Class       string
 	Controllers []string
+
+	PublishService   string
+	PublishAddresses []translate.Address
 }
 
 // kubeSettings are how a node is a controller of a cluster.
@@ -49,6 +54,26 @@ func kubeSettings() []setting {
 			s.Kube.Controllers = commaList(v)
 			if len(s.Kube.Controllers) == 0 || slices.ContainsFunc(s.Kube.Controllers, func(name string) bool { return !strings.Contains(name, "/") }) {
 				return fmt.Errorf("%q is not", v)
+			}
+			return nil
+		}},
+		{key: "kube_publish_service", def: "", form: "namespace/name", meaning: "the Service whose addresses the status of Ingresses says", apply: func(s *settings, v string) error {
+			s.Kube.PublishService = v
+			if namespace, name, ok := strings.Cut(v, "/"); v != "" && (!ok || kubeNames([]string{namespace, name}) != nil) {
+				return fmt.Errorf("%q is not", v)
+			}
+			return nil
+		}},
+		{key: "kube_publish_address", def: "", form: "a comma list of addresses and host names", meaning: "what the status of Ingresses says in place of the addresses of a Service", apply: func(s *settings, v string) error {
+			s.Kube.PublishAddresses = nil
+			for _, item := range commaList(v) {
+				if _, err := netip.ParseAddr(item); err == nil {
+					s.Kube.PublishAddresses = append(s.Kube.PublishAddresses, translate.Address{IP: item})
+				} else if err := kubeNames([]string{item}); err != nil {
+					return err
+				} else {
+					s.Kube.PublishAddresses = append(s.Kube.PublishAddresses, translate.Address{Hostname: item})
+				}
 			}
 			return nil
 		}},
@@ -99,6 +124,7 @@ func (n *node) openKube() error {
 	p, err := kube.New(kube.Config{
 		Connection: s.kubeConnection(), Namespaces: s.Kube.Namespaces, Class: s.Kube.Class, Controllers: s.Kube.Controllers,
 		Vault: kubeVault, Schemas: schemas(), Log: n.log,
+		PublishService: s.Kube.PublishService, PublishAddresses: s.Kube.PublishAddresses, Identity: n.config.NodeID,
 	})
 	if err != nil {
 		return fmt.Errorf("setting kubernetes: %w", err)

@@ -53,6 +53,34 @@ func (a *api) open(ctx context.Context, method, path string, query url.Values, f
 	return nil, apierrors.NewGenericServerResponse(answer.StatusCode, method, schema.GroupResource{Resource: path}, "", "", 0, true)
 }
 
+// do sends an object, nil for none, and reads the answer into to, nil for nobody.
+func (a *api) do(ctx context.Context, method, path string, body, to any) error {
+	form, data := "application/json", []byte(nil)
+	if method == http.MethodPatch {
+		form = "application/merge-patch+json"
+	}
+	if body != nil {
+		var err error
+		if data, err = json.Marshal(body); err != nil {
+			return fmt.Errorf("encoding a request: %w", err)
+		}
+	}
+	answer, err := a.open(ctx, method, path, nil, form, data)
+	if err != nil {
+		return err
+	}
+	defer answer.Close()
+	if to == nil {
+		_, err = io.Copy(io.Discard, io.LimitReader(answer, most))
+	} else {
+		err = json.NewDecoder(io.LimitReader(answer, most)).Decode(to)
+	}
+	if err != nil {
+		return fmt.Errorf("reading the API server's answer: %w", err)
+	}
+	return nil
+}
+
 // absent says that an error means that there is no such thing.
 func absent(err error) bool {
 	return err != nil && apierrors.IsNotFound(err)

@@ -27,6 +27,7 @@ type server struct {
 	oldest   int             // version that watches can go on from
 	unknown  map[string]bool // resources that are not defined
 	refuse   int             // status for everything, 0 for none
+	writes   []string        // method and path of what was written
 	watchers map[chan struct{}]struct{}
 	lists    map[string]int
 	selected map[string]int // of lists of Secrets: those without a selector of labels, by that of fields
@@ -163,6 +164,8 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch _, resource := of(path); {
 	case refuse != 0:
 		s.status(w, refuse, "refused")
+	case r.Method != http.MethodGet:
+		s.write(w, r, path)
 	case s.unknown[resource]:
 		s.status(w, http.StatusNotFound, "the server could not find the requested resource")
 	case r.URL.Query().Get("watch") == "true":
@@ -242,6 +245,59 @@ func (s *server) watch(w http.ResponseWriter, r *http.Request, path string) {
 	}
 }
 
+// write takes a POST, a PUT or a merge patch.
+func (s *server) write(w http.ResponseWriter, r *http.Request, path string) {
+	var o map[string]any
+	if err := json.NewDecoder(r.Body).Decode(&o); err != nil {
+		s.status(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.writes = append(s.writes, r.Method+" "+path)
+	target := strings.TrimSuffix(path, "/status")
+	if r.Method == http.MethodPost {
+		m, _ := o["metadata"].(map[string]any)
+		name, _ := m["name"].(string)
+		if target += "/" + name; s.objects[target] != nil {
+			s.status(w, http.StatusConflict, "it is there")
+			return
+		}
+		s.store(target, o)
+		_ = json.NewEncoder(w).Encode(o)
+		return
+	}
+	old := s.objects[target]
+	m, _ := o["metadata"].(map[string]any)
+	om, _ := old["metadata"].(map[string]any)
+	switch {
+	case old == nil:
+		s.status(w, http.StatusNotFound, "not found")
+		return
+	case m["resourceVersion"] != nil && m["resourceVersion"] != om["resourceVersion"]:
+		s.status(w, http.StatusConflict, "it is another version")
+		return
+	case r.Method == http.MethodPatch:
+		next := map[string]any{}
+		for k, v := range old {
+			next[k] = v
+		}
+		meta := map[string]any{}
+		for k, v := range om {
+			meta[k] = v
+		}
+		next["metadata"] = meta
+		for k, v := range o {
+			if k != "metadata" {
+				next[k] = v
+			}
+		}
+		o = next
+	}
+	s.store(target, o)
+	_ = json.NewEncoder(w).Encode(o)
+}
+
 // poll waits for something.
 func poll(t *testing.T, what string, ok func() bool) {
 	t.Helper()
@@ -252,4 +308,17 @@ func poll(t *testing.T, what string, ok func() bool) {
 		}
 		<-time.After(2 * time.Millisecond)
 	}
+}
+
+// wrote answers the writes to paths that have a text in them.
+func (s *server) wrote(part string) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var list []string
+	for _, x := range s.writes {
+		if strings.Contains(x, part) {
+			list = append(list, x)
+		}
+	}
+	return list
 }

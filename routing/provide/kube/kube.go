@@ -21,7 +21,12 @@ type Config struct {
 	Controllers []string // names by which an IngressClass may call this controller
 	Vault       string   // prefix of the broker's vault of Secrets
 	Schemas     spec.Schemas
-	Log         *slog.Logger
+	// PublishAddresses are what the status of Ingresses says, PublishService is the
+	// Service (namespace/name) whose addresses it says in their place.
+	PublishAddresses []translate.Address
+	PublishService   string
+	Identity         string // of this replica
+	Log              *slog.Logger
 }
 
 // Provider makes documents of the objects of a cluster. Make one with New.
@@ -32,6 +37,7 @@ type Provider struct {
 	inbox   *inbox
 	sources []*source
 	changed chan struct{} // capacity 1
+	plans   plans
 
 	state  *translate.State            // owned by Run
 	wanted map[translate.Ref]*followed // likewise: Secrets that configs of plugins are in
@@ -81,7 +87,7 @@ func New(cfg Config) (*Provider, error) {
 		return nil, fmt.Errorf("connecting to Kubernetes: %w", err)
 	}
 	p := &Provider{
-		cfg: cfg, api: &api{base, client}, own: own, inbox: newInbox(), changed: make(chan struct{}, 1), wanted: map[translate.Ref]*followed{},
+		cfg: cfg, api: &api{base, client}, own: own, inbox: newInbox(), changed: make(chan struct{}, 1), wanted: map[translate.Ref]*followed{}, plans: make(plans),
 		state: translate.NewState(translate.Config{Class: cfg.Class, Controllers: cfg.Controllers, Vault: cfg.Vault, Schemas: cfg.Schemas}),
 	}
 	for _, r := range resources() {
@@ -152,6 +158,7 @@ func (p *Provider) Run(ctx context.Context) error {
 	for _, s := range p.sources {
 		all.Go(func() { _ = s.run(ctx) })
 	}
+	all.Go(func() { _ = p.write(ctx) })
 	defer func() {
 		for _, f := range p.wanted {
 			f.stop()
@@ -164,8 +171,8 @@ func (p *Provider) Run(ctx context.Context) error {
 // long to make is given as long again, so that a storm of changes leaves room.
 const settle = 5 * time.Millisecond
 
-// loop owns the state. It reacts to two things: objects or what other documents declare
-// changed, and ctx ended.
+// loop owns the state. It reacts to three things: objects or what other documents declare
+// changed; the writer asks what is to be written; and ctx ended.
 func (p *Provider) loop(ctx context.Context) error {
 	quiet := time.NewTimer(0)
 	defer quiet.Stop()
@@ -173,6 +180,9 @@ func (p *Provider) loop(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case answer := <-p.plans:
+			answer <- p.plan()
+			continue
 		case <-p.inbox.ready:
 		}
 		select {

@@ -71,17 +71,17 @@ func provide(t *testing.T, change func(*Config, *server)) *provided {
 }
 
 func (x *provided) shop() {
-	x.put("api/v1"+ofShop+"services/web", `{"spec": {"ports": [{"port": 80}]}}`)
+	x.server.put("api/v1"+ofShop+"services/web", `{"spec": {"ports": [{"port": 80}]}}`)
 	x.slice("10.1.0.1")
 	x.ingress("i", "a.test", "")
 }
 
 func (x *provided) slice(address string) {
-	x.put("apis/discovery.k8s.io/v1"+ofShop+"endpointslices/web-1", fmt.Sprintf(`{"metadata": {"labels": {"kubernetes.io/service-name": "web"}}, "addressType": "IPv4", "ports": [{"port": 8080}], "endpoints": [{"addresses": [%q]}]}`, address))
+	x.server.put("apis/discovery.k8s.io/v1"+ofShop+"endpointslices/web-1", fmt.Sprintf(`{"metadata": {"labels": {"kubernetes.io/service-name": "web"}}, "addressType": "IPv4", "ports": [{"port": 8080}], "endpoints": [{"addresses": [%q]}]}`, address))
 }
 
 func (x *provided) ingress(name, host, annotations string) {
-	x.put(networking+"namespaces/shop/ingresses/"+name, fmt.Sprintf(`{"metadata": {"annotations": {%s}}, "spec": {"ingressClassName": "keyway", "rules": [{"host": %q, "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": {"service": {"name": "web", "port": {"number": 80}}}}]}}]}}`, annotations, host))
+	x.server.put(networking+"namespaces/shop/ingresses/"+name, fmt.Sprintf(`{"metadata": {"annotations": {%s}}, "spec": {"ingressClassName": "keyway", "rules": [{"host": %q, "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": {"service": {"name": "web", "port": {"number": 80}}}}]}}]}}`, annotations, host))
 }
 
 // hosts are the routes' expressions as one text, "none" before there is a document.
@@ -209,9 +209,9 @@ func TestOnlySecretsThatAreNeededAreRead(t *testing.T) {
 		return nil
 	}
 	poll(t, "the config is used", func() bool { return minute() == 5.0 })
-	x.put("api/v1/namespaces/shop/secrets/config", `{"data": {"json": "eyJtaW51dGUiOiA2fQ=="}}`)
+	x.server.put("api/v1/namespaces/shop/secrets/config", `{"data": {"json": "eyJtaW51dGUiOiA2fQ=="}}`)
 	poll(t, "the changed config is used", func() bool { return minute() == 6.0 })
-	x.put("apis/configuration.konghq.com/v1/namespaces/shop/kongplugins/limit", `{"plugin": "limit", "config": {"minute": 7}}`)
+	x.server.put("apis/configuration.konghq.com/v1/namespaces/shop/kongplugins/limit", `{"plugin": "limit", "config": {"minute": 7}}`)
 	poll(t, "the config of its own is used", func() bool { return minute() == 7.0 })
 	x.server.mu.Lock()
 	defer x.server.mu.Unlock()
@@ -224,3 +224,5 @@ func TestOnlySecretsThatAreNeededAreRead(t *testing.T) {
 		t.Errorf("Secrets were asked for as %v", x.selected)
 	}
 }
+
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }

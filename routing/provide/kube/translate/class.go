@@ -54,3 +54,17 @@ func (w *run) parameters() *Parameters {
 	}
 	return &Parameters{}
 }
+
+// Ours says whether an object is served here: it is of our class, or used by what is.
+func (s *State) Ours(o Object) bool {
+	w := &run{State: s, unit: unit{reads: map[Ref]struct{}{}}}
+	switch o := o.(type) {
+	case *Ingress:
+		return w.ours(o.className())
+	case *Plugin:
+		return len(s.collections[Ref{collectUses, o.Namespace, o.Name}]) > 0
+	case *Consumer, *ConsumerGroup, *KongVault, *StreamIngress:
+		return w.ours(o.Common().Annotations[classAnnotation])
+	}
+	return false
+}

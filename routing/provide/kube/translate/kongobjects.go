@@ -27,7 +27,8 @@ const (
 
 // Plugin is a KongPlugin or a KongClusterPlugin.
 type Plugin struct {
-	Meta         `json:"metadata"`
+	Meta `json:"metadata"`
+	Conditioned
 	cluster      bool
 	Plugin       string         `json:"plugin"`
 	Config       map[string]any `json:"config"`
@@ -57,7 +58,8 @@ type ConfigPatch struct {
 
 // Consumer is a KongConsumer.
 type Consumer struct {
-	Meta        `json:"metadata"`
+	Meta `json:"metadata"`
+	Conditioned
 	Username    string   `json:"username"`
 	CustomID    string   `json:"custom_id"`
 	Credentials []string `json:"credentials"`
@@ -67,6 +69,7 @@ type Consumer struct {
 // ConsumerGroup is a KongConsumerGroup.
 type ConsumerGroup struct {
 	Meta `json:"metadata"`
+	Conditioned
 	Spec struct {
 		Name string `json:"name"`
 	} `json:"spec"`
@@ -101,6 +104,7 @@ type HashInput struct {
 // KongVault of v1alpha1.
 type KongVault struct {
 	Meta `json:"metadata"`
+	Conditioned
 	Spec struct {
 		Backend     string         `json:"backend"`
 		Prefix      string         `json:"prefix"`
@@ -120,7 +124,8 @@ type KongIngress struct {
 
 // StreamIngress is a TCPIngress or a UDPIngress.
 type StreamIngress struct {
-	Meta     `json:"metadata"`
+	Meta `json:"metadata"`
+	Balanced
 	datagram bool
 	Spec     struct {
 		Rules []struct {

@@ -60,11 +60,7 @@ type Ingress struct {
 		TLS              []IngressTLS    `json:"tls"`
 		Rules            []IngressRule   `json:"rules"`
 	} `json:"spec"`
-	Status struct {
-		LoadBalancer struct {
-			Ingress []Address `json:"ingress"`
-		} `json:"loadBalancer"`
-	} `json:"status"`
+	Balanced
 }
 
 // IngressTLS binds hosts to a Secret.
@@ -102,6 +98,35 @@ type IngressBackend struct {
 		Kind     string `json:"kind"`
 		Name     string `json:"name"`
 	} `json:"resource"`
+}
+
+// Condition is one of an object's status.
+type Condition struct {
+	Type               string `json:"type"`
+	Status             string `json:"status"`
+	Reason             string `json:"reason"`
+	Message            string `json:"message"`
+	ObservedGeneration int64  `json:"observedGeneration,omitempty"`
+	LastTransitionTime string `json:"lastTransitionTime"`
+}
+
+// Conditioned is the status of objects that have conditions.
+type Conditioned struct {
+	Status struct {
+		Conditions []Condition `json:"conditions"`
+	} `json:"status"`
+}
+
+// Conditions are those of the object.
+func (c *Conditioned) Conditions() []Condition { return c.Status.Conditions }
+
+// Balanced is the status of objects that say where they are reached.
+type Balanced struct {
+	Status struct {
+		LoadBalancer struct {
+			Ingress []Address `json:"ingress"`
+		} `json:"loadBalancer"`
+	} `json:"status"`
 }
 
 // Address is where a load balancer is.
@@ -142,11 +167,7 @@ type Service struct {
 		ExternalName string        `json:"externalName"`
 		Ports        []ServicePort `json:"ports"`
 	} `json:"spec"`
-	Status struct {
-		LoadBalancer struct {
-			Ingress []Address `json:"ingress"`
-		} `json:"loadBalancer"`
-	} `json:"status"`
+	Balanced
 }
 
 // ServicePort is one port of a Service.

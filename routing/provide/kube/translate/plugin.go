@@ -234,7 +234,7 @@ func (w *run) peek(users Ref) string {
 // granted says whether a ReferenceGrant lends a plugin to objects of a namespace.
 func (w *run) granted(ref pluginRef, from string) bool {
 	w.reads[Ref{collectGrants, ref.namespace, ""}] = struct{}{}
-	group, _ := groupOf(w.subject.Kind())
+	group, _ := GroupOf(w.subject.Kind())
 	for _, o := range w.grants[ref.namespace] {
 		lent := slices.ContainsFunc(o.Spec.To, func(t struct {
 			Group string  `json:"group"`

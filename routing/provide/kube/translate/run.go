@@ -242,7 +242,7 @@ func fieldOf(p *spec.Problem, fields map[string]string) string {
 // tags are those by which entities name their object.
 func (w *run) tags(o Object) []string {
 	m := o.Common()
-	group, version := groupOf(o.Kind())
+	group, version := GroupOf(o.Kind())
 	list := []string{"k8s-name:" + m.Name}
 	if m.Namespace != "" {
 		list = append(list, "k8s-namespace:"+m.Namespace)
@@ -270,8 +270,8 @@ func printable(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f || r > 0xfffd })
 }
 
-// groupOf is the API group and version of a kind.
-func groupOf(kind string) (group, version string) {
+// GroupOf is the API group and version of a kind.
+func GroupOf(kind string) (group, version string) {
 	switch kind {
 	case KindIngress, KindIngressClass:
 		return "networking.k8s.io", "v1"

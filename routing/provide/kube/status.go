@@ -1,0 +1,284 @@
+package kube
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/keyway-edge/keyway/routing/provide/kube/translate"
+)
+
+const (
+	look       = time.Second            // how often there is a look at what differs
+	writePause = 100 * time.Millisecond // between two writes
+	mostWrites = 200                    // of one look
+)
+
+// write is one thing to be written to the API server.
+type write struct {
+	method, path string
+	body         any
+	object       string
+	event        string // key of an event, "" for a status
+}
+
+// plans answers what is to be written now; it is asked of the loop, which owns the state.
+type plans chan chan []write
+
+// write writes what differs, while this replica holds the lease.
+func (p *Provider) write(ctx context.Context) error {
+	e := &elector{
+		api: p.api, path: "apis/coordination.k8s.io/v1/namespaces/" + p.own + "/leases", name: "keyway-" + p.cfg.Class,
+		own: p.cfg.Identity, log: p.cfg.Log,
+	}
+	defer func() {
+		if err := e.leave(ctx); err != nil {
+			p.cfg.Log.Warn("the lease was not given back; another replica takes it in a while", slog.Any("error", err))
+		}
+	}()
+	tick := time.NewTicker(look)
+	defer tick.Stop()
+	told := map[string]bool{} // events
+	var next time.Time        // of the lease
+	failing := false
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if now := time.Now(); !now.Before(next) {
+			if !e.try(ctx, now) {
+				clear(told)
+			}
+			next = now.Add(leaseRenew)
+		}
+		if !e.leads {
+			continue
+		}
+		list := p.differing(ctx)
+		keep := make(map[string]bool, len(told))
+		for i := range list {
+			w := &list[i]
+			if w.event != "" {
+				keep[w.event] = true
+				if told[w.event] {
+					continue
+				}
+			}
+			err := p.send(ctx, w)
+			if ctx.Err() != nil {
+				return nil
+			}
+			if err != nil && !failing {
+				p.cfg.Log.Warn("writing to the API server failed; traffic does not need it", slog.String("object", w.object), slog.Any("error", err))
+			}
+			if failing = err != nil; failing {
+				break // the next look tries again
+			}
+			if w.event != "" {
+				told[w.event] = true
+			}
+			if !sleep(ctx, writePause) {
+				return nil
+			}
+			if !time.Now().Before(next) {
+				break // the lease comes first
+			}
+		}
+		for event := range told {
+			if !keep[event] && len(list) < mostWrites {
+				delete(told, event) // it is over; another time it is told again
+			}
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+// send writes. What is gone or was written by another meanwhile is no failure: the
+// next look sees it as it is.
+func (p *Provider) send(ctx context.Context, w *write) error {
+	ctx, cancel := context.WithTimeout(ctx, leaseRenew)
+	defer cancel()
+	err := p.api.do(ctx, w.method, w.path, w.body, nil)
+	if absent(err) || apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
+		return nil
+	}
+	return err
+}
+
+// differing asks the loop what is to be written.
+func (p *Provider) differing(ctx context.Context) []write {
+	answer := make(chan []write, 1)
+	select {
+	case p.plans <- answer:
+		return <-answer
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+// plan lists what differs from what objects should say of themselves. Of the loop.
+func (p *Provider) plan() []write {
+	if p.document == nil {
+		return nil
+	}
+	var list []write
+	full := func() bool { return len(list) >= mostWrites }
+	wrong := map[translate.Ref]translate.Finding{}
+	for _, f := range p.findings {
+		if _, known := wrong[f.Object]; !known || f.Effect != translate.Ignored {
+			wrong[f.Object] = f
+		}
+	}
+	addresses := p.addresses()
+	for _, r := range resources() {
+		for o := range p.state.Objects(r.kind) {
+			if full() {
+				return list
+			}
+			if body := p.statusOf(o, addresses, wrong); body != nil {
+				m := o.Common()
+				list = append(list, write{method: http.MethodPatch, path: r.path(m.Namespace) + "/" + m.Name + "/status", body: map[string]any{"status": body}, object: translate.RefOf(o).String()})
+			}
+		}
+	}
+	for _, f := range p.findings {
+		if full() {
+			break
+		}
+		list = append(list, eventOf(f, p.cfg.Identity))
+	}
+	return list
+}
+
+// statusOf is the part of an object's status that differs, nil for nothing.
+func (p *Provider) statusOf(o translate.Object, addresses []translate.Address, wrong map[translate.Ref]translate.Finding) any {
+	if !p.state.Ours(o) {
+		return nil
+	}
+	balancer := func(now []translate.Address) any {
+		if addresses == nil || slices.Equal(now, addresses) {
+			return nil
+		}
+		return map[string]any{"loadBalancer": map[string]any{"ingress": addresses}}
+	}
+	switch o := o.(type) {
+	case *translate.Ingress:
+		return balancer(o.Status.LoadBalancer.Ingress)
+	case *translate.StreamIngress:
+		return balancer(o.Status.LoadBalancer.Ingress)
+	}
+	c, ok := o.(interface{ Conditions() []translate.Condition })
+	if !ok {
+		return nil
+	}
+	want := translate.Condition{Type: "Programmed", Status: "True", Reason: "Programmed", Message: "it is served", ObservedGeneration: o.Common().Generation}
+	if f, bad := wrong[translate.RefOf(o)]; bad && f.Effect != translate.Ignored {
+		want.Status, want.Reason, want.Message = "False", "Invalid", f.Field+": "+f.Message
+	}
+	wants := []translate.Condition{want}
+	if _, consumer := o.(*translate.Consumer); consumer {
+		refs := translate.Condition{Type: "CredentialSecretRefsValid", Status: "True", Reason: "Valid", Message: "every credential can be used", ObservedGeneration: want.ObservedGeneration}
+		for _, f := range p.findings {
+			if f.Object == translate.RefOf(o) && strings.HasPrefix(f.Field, "credentials") {
+				refs.Status, refs.Reason, refs.Message = "False", "Invalid", f.Field+": "+f.Message
+				break
+			}
+		}
+		wants = append(wants, refs)
+	}
+	return conditions(c.Conditions(), wants)
+}
+
+// conditions is the list of an object's conditions with those that are wanted in it, nil
+// if they are there just so.
+func conditions(now, wants []translate.Condition) any {
+	next, differs := slices.Clone(now), false
+	for _, want := range wants {
+		i := slices.IndexFunc(next, func(c translate.Condition) bool { return c.Type == want.Type })
+		want.LastTransitionTime = time.Now().UTC().Format(time.RFC3339)
+		if i >= 0 && next[i].Status == want.Status {
+			want.LastTransitionTime = next[i].LastTransitionTime
+		}
+		switch {
+		case i < 0:
+			next, differs = append(next, want), true
+		case next[i] != want:
+			next[i], differs = want, true
+		}
+	}
+	if !differs {
+		return nil
+	}
+	return map[string]any{"conditions": next}
+}
+
+// addresses are where clients reach the gateway, nil if nobody says so.
+func (p *Provider) addresses() []translate.Address {
+	if len(p.cfg.PublishAddresses) > 0 {
+		return p.cfg.PublishAddresses
+	}
+	ns, name, ok := strings.Cut(p.cfg.PublishService, "/")
+	if !ok {
+		return nil
+	}
+	s, ok := p.state.Object(translate.Ref{Kind: translate.KindService, Namespace: ns, Name: name}).(*translate.Service)
+	if !ok {
+		return nil
+	}
+	list := s.Status.LoadBalancer.Ingress
+	if len(list) == 0 && s.Spec.ClusterIP != "" && s.Spec.ClusterIP != "None" && s.Spec.Type != "LoadBalancer" {
+		list = []translate.Address{{IP: s.Spec.ClusterIP}}
+	}
+	return list
+}
+
+// eventOf is the event that tells of a finding. Its name says what it tells, so that no
+// replica tells it twice.
+func eventOf(f translate.Finding, identity string) write {
+	data, _ := json.Marshal(f) // of texts, which always encode
+	sum := sha256.Sum256(data)
+	key := hex.EncodeToString(sum[:8])
+	namespace := f.Object.Namespace
+	if namespace == "" {
+		namespace = "default"
+	}
+	group, version := translate.GroupOf(f.Object.Kind)
+	if group != "" {
+		version = group + "/" + version
+	}
+	now := time.Now().UTC().Format(time.RFC3339)
+	message := f.Field + ": " + f.Message
+	if len(message) > 1000 {
+		message = message[:1000]
+	}
+	return write{
+		method: http.MethodPost, path: "api/v1/namespaces/" + namespace + "/events", object: f.Object.String(), event: key,
+		body: map[string]any{
+			"apiVersion": "v1", "kind": "Event", "metadata": map[string]any{"name": f.Object.Name + "." + key, "namespace": namespace},
+			"involvedObject": map[string]any{"kind": translate.Shown(f.Object.Kind), "namespace": f.Object.Namespace, "name": f.Object.Name, "uid": f.UID, "apiVersion": version, "fieldPath": f.Field},
+			"type":           "Warning", "reason": "KongConfigurationTranslationFailed", "message": message + " (" + string(f.Effect) + ")",
+			"source": map[string]any{"component": "keyway", "host": identity}, "reportingComponent": "keyway.dev/controller", "reportingInstance": identity,
+			"firstTimestamp": now, "lastTimestamp": now, "count": 1,
+		},
+	}
+}

@@ -1,0 +1,135 @@
+package kube
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keyway-edge/keyway/routing/provide/kube/translate"
+	"github.com/keyway-edge/keyway/routing/spec"
+)
+
+// at reads a field of a stored object: "status.conditions.0.reason".
+func (s *server) at(path, field string) any {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var v any = s.objects[path]
+	for name := range strings.SplitSeq(field, ".") {
+		switch x := v.(type) {
+		case map[string]any:
+			v = x[name]
+		case []any:
+			if v = nil; len(x) > int(name[0]-'0') {
+				v = x[name[0]-'0']
+			}
+		default:
+			return nil
+		}
+	}
+	return v
+}
+
+func TestStatusAndEvents(t *testing.T) {
+	x := provide(t, func(c *Config, s *server) {
+		c.Identity, c.PublishService = "replica-1", "keyway/edge"
+		c.Schemas = spec.Schemas{"limit": {Name: "limit", Fields: []spec.Schema{{Name: "minute", Type: spec.Number}}}}
+		s.put("api/v1/namespaces/keyway/services/edge", `{"spec": {"type": "LoadBalancer"}, "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.9"}, {"hostname": "lb.test"}]}}}`)
+		s.put("apis/configuration.konghq.com/v1/namespaces/shop/kongplugins/good", `{"plugin": "limit", "config": {"minute": 5}}`)
+		s.put("apis/configuration.konghq.com/v1/namespaces/shop/kongplugins/bad", `{"metadata": {"generation": 3}, "plugin": "limit", "config": {"minute": "many"}}`)
+		s.put("apis/configuration.konghq.com/v1/namespaces/shop/kongplugins/idle", `{"plugin": "limit"}`)
+		s.put("apis/configuration.konghq.com/v1/namespaces/shop/kongconsumers/ann", `{"metadata": {"annotations": {"kubernetes.io/ingress.class": "keyway"}}, "username": "ann", "credentials": ["gone"]}`)
+	})
+	x.shop()
+	x.ingress("i", "a.test", `"konghq.com/plugins": "good"`)
+	x.ingress("j", "b.test", `"konghq.com/plugins": "bad"`)
+	const plugins, ingresses = "apis/configuration.konghq.com/v1/namespaces/shop/kongplugins/", networking + "namespaces/shop/ingresses/"
+	expect := func(path, field string, want any) {
+		t.Helper()
+		poll(t, fmt.Sprintf("%s of %s is %v", field, path, want), func() bool { return x.at(path, field) == want })
+	}
+	expect(ingresses+"i", "status.loadBalancer.ingress.0.ip", "192.0.2.9")
+	expect(ingresses+"j", "status.loadBalancer.ingress.1.hostname", "lb.test")
+	expect(plugins+"good", "status.conditions.0.status", "True")
+	expect(plugins+"bad", "status.conditions.0.reason", "Invalid")
+	expect(plugins+"bad", "status.conditions.0.observedGeneration", 3.0)
+	const ann = "apis/configuration.konghq.com/v1/namespaces/shop/kongconsumers/ann"
+	expect(ann, "status.conditions.0.status", "True")
+	expect(ann, "status.conditions.1.status", "False")
+	poll(t, "the events are told", func() bool { return len(x.wrote("/events")) == 2 })
+	if x.at(plugins+"idle", "status") != nil {
+		t.Error("a plugin that nobody uses has a status of ours")
+	}
+	// Nothing changed: nothing is written, but for the lease.
+	before := len(x.wrote("shop"))
+	<-time.After(3 * look)
+	if now := x.wrote("shop"); len(now) != before {
+		t.Errorf("written although nothing changed: %v", now[before:])
+	}
+	// A condition that is mended is written once.
+	x.server.put(plugins+"bad", `{"metadata": {"generation": 4}, "plugin": "limit", "config": {"minute": 6}}`)
+	expect(plugins+"bad", "status.conditions.0.status", "True")
+	if holder := x.at("apis/coordination.k8s.io/v1/namespaces/keyway/leases/keyway-keyway", "spec.holderIdentity"); holder != "replica-1" {
+		t.Errorf("the lease is of %v", holder)
+	}
+}
+
+func TestOneReplicaLeads(t *testing.T) {
+	s := newServer(t)
+	cfg := Config{Log: discard()}
+	cfg.Connection.Kubeconfig = s.kubeconfig()
+	base, client, own, err := cfg.Connection.Connect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	replica := func(name string) *elector {
+		return &elector{api: &api{base, client}, path: "apis/coordination.k8s.io/v1/namespaces/" + own + "/leases", name: "l", own: name, log: cfg.Log}
+	}
+	a, b := replica("a"), replica("b")
+	now := time.Now()
+	if !a.try(t.Context(), now) || b.try(t.Context(), now) {
+		t.Fatal("the first leads, the second does not")
+	}
+	for range 10 { // renewed, it stays
+		now = now.Add(leaseRenew)
+		if !a.try(t.Context(), now) || b.try(t.Context(), now) {
+			t.Fatal("a lease that is renewed changed hands")
+		}
+	}
+	// One that is not is over after a while, and who had it knows before.
+	s.set(func() { s.refuse = http.StatusServiceUnavailable })
+	for range 4 {
+		now = now.Add(leaseRenew)
+		a.try(t.Context(), now)
+	}
+	if a.leads {
+		t.Error("who cannot renew a lease leads on")
+	}
+	s.set(func() { s.refuse = 0 })
+	if b.try(t.Context(), now) { // it sees the lease unchanged since it looked last
+		a.leads = false
+	}
+	now = now.Add(leaseLasts)
+	if !b.try(t.Context(), now) || a.try(t.Context(), now) {
+		t.Error("a lease that is over is not taken")
+	}
+	if err := b.leave(t.Context()); err != nil || !a.try(t.Context(), now) {
+		t.Errorf("a lease that was given back is not taken: %v", err)
+	}
+}
+
+func TestConditionsStayWhereNothingChanged(t *testing.T) {
+	old := []translate.Condition{{Type: "Other", Status: "True"}, {Type: "Programmed", Status: "True", Reason: "Programmed", LastTransitionTime: "2026-01-01T00:00:00Z"}}
+	same := translate.Condition{Type: "Programmed", Status: "True", Reason: "Programmed"}
+	if got := conditions(old, []translate.Condition{same}); got != nil {
+		t.Errorf("%+v", got)
+	}
+	same.Message = "changed"
+	got, _ := conditions(old, []translate.Condition{same}).(map[string]any)
+	list, _ := got["conditions"].([]translate.Condition)
+	if len(list) != 2 || list[0].Type != "Other" || list[1].LastTransitionTime != "2026-01-01T00:00:00Z" || !slices.Contains([]string{"changed"}, list[1].Message) {
+		t.Errorf("%+v", list)
+	}
+}
