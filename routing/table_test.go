@@ -159,3 +159,25 @@ func TestExplain(t *testing.T) {
 		t.Errorf("got\n%s", strings.Join(got, "\n"))
 	}
 }
+
+// TestClosedRouteStillMatches: a route that its document closes takes what it would take.
+func TestClosedRouteStillMatches(t *testing.T) {
+	doc := &spec.Document{Routes: []*spec.Route{
+		{Meta: spec.Meta{ID: "a"}, Protocols: []string{"http"}, Paths: []string{"/a"}, Closed: "for a reason"},
+		{Meta: spec.Meta{ID: "b"}, Protocols: []string{"http"}, Paths: []string{"/"}},
+	}}
+	var table *Table
+	for range 2 { // made of the one before, too
+		var problems spec.Problems
+		if table, problems = Compile(table, doc); len(problems) > 0 {
+			t.Fatal(problems)
+		}
+		var m Match
+		if !table.Match(&Query{Path: "/a/x", Method: "GET"}, &m) || m.Route.Spec.ID != "a" || m.Route.Broken == nil || m.Route.Broken.Message != "for a reason" {
+			t.Fatalf("%+v", m.Route)
+		}
+		if !table.Match(&Query{Path: "/b", Method: "GET"}, &m) || m.Route.Spec.ID != "b" || m.Route.Broken != nil {
+			t.Fatalf("%+v", m.Route)
+		}
+	}
+}

@@ -26,6 +26,7 @@ type server struct {
 	events   []event
 	oldest   int             // version that watches can go on from
 	unknown  map[string]bool // resources that are not defined
+	denied   map[string]bool // resources that may not be read
 	refuse   int             // status for everything, 0 for none
 	writes   []string        // method and path of what was written
 	watchers map[chan struct{}]struct{}
@@ -41,7 +42,7 @@ type event struct {
 }
 
 func newServer(t *testing.T) *server {
-	s := &server{t: t, objects: map[string]map[string]any{}, unknown: map[string]bool{}, watchers: map[chan struct{}]struct{}{}, lists: map[string]int{}, selected: map[string]int{}, version: 1}
+	s := &server{t: t, objects: map[string]map[string]any{}, unknown: map[string]bool{}, denied: map[string]bool{}, watchers: map[chan struct{}]struct{}{}, lists: map[string]int{}, selected: map[string]int{}, version: 1}
 	s.http = httptest.NewServer(s)
 	t.Cleanup(func() {
 		s.cut()
@@ -158,10 +159,13 @@ func selected(q url.Values, o map[string]any) bool {
 
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := strings.TrimPrefix(r.URL.Path, "/")
+	_, resource := of(path)
 	s.mu.Lock()
-	refuse := s.refuse
+	refuse, denied := s.refuse, s.denied[resource]
 	s.mu.Unlock()
-	switch _, resource := of(path); {
+	switch {
+	case denied:
+		s.status(w, http.StatusForbidden, "not allowed")
 	case refuse != 0:
 		s.status(w, refuse, "refused")
 	case r.Method != http.MethodGet:

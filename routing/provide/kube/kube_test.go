@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/keyway-edge/keyway/routing/spec"
 	secretskube "github.com/keyway-edge/keyway/secrets/kube"
@@ -178,16 +179,21 @@ func TestProviderWatchesItsNamespacesOnly(t *testing.T) {
 }
 
 func TestNoDocumentOfHalfACluster(t *testing.T) {
-	x := provide(t, func(_ *Config, s *server) { s.refuse = http.StatusForbidden })
+	const plugins = "apis/configuration.konghq.com/v1/kongplugins"
+	x := provide(t, func(_ *Config, s *server) { s.denied[plugins] = true })
 	x.shop()
-	poll(t, "trouble is told", func() bool { return len(x.Remarks()) == len(x.sources) })
-	if doc, _ := x.Current(); doc != nil {
-		t.Error("there is a document although nothing could be read")
+	poll(t, "trouble is told", func() bool { return len(x.Remarks()) == 1 })
+	for range 3 { // in which all else is listed, and changes
+		x.ingress("i", "a.test", "")
+		<-time.After(50 * time.Millisecond)
 	}
-	if !strings.Contains(strings.Join(x.Remarks(), "\n"), "ingresses of all namespaces cannot be read from the API server: ") {
+	if doc, _ := x.Current(); doc != nil {
+		t.Error("there is a document without the plugins, which could not be read")
+	}
+	if !strings.Contains(x.Remarks()[0], "kongplugins of all namespaces cannot be read from the API server: ") {
 		t.Error(x.Remarks())
 	}
-	x.server.set(func() { x.refuse = 0 })
+	x.server.set(func() { x.denied[plugins] = false })
 	x.until("shop.i.web.a.test.80")
 }
 

@@ -15,6 +15,8 @@ func (w *run) authority() {
 		w.find("data.id", "expected a UUID, by which services name this authority", Closed)
 	case !has:
 		w.find("data.cert", "expected the certificate of an authority, PEM", Closed)
+	case reference(w.subject):
+		w.find("data.cert", "expected the certificate of an authority, PEM, and no reference to one", Closed)
 	default:
 		w.give(Ref{unitAuthorityID, "", id}, claim{Object: RefOf(w.subject), Created: w.subject.Common().CreationTimestamp})
 	}
@@ -29,6 +31,13 @@ func authorityOf(o Object) (id string, has bool) {
 		return strings.ToLower(strings.TrimSpace(o.Data["id"])), o.Data["cert"] != ""
 	}
 	return "", false
+}
+
+// reference says whether a ConfigMap has a reference in place of a certificate: what is
+// written there must not lead to secrets of others.
+func reference(o Object) bool {
+	m, ok := o.(*AuthorityMap)
+	return ok && strings.Contains(m.Data["cert"], "{vault:")
 }
 
 // authorityID makes the certificate of the oldest claim of an id: by reference where it

@@ -16,6 +16,7 @@ type group struct {
 	backend Ref // unit, zero for a backend that cannot be served
 	why     string
 	paths   []path
+	all     []path // of the group that this is a part of, by which its priority is
 }
 
 // ingress makes the routes of an Ingress, and says what server names it has
@@ -71,6 +72,43 @@ func (w *run) groups(o *Ingress, opts *options) []*group {
 			g.paths = append(g.paths, w.path(p, opts, at+".path"))
 		}
 	}
+	var parts []*group
+	for _, g := range list {
+		parts = append(parts, g.parts()...)
+	}
+	return parts
+}
+
+// Bounds of what one route's expression says of paths.
+const (
+	mostConditions = 60      // the router finds a route by no more
+	mostText       = 8 << 10 // an expression may be twice as long
+)
+
+// parts cuts a group with many paths into several routes, of one priority.
+func (g *group) parts() []*group {
+	g.all = g.paths
+	list := []*group{g}
+	conditions, text := 0, 0
+	for i, p := range g.all {
+		c := p.conditions()
+		n := 0
+		for _, s := range c {
+			n += len(s)
+		}
+		if conditions+len(c) > mostConditions || text+n > mostText && i > 0 {
+			next := *g
+			next.name, next.paths = g.name+"."+strconv.Itoa(len(list)+1), nil
+			list = append(list, &next)
+			conditions, text = 0, 0
+		}
+		last := list[len(list)-1]
+		if conditions == 0 {
+			last.paths = nil
+		}
+		last.paths = append(last.paths, p)
+		conditions, text = conditions+len(c), text+n
+	}
 	return list
 }
 
@@ -116,8 +154,10 @@ func (w *run) route(g *group, opts *options, values map[string][]any) {
 	if g.host != "" {
 		match.hosts = append([]string{g.host}, opts.aliases...)
 	}
+	expression := match.expression()
+	match.paths = g.all
 	r := map[string]any{
-		"name": g.name, "expression": match.expression(), "priority": match.priority(opts.regexPriority),
+		"name": g.name, "expression": expression, "priority": match.priority(opts.regexPriority),
 		"strip_path": false, "preserve_host": true, "tags": opts.tags,
 	}
 	for k, v := range opts.fields {
@@ -151,6 +191,10 @@ func ids(groups []*group) []string {
 func (w *run) servedNames(o Object, sections []IngressTLS) {
 	for i, t := range sections {
 		if t.SecretName == "" {
+			continue
+		}
+		if !objectName(t.SecretName) {
+			w.ignore(fmt.Sprintf("spec.tls[%d].secretName", i), "expected the name of a Secret, not '"+t.SecretName+"'")
 			continue
 		}
 		hosts := t.Hosts
@@ -187,6 +231,7 @@ func (w *run) defaultBackend() {
 	g := w.backendOf(o, o.Spec.DefaultBackend, "", "spec.defaultBackend")
 	g.name = o.Namespace + "." + o.Name
 	g.paths = []path{{kind: prefixPath, text: "/"}}
+	g.all = g.paths
 	opts.closed = w.plugins(&o.Meta, "route", ids([]*group{g}))
 	if w.refused {
 		opts.closed = w.why

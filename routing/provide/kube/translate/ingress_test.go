@@ -453,3 +453,61 @@ func BenchmarkOneSlice(b *testing.B) {
 		s.Document()
 	}
 }
+
+// TestManyPathsAreSeveralRoutes: an expression has a bound, an Ingress has none.
+func TestManyPathsAreSeveralRoutes(t *testing.T) {
+	var paths []string
+	for i := range 400 {
+		paths = append(paths, fmt.Sprintf("{path: /service/number/%03d/%s, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}", i, strings.Repeat("x", 60+i%3)))
+	}
+	doc := whole(t, classes+"kind: Ingress\nmetadata: {name: i, namespace: shop}\nspec: {ingressClassName: keyway, rules: [{host: a.test, http: {paths: ["+strings.Join(paths, ", ")+"]}}]}\n")
+	if len(doc.Routes) < 10 {
+		t.Fatalf("%d routes", len(doc.Routes))
+	}
+	all := ""
+	for _, r := range doc.Routes {
+		all += r.Expression
+		if *r.Priority != *doc.Routes[0].Priority || r.Closed != "" || r.Service == "" {
+			t.Errorf("%s: priority %d, closed %q", r.Name, *r.Priority, r.Closed)
+		}
+	}
+	for i := range 400 {
+		if strings.Count(all, fmt.Sprintf("/number/%03d/", i)) != 2 {
+			t.Errorf("path %d is not in one route", i)
+		}
+	}
+	route(t, doc, "shop.i.web.a.test.80")
+	route(t, doc, "shop.i.web.a.test.80.2")
+}
+
+// TestNamesThatLeadElsewhere: nothing that an object says becomes a reference to what is
+// not its own.
+func TestNamesThatLeadElsewhere(t *testing.T) {
+	const id = "5f4c45e4-6e08-4e47-9455-0d6c65c14cf6"
+	text := with(classes, "Service", "web", "konghq.com/override: k, konghq.com/client-cert: ../kube-system/x") + `
+kind: Ingress
+metadata: {name: i, namespace: shop}
+spec: {ingressClassName: keyway, tls: [{hosts: [a.test], secretName: "x/../../kube-system/admin"}], rules: [{host: a.test, http: {paths: [{path: /, backend: {service: {name: web, port: {number: 80}}}}]}}]}
+---
+kind: KongIngress
+metadata: {name: k, namespace: shop}
+upstream: {client_certificate: ` + id + `, id: ` + id + `, slots: 64}
+---
+kind: AuthorityMap
+metadata: {name: ca, namespace: shop, labels: {konghq.com/ca-cert: "true"}, annotations: {kubernetes.io/ingress.class: keyway}}
+data: {id: ` + id + `, cert: "{vault://node.kubernetes/kube-system/admin/token}"}
+`
+	doc := whole(t, text)
+	for r := range doc.Refs() {
+		t.Errorf("reference %s", r)
+	}
+	if u := doc.Upstreams[0]; u.ID == id || u.ClientCertificate != "" || len(doc.CACertificates) > 0 || len(doc.SNIs) > 0 {
+		t.Errorf("%+v", u)
+	}
+	f := found(t, text)
+	for _, want := range []string{"spec.tls[0].secretName", "upstream.client_certificate", "upstream.id", "konghq.com/client-cert", "ConfigMap shop/ca: data.cert"} {
+		if !strings.Contains(f, want) {
+			t.Errorf("%s is not told: %s", want, f)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package translate
 
 import (
+	"slices"
 	"strings"
 	"unicode"
 )
@@ -55,13 +56,22 @@ func (w *run) override(m *Meta, upstream map[string]any, fields map[string]strin
 	if len(o.Proxy)+len(o.Route) > 0 {
 		w.ignore(field, "KongIngress "+o.Namespace+"/"+o.Name+": expected an upstream alone; proxy and route mean nothing any more, use annotations")
 	}
-	for k, v := range o.Upstream {
-		if k == "name" {
+	for _, k := range sortedKeys(o.Upstream) {
+		v := o.Upstream[k]
+		if !slices.Contains(overridden, k) {
+			w.ignore(field, "KongIngress "+o.Namespace+"/"+o.Name+": upstream."+k+": expected one of "+strings.Join(overridden, ", "))
 			continue
 		}
 		upstream[k] = v
 		fields["upstreams."+k] = field
 	}
+}
+
+// overridden are the fields of an upstream that an object of a namespace may set: none
+// that leads to entities of others.
+var overridden = []string{
+	"algorithm", "hash_fallback", "hash_fallback_header", "hash_fallback_query_arg", "hash_fallback_uri_capture", "hash_on", "hash_on_cookie",
+	"hash_on_cookie_path", "hash_on_header", "hash_on_query_arg", "hash_on_uri_capture", "healthchecks", "host_header", "slots",
 }
 
 // values are the policy in the words of documents, or what is wrong with it.
