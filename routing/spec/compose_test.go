@@ -71,3 +71,25 @@ func TestJoinSharesWhatDidNotChange(t *testing.T) {
 		t.Error("what did not change was copied")
 	}
 }
+
+func TestMergeLeavesWhatIsTakenToTheFirst(t *testing.T) {
+	load := func(text string) *Document {
+		doc, problems := Load([]Source{{Name: "t.yaml", Data: []byte("_format_version: \"3.0\"\n" + text)}}, nil)
+		if len(problems) > 0 {
+			t.Fatal(problems)
+		}
+		return doc
+	}
+	file := load("services: [{name: a, host: file.test}]\nsnis: []\nconsumers: [{username: ann}]\n")
+	cluster := load("services: [{name: a, host: cluster.test}, {name: b, host: b.test}]\nconsumers: [{username: ann}, {username: bob}]\n")
+	both, problems := Merge(file, cluster)
+	if len(both.Services) != 2 || both.Services[0].Host != "file.test" || len(both.Consumers) != 2 || len(problems) != 2 {
+		t.Errorf("%d services, %d consumers, %v", len(both.Services), len(both.Consumers), problems)
+	}
+	if p := problems[0]; p.Entity != "services" || p.Name != "a" || p.Reason != ReasonDuplicate {
+		t.Errorf("%v", p)
+	}
+	if both, problems := Merge(&Document{}, cluster); both != cluster || len(problems) > 0 {
+		t.Error("nothing beside it, and it is not itself")
+	}
+}

@@ -182,9 +182,9 @@ func (p path) conditions() []string {
 	return []string{"http.path ^= " + quoted(p.text)}
 }
 
-func quoted(s string) string {
-	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`, "\r", `\r`, "\t", `\t`).Replace(s) + `"`
-}
+func quoted(s string) string { return `"` + escapes.Replace(s) + `"` }
+
+var escapes = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`, "\r", `\r`, "\t", `\t`)
 
 // Bits of a route's priority. Between routes that match the same request the one with
 // more kinds of conditions wins, then more headers, then hosts without a wildcard,

@@ -153,7 +153,7 @@ func whole(t *testing.T, text string) *spec.Document {
 				t.Fatalf("with nothing left there is %s %s", kind, e.Base().ID)
 			}
 		}
-		if len(again.units)+len(again.readers)+len(again.collections)+len(again.asked)+len(again.good)+len(again.slices)+len(again.wrong) > 0 {
+		if len(again.units)+len(again.readers)+len(again.collections)+len(again.asked)+len(again.good)+len(again.slices)+len(again.wrong)+len(again.parts)+len(again.secrets)+len(again.grants) > 0 {
 			t.Fatalf("with nothing left there are units %v, readers %v, collections %v, needs %v, good %v", again.units, again.readers, again.collections, again.asked, again.good)
 		}
 	}

@@ -94,21 +94,34 @@ func (r Ref) unit() Ref {
 // subject is the object that a unit is made of, zero for none.
 func (r Ref) subject() Ref {
 	name, more, _ := strings.Cut(r.Name, ":")
-	kind := map[string]string{
-		unitIngress: KindIngress, unitBackend: KindService, unitEndpoints: KindService, unitConsumer: KindConsumer, unitPerson: KindConsumer,
-		unitGroup: KindConsumerGroup, unitVault: KindVault, unitAuthority: KindAuthority, unitStream: KindTCPIngress, unitPlugin: KindPlugin,
-	}[r.Kind]
-	switch {
-	case kind == "":
-		return Ref{}
-	case r.Kind == unitAuthority && more != "":
-		kind = KindAuthorityMap
-	case r.Kind == unitStream && more == "udp":
-		kind = KindUDPIngress
-	case r.Kind == unitPlugin && r.Namespace == "":
-		kind = KindClusterPlugin
+	switch r.Kind {
+	case unitIngress:
+		return Ref{KindIngress, r.Namespace, name}
+	case unitBackend, unitEndpoints:
+		return Ref{KindService, r.Namespace, name}
+	case unitConsumer, unitPerson:
+		return Ref{KindConsumer, r.Namespace, name}
+	case unitGroup:
+		return Ref{KindConsumerGroup, r.Namespace, name}
+	case unitVault:
+		return Ref{KindVault, r.Namespace, name}
+	case unitAuthority:
+		if more != "" {
+			return Ref{KindAuthorityMap, r.Namespace, name}
+		}
+		return Ref{KindAuthority, r.Namespace, name}
+	case unitStream:
+		if more == "udp" {
+			return Ref{KindUDPIngress, r.Namespace, name}
+		}
+		return Ref{KindTCPIngress, r.Namespace, name}
+	case unitPlugin:
+		if r.Namespace == "" {
+			return Ref{KindClusterPlugin, "", name}
+		}
+		return Ref{KindPlugin, r.Namespace, name}
 	}
-	return Ref{kind, r.Namespace, name}
+	return Ref{}
 }
 
 // wanted says whether a unit has a reason to be: its object, what is said in its
@@ -126,13 +139,41 @@ func (s *State) wanted(r Ref) bool {
 }
 
 func (w *run) translate() {
-	do := map[string]func(){
-		unitIngress: w.ingress, unitStream: w.stream, unitBackend: w.backend, unitEndpoints: w.endpoints, unitPlugin: w.plugin, unitConsumer: w.consumer,
-		unitGroup: w.consumerGroup, unitVault: w.kongVault, unitAuthority: w.authority, unitDefault: w.defaultBackend, unitHost: w.host,
-		unitPrefix: w.prefix, unitAuthorityID: w.authorityID, unitPerson: w.person, collectUses: w.uses, unitScope: w.scope, unitPair: w.pair,
-	}[w.self.Kind]
-	if do != nil {
-		do()
+	switch w.self.Kind {
+	case unitIngress:
+		w.ingress()
+	case unitStream:
+		w.stream()
+	case unitBackend:
+		w.backend()
+	case unitEndpoints:
+		w.endpoints()
+	case unitPlugin:
+		w.plugin()
+	case unitConsumer:
+		w.consumer()
+	case unitGroup:
+		w.consumerGroup()
+	case unitVault:
+		w.kongVault()
+	case unitAuthority:
+		w.authority()
+	case unitDefault:
+		w.defaultBackend()
+	case unitHost:
+		w.host()
+	case unitPrefix:
+		w.prefix()
+	case unitAuthorityID:
+		w.authorityID()
+	case unitPerson:
+		w.person()
+	case collectUses:
+		w.uses()
+	case unitScope:
+		w.scope()
+	case unitPair:
+		w.pair()
 	}
 }
 

@@ -39,7 +39,8 @@ type State struct {
 	dirty       [ranks]map[Ref]struct{}
 	good        map[Ref]Object // what a unit was made of when nothing was wrong
 	wrong       map[Ref]struct{}
-	order       []Ref // of units that have something in the document
+	parts       map[Ref]*part // of units that have something in the document
+	order       []*part       // those, by their units' names
 	disordered  bool
 	kinds       map[string]bool // of entities that differ from the document's
 	document    *spec.Document
@@ -50,13 +51,19 @@ type State struct {
 func NewState(cfg Config) *State {
 	s := &State{
 		cfg: cfg, objects: map[Ref]Object{}, slices: map[Ref]map[string]*EndpointSlice{}, grants: map[string]map[string]*Grant{}, secrets: map[Ref]struct{}{}, units: map[Ref]*unit{},
-		collections: map[Ref]map[Ref]any{}, readers: map[Ref]map[Ref]struct{}{}, asked: map[Ref]int{},
+		collections: map[Ref]map[Ref]any{}, readers: map[Ref]map[Ref]struct{}{}, asked: map[Ref]int{}, parts: map[Ref]*part{},
 		good: map[Ref]Object{}, wrong: map[Ref]struct{}{}, kinds: map[string]bool{},
 	}
 	for i := range s.dirty {
 		s.dirty[i] = map[Ref]struct{}{}
 	}
 	return s
+}
+
+// part is what a unit has in the document.
+type part struct {
+	of  Ref
+	doc *spec.Document
 }
 
 // unit is what was made of one thing.
@@ -174,18 +181,13 @@ func (s *State) Document() *spec.Document {
 		return s.document
 	}
 	if s.disordered {
-		s.order = s.order[:0]
-		for r, u := range s.units {
-			if u.doc != nil {
-				s.order = append(s.order, r)
-			}
-		}
-		slices.SortFunc(s.order, Ref.compare)
+		s.order = slices.AppendSeq(s.order[:0], maps.Values(s.parts))
+		slices.SortFunc(s.order, func(a, b *part) int { return a.of.compare(b.of) })
 		s.disordered = false
 	}
 	s.document = spec.Join(s.document, func(kind string) bool { return s.kinds[kind] }, func(yield func(*spec.Document) bool) {
-		for _, r := range s.order {
-			if !yield(s.units[r].doc) {
+		for _, p := range s.order {
+			if !yield(p.doc) {
 				return
 			}
 		}
@@ -223,7 +225,6 @@ func (s *State) make(r Ref, pulled bool) {
 	if old == nil {
 		// What is read while it is made may ask for it again.
 		s.units[r] = &unit{}
-		s.disordered = true
 	}
 	subject := s.objects[r.subject()]
 	w := &run{State: s, self: r, subject: subject}
@@ -312,10 +313,17 @@ func (s *State) replace(r Ref, old, now *unit) {
 	if !reflect.DeepEqual(old.value, next.value) {
 		s.touch(r.published())
 	}
-	if (old.doc == nil) != (next.doc == nil) {
-		s.disordered = true
-	}
 	s.compare(old.doc, next.doc)
+	switch p := s.parts[r]; {
+	case next.doc == nil && p != nil:
+		delete(s.parts, r)
+		s.disordered = true
+	case next.doc != nil && p == nil:
+		s.parts[r] = &part{r, next.doc}
+		s.disordered = true
+	case p != nil:
+		p.doc = next.doc
+	}
 	if delete(s.wrong, r); len(next.findings) > 0 {
 		s.wrong[r] = struct{}{}
 	}
@@ -354,7 +362,16 @@ func (s *State) gathered(c Ref) {
 
 // compare notes the kinds of entities in which two parts differ.
 func (s *State) compare(old, now *spec.Document) {
-	if old == now {
+	switch {
+	case old == now:
+		return
+	case old == nil || now == nil:
+		for _, kind := range spec.Kinds() {
+			for range cmp.Or(old, now).Entities(kind) {
+				s.kinds[kind] = true
+				break
+			}
+		}
 		return
 	}
 	for _, c := range spec.Diff(old, now) {
