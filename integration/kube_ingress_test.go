@@ -248,3 +248,41 @@ func TestKubeKIC(t *testing.T) {
 		}
 	}
 }
+
+// TestKubeBesideFiles: documents of files stand beside a cluster's; a plugin of a namespace
+// may refer to a vault that a file declares, as far as its rules let it.
+func TestKubeBesideFiles(t *testing.T) {
+	k, dns := startKube(t), startDNS(t)
+	dns.a["origin.shop.test."] = "127.0.0.1"
+	k.define()
+	k.namespace("shop")
+	k.namespace("other")
+	k.controller()
+	k.backend("web", saying(t, "cluster"))
+	const plugin = `
+apiVersion: configuration.konghq.com/v1
+kind: KongPlugin
+metadata: {name: limit, namespace: shop}
+plugin: rate-limiting
+config: {minute: 1000, policy: local, redis: {password: "{vault://%s/redis-password}"}}
+---
+`
+	k.apply(ingressClass + fmt.Sprintf(plugin, "files") + ingressOf("i", "a.test", "web", "konghq.com/plugins: limit"))
+	host, port, _ := strings.Cut(saying(t, "file"), ":")
+	g := kubeGateway(t, k, dns, map[string]string{"SHOP_REDIS_PASSWORD": "canary-c0ffee"}, options{document: fmt.Sprintf(`
+_format_version: "3.0"
+vaults: [{name: env, prefix: files, config: {prefix: SHOP_}, x_keyway_allow: [{namespaces: [shop]}]}]
+services: [{name: of-file, host: %s, port: %s, routes: [{name: of-file, hosts: [file.test], paths: [/]}]}]
+`, host, port)})
+	g.answers(nil, "a.test", "/x", 200, "cluster /x")
+	g.answers(nil, "file.test", "/y", 200, "file /y")
+	k.apply(fmt.Sprintf(plugin, "node.kubernetes/keyway/x"))
+	poll(t, "a reference to the node's own vault is refused", 20*time.Second, func() bool {
+		_, status := g.read("/status")
+		return strings.Contains(status, "expected a reference into a vault that a KongVault or a document declares")
+	})
+	g.answers(nil, "a.test", "/x", 200, "cluster /x") // its last good form
+	if text := g.log.String(); strings.Contains(text, "canary-c0ffee") {
+		t.Error("the log has the secret")
+	}
+}

@@ -216,7 +216,13 @@ func (n *node) inputs() edge.Documents {
 
 // awaitKube reads what was served last, in case the cluster is away at this start.
 func (n *node) awaitKube() error {
-	if n.cluster == nil || n.lastGood == nil || n.lastGood.state == nil || n.lastGood.started != nil {
+	if n.cluster == nil {
+		return nil
+	}
+	if doc, _ := n.documents.Current(); doc != nil {
+		n.cluster.objects.Declare(doc.Vaults) // before the cluster is read for the first time
+	}
+	if n.lastGood == nil || n.lastGood.state == nil || n.lastGood.started != nil {
 		return nil
 	}
 	doc, err := n.lastGood.document()

@@ -123,7 +123,7 @@ func (p *Provider) Current() (*spec.Document, spec.Problems) {
 	problems := make(spec.Problems, 0, len(p.findings))
 	for _, f := range p.findings {
 		problems = append(problems, &spec.Problem{
-			Pos: spec.Pos{File: "kubernetes"}, Entity: f.Object.Kind, ID: f.UID, Name: f.Object.Namespace + "/" + f.Object.Name,
+			Pos: spec.Pos{File: "kubernetes"}, Entity: translate.Shown(f.Object.Kind), ID: f.UID, Name: f.Object.Namespace + "/" + f.Object.Name,
 			Field: f.Field, Reason: spec.ReasonValue, Message: f.Message,
 		})
 	}
@@ -192,9 +192,12 @@ func (p *Provider) loop(ctx context.Context) error {
 		}
 		began := time.Now()
 		for r, o := range p.inbox.take() {
-			if o == nil {
+			switch {
+			case o == nil:
 				p.state.Delete(r)
-			} else {
+			case r.Kind == translate.KindSecret && p.wanted[r] == nil:
+				// It came while it ceased to be wanted.
+			default:
 				p.state.Put(o)
 			}
 		}

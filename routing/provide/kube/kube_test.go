@@ -126,7 +126,7 @@ func TestProviderFollowsTheCluster(t *testing.T) {
 	if _, problems := x.Current(); len(problems) != 1 || problems[0].Name != "shop/j" || problems[0].Entity != "Ingress" || problems[0].Field != "metadata.annotations[konghq.com/protocols]" {
 		t.Errorf("problems %v", problems)
 	}
-	poll(t, "the refused object is told", func() bool { return x.log.count("object refused") == 1 })
+	poll(t, "the refused object is told", func() bool { return x.log.count("metadata.annotations[konghq.com/protocols]") == 1 })
 	x.remove(networking + "namespaces/shop/ingresses/i")
 	x.remove(networking + "namespaces/shop/ingresses/j")
 	x.until("")

@@ -30,20 +30,21 @@ var (
 // options reads the annotations of an Ingress.
 func (w *run) options(o *Ingress) *options {
 	m := &o.Meta
-	opts := &options{fields: map[string]any{}, origins: map[string]string{}, tags: w.tags(o), legacyRegex: w.parameters().Spec.EnableLegacyRegexDetection}
-	set := func(name, field string) func(string) {
-		return func(v string) { opts.fields[field] = v }
+	opts := &options{fields: map[string]any{}, origins: map[string]string{"routes.expression": "spec.rules", "routes.name": "metadata.name", "routes.tags": annotation(kongPrefix + "tags")}, tags: w.tags(o), legacyRegex: w.parameters().Spec.EnableLegacyRegexDetection}
+	set := func(name, field string, v any) {
+		opts.fields[field] = v
+		_, opts.origins["routes."+field] = annotated(m, name)
 	}
 	flag := func(name, field string) {
-		w.boolean(m, name, func(yes bool) { opts.fields[field] = yes })
+		w.boolean(m, name, func(yes bool) { set(name, field, yes) })
 	}
 	flag("preserve-host", "preserve_host")
 	flag("request-buffering", "request_buffering")
 	flag("response-buffering", "response_buffering")
 	flag("strip-path", "strip_path")
-	w.choice(m, "path-handling", []string{"v0", "v1"}, set("path-handling", "path_handling"))
+	w.choice(m, "path-handling", []string{"v0", "v1"}, func(v string) { set("path-handling", "path_handling", v) })
 	w.choice(m, "https-redirect-status-code", []string{"301", "302", "307", "308", "426"}, func(code string) {
-		opts.fields["https_redirect_status_code"] = atoi(code)
+		set("https-redirect-status-code", "https_redirect_status_code", atoi(code))
 	})
 	w.whole(m, "regex-priority", 0, 1<<15-1, func(n int) { opts.regexPriority = n })
 	if opts.regexPrefix, _ = annotated(m, "regex-prefix"); opts.regexPrefix == "" {
