@@ -76,6 +76,8 @@ type settings struct {
 	Grace, UpgradeTimeout time.Duration
 	UpgradeStay           string // auto, on, off
 
+	HeaderLimit, LineLimit, FieldLimit, TargetLimit int // bytes, and lines
+
 	HandshakeTimeout time.Duration
 	HeaderTimeout    time.Duration
 	BodyIdle         time.Duration
@@ -83,10 +85,6 @@ type settings struct {
 	WriteStall       time.Duration
 	IdleTimeout      time.Duration
 	KeepaliveMax     int
-	HeaderLimit      int
-	LineLimit        int
-	FieldLimit       int
-	TargetLimit      int
 	BodyLimit        int64
 	MaxConnections   int
 	MaxPerClient     int // connections of one client
