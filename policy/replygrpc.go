@@ -23,7 +23,7 @@ func GRPCFields(r *Reply) ([]exchange.Field, bool) {
 	switch {
 	case r.Body == nil && message == "":
 		message = StatusText(r.Status)
-	case r.Body != nil && len(r.Body) > 0:
+	case len(r.Body) > 0:
 		var said struct{ Message string }
 		if r.ContentType != TypeJSON || json.Unmarshal(r.Body, &said) != nil || said.Message == "" {
 			return nil, false

@@ -3,6 +3,7 @@ package http2
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"strconv"
 	"strings"
@@ -106,7 +107,7 @@ type judgedTape struct {
 
 func (t *judgedTape) Read(p []byte) (int, error) {
 	n, err := t.tape.Read(p)
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		select {
 		case <-t.over:
 		case <-time.After(10 * time.Second):

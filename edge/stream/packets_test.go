@@ -185,8 +185,14 @@ func TestPacketsCountNetworks(t *testing.T) {
 		client string
 		admits bool
 	}{
-		{"[2001:db8::1]:1", true}, {"[2001:db8::2]:1", true}, {"[2001:db8::ffff:3]:1", false}, {"[2001:db8:0:1::1]:1", true},
-		{"192.0.2.1:1", true}, {"192.0.2.1:2", true}, {"192.0.2.1:3", false}, {"192.0.2.2:1", true},
+		{"[2001:db8::1]:1", true},
+		{"[2001:db8::2]:1", true},
+		{"[2001:db8::ffff:3]:1", false},
+		{"[2001:db8:0:1::1]:1", true},
+		{"192.0.2.1:1", true},
+		{"192.0.2.1:2", true},
+		{"192.0.2.1:3", false},
+		{"192.0.2.2:1", true},
 	} {
 		if got := p.admit(key(c.client), &session{}); got != c.admits {
 			t.Errorf("%s is admitted: %v, want %v", c.client, got, c.admits)

@@ -2,7 +2,10 @@
 
 package upstream
 
-import "time"
+import (
+	"errors"
+	"time"
+)
 
 // tryRead reads what is there, waiting next to nothing: errNothing when that is
 // nothing, io.EOF when the other end has closed.
@@ -20,7 +23,7 @@ func (s *sock) tryRead(p []byte) (int, error) {
 // swap leaves writing and reading to others.
 func (s *sock) swap(_, _ []byte, probe bool) (sent, n int, err error) {
 	if probe {
-		if _, err := s.tryRead(s.one[:]); err != errNothing { //nolint:errorlint // it is that very value
+		if _, err := s.tryRead(s.one[:]); !errors.Is(err, errNothing) {
 			return 0, 0, errNoise
 		}
 	}

@@ -66,7 +66,7 @@ func (k *call) swap(out []byte) (rest []byte, f *fault) {
 	}
 	c.readWithin(k.now, patience)
 	sent, n, err := c.sock.swap(out, c.buf, k.probe)
-	if err == errNoise { //nolint:errorlint // it is that very value
+	if errors.Is(err, errNoise) {
 		return nil, &fault{kind: faultBroken, err: fmt.Errorf("writing to %s: %w", c.address, err)}
 	}
 	c.w += n

@@ -113,8 +113,11 @@ func (h *HashInput) put(v map[string]any, kind, prefix string) string {
 	}
 	n := 0
 	for _, c := range []struct{ value, kind, field string }{
-		{h.Input, h.Input, ""}, {h.Header, "header", prefix + "header"}, {h.Cookie, "cookie", "hash_on_cookie"},
-		{h.QueryArg, "query_arg", prefix + "query_arg"}, {h.URICapture, "uri_capture", prefix + "uri_capture"},
+		{h.Input, h.Input, ""},
+		{h.Header, "header", prefix + "header"},
+		{h.Cookie, "cookie", "hash_on_cookie"},
+		{h.QueryArg, "query_arg", prefix + "query_arg"},
+		{h.URICapture, "uri_capture", prefix + "uri_capture"},
 	} {
 		if c.value == "" {
 			continue

@@ -60,7 +60,8 @@ func newState() *State {
 func testSchemas() spec.Schemas {
 	return spec.Schemas{
 		"rate-limiting": {Name: "rate-limiting", Fields: []spec.Schema{
-			{Name: "minute", Type: spec.Number}, {Name: "policy", Type: spec.String, Default: "local"},
+			{Name: "minute", Type: spec.Number},
+			{Name: "policy", Type: spec.String, Default: "local"},
 			{Name: "redis", Type: spec.Record, Fields: []spec.Schema{{Name: "password", Type: spec.String, Referenceable: true}}},
 		}},
 		"key-auth":            {Name: "key-auth", NoConsumer: true, Fields: []spec.Schema{{Name: "hide_credentials", Type: spec.Boolean, Default: false}}},
