@@ -168,10 +168,12 @@ consumers: [{username: c, keyauth_credentials: [{key: "{vault://sealed/k}"}, {ke
 		t.Helper()
 		places := map[string]string{}
 		for _, name := range []string{"cmdline", "environ", "comm", "maps"} {
-			text, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, name))
-			if err != nil || len(text) == 0 {
-				t.Fatalf("%s: %v", name, err)
-			}
+			var text []byte
+			poll(t, name+" can be read", 10*time.Second, func() bool { // it is empty while the process is begun
+				var err error
+				text, err = os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, name))
+				return err == nil && len(text) > 0
+			})
 			places[name] = string(text)
 		}
 		links, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))

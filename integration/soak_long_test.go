@@ -107,12 +107,17 @@ func (k *soak) gossip(d *deed, how string) error {
 		if i%7 == 3 {
 			f = wsFrame{true, 9, []byte("there?")}
 		}
-		if err := talk(d, w, r, f); err != nil {
+		err := talk(d, w, r, f)
+		if errors.Is(err, errGoodbye) && k.book.stopped() {
+			return (&ws{w: w, r: r}).leave()
+		}
+		if err != nil {
 			return err
 		}
 		k.rest(wordEvery)
 	}
-	if err := talk(d, w, r, wsFrame{true, 8, append([]byte{3, 232}, "bye"...)}); err != nil {
+	err = talk(d, w, r, wsFrame{true, 8, append([]byte{3, 232}, "bye"...)})
+	if err != nil && (!errors.Is(err, errGoodbye) || !k.book.stopped()) { // both may say it at once
 		return err
 	}
 	if _, err := readFrame(r); !errors.Is(err, io.EOF) {
@@ -133,6 +138,9 @@ func talk(d *deed, w io.Writer, r *bufio.Reader, f wsFrame) error {
 	d.bytes += int64(len(f.payload) + len(got.payload))
 	if f.opcode == 9 {
 		f.opcode = 10
+	}
+	if goodbye(got) {
+		return errGoodbye
 	}
 	if !got.fin || got.opcode != f.opcode || !bytes.Equal(got.payload, f.payload) {
 		return wrong("a frame of opcode %d and %d bytes came back of opcode %d and %d", got.opcode, len(got.payload), f.opcode, len(f.payload))

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -180,9 +181,21 @@ func TestUpgradeUnderLoad(t *testing.T) {
 	}
 	downloaded := make(chan error, 1)
 	go func() { downloaded <- download("https://"+g.tls+"/download", speaker(t, false)) }()
-	talks := []*ws{webSocket(t, g.gateway, "tls"), webSocket(t, g.gateway, "h2")}
-	for i, w := range talks {
-		a.again(fmt.Sprintf("WebSocket %d", i), 20*time.Millisecond, w.talk)
+	var goodbyes [2]atomic.Int64
+	for i, how := range []string{"tls", "h2"} {
+		w := webSocket(t, g.gateway, how)
+		a.again("WebSocket, "+how, 20*time.Millisecond, func() error {
+			err := w.talk()
+			if !errors.Is(err, errGoodbye) {
+				return err
+			}
+			goodbyes[i].Add(1)
+			if err := w.leave(); err != nil {
+				return err
+			}
+			w = webSocket(t, g.gateway, how) // and comes back, to the new process
+			return nil
+		})
 	}
 	held := connect(t, stream)
 	_ = held.SetDeadline(time.Now().Add(3 * time.Minute))
@@ -249,6 +262,11 @@ func TestUpgradeUnderLoad(t *testing.T) {
 	if a.troubles.Load() > 0 {
 		t.Errorf("of %d exchanges that last %d failed, the first: %v", a.asked.Load(), a.troubles.Load(), a.first.Load())
 	}
+	for i := range goodbyes {
+		if goodbyes[i].Load() == 0 {
+			t.Errorf("WebSocket %d heard of no upgrade", i)
+		}
+	}
 	if n := peers(); n != 1 {
 		t.Errorf("the session of datagrams came to its target from %d sockets, want one", n)
 	}
@@ -292,6 +310,14 @@ func download(url string, c *http.Client) error {
 	return nil
 }
 
+// errGoodbye says that a node that goes has closed a WebSocket as it should.
+var errGoodbye = errors.New("the node says goodbye")
+
+// goodbye says whether a frame is that of a node that goes (RFC 6455, section 7.4.1).
+func goodbye(f wsFrame) bool {
+	return f.fin && f.opcode == 8 && bytes.Equal(f.payload, []byte{1001 >> 8, 1001 & 0xff})
+}
+
 // talk says something over a WebSocket and hears it.
 func (s *ws) talk() error {
 	want := wsFrame{fin: true, opcode: 1, payload: []byte("still there?")}
@@ -299,10 +325,26 @@ func (s *ws) talk() error {
 		return err
 	}
 	got, err := readFrame(s.r)
-	if err == nil && !bytes.Equal(got.payload, want.payload) {
-		err = fmt.Errorf("it answers %q", got.payload)
+	switch {
+	case err != nil:
+		return err
+	case goodbye(got):
+		return errGoodbye
+	case !bytes.Equal(got.payload, want.payload):
+		return fmt.Errorf("it answers %q", got.payload)
 	}
-	return err
+	return nil
+}
+
+// leave answers a goodbye and awaits the end.
+func (s *ws) leave() error {
+	if err := writeFrame(s.w, wsFrame{fin: true, opcode: 8, payload: []byte{1001 >> 8, 1001 & 0xff}}, true); err != nil {
+		return err
+	}
+	if f, err := readFrame(s.r); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("after the goodbye came a frame of opcode %d, %w", f.opcode, err)
+	}
+	return nil
 }
 
 // echoes says something and hears it.
