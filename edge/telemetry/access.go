@@ -28,6 +28,7 @@ type AccessLog struct {
 	buf    *bufio.Writer
 	shared bool
 	line   []byte // the one in hand
+	stamp  stamp
 }
 
 // pipeWrite is how much a pipe takes in one piece, whoever else writes to it (pipe(7)).
@@ -130,15 +131,15 @@ func (a *AccessLog) write(f *edge.Finished) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.line = appendExchange(a.line[:0], f)
+	a.line = appendExchange(a.line[:0], f, &a.stamp)
 	_, _ = a.put(a.line) // Flush tells of a disk that takes nothing
 }
 
 // appendExchange writes the line of one exchange.
-func appendExchange(line []byte, f *edge.Finished) []byte {
+func appendExchange(line []byte, f *edge.Finished, s *stamp) []byte {
 	x, c := f.X, f.Context
 	l := object(append(line, '{'))
-	l.time("time", x.Start.Add(x.Elapsed))
+	l.time("time", x.Start.Add(x.Elapsed), s)
 	l.text("level", "INFO")
 	l.text("msg", "request")
 	l.text("request_id", x.RequestID)

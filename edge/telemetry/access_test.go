@@ -193,8 +193,9 @@ func FuzzAccessLine(f *testing.F) {
 // TestAccessLineAllocates holds a line to no garbage.
 func TestAccessLineAllocates(t *testing.T) {
 	f := finished(snapshot(t), 200)
-	line := appendExchange(nil, f)
-	if n := testing.AllocsPerRun(100, func() { line = appendExchange(line[:0], f) }); n > 0 {
+	var at stamp
+	line := appendExchange(nil, f, &at)
+	if n := testing.AllocsPerRun(100, func() { line = appendExchange(line[:0], f, &at) }); n > 0 {
 		t.Errorf("a line of the access log makes %.1f allocations", n)
 	}
 }
@@ -230,6 +231,23 @@ func TestAccessLogWritesWholeLines(t *testing.T) {
 		}
 		if lines != 1000 || shared && longest > 4096 || !shared && longest <= 4096 {
 			t.Errorf("shared %v: %d lines in pieces of at most %d bytes", shared, lines, longest)
+		}
+	}
+}
+
+// TestStamp holds times to what the library writes, within a second and over its end.
+func TestStamp(t *testing.T) {
+	var s stamp
+	base := time.Date(2026, 11, 30, 23, 59, 58, 0, time.FixedZone("", 5400))
+	for _, in := range []time.Location{*time.UTC, *base.Location()} {
+		for _, ns := range []int64{0, 1, 10, 999_999_999, 1_000_000_000, 1_120_000_000, 86_400_000_000_007} {
+			at := base.Add(time.Duration(ns)).In(&in)
+			s.zone, s.head = s.zone[:0], s.head[:0]
+			for range 2 { // made, and then kept
+				if got := string(s.append(nil, at)); got != at.Format(time.RFC3339Nano) {
+					t.Errorf("%s, want %s", got, at.Format(time.RFC3339Nano))
+				}
+			}
 		}
 	}
 }

@@ -62,9 +62,37 @@ func (o *object) address(name string, a netip.Addr) {
 	*o = append(a.AppendTo(append(*o, '"')), '"')
 }
 
-func (o *object) time(name string, t time.Time) {
+func (o *object) time(name string, t time.Time, s *stamp) {
 	o.key(name)
-	*o = append(t.AppendFormat(append(*o, '"'), time.RFC3339Nano), '"')
+	*o = append(s.append(append(*o, '"'), t), '"')
+}
+
+// stamp writes times as time.RFC3339Nano has them. It keeps the text of a second: there
+// are thousands of lines in each.
+type stamp struct {
+	second     int64
+	head, zone []byte
+}
+
+func (s *stamp) append(b []byte, t time.Time) []byte {
+	if second := t.Unix(); second != s.second || len(s.head) == 0 {
+		s.second = second
+		s.head = t.AppendFormat(s.head[:0], "2006-01-02T15:04:05")
+		s.zone = t.AppendFormat(s.zone[:0], "Z07:00")
+	}
+	b = append(b, s.head...)
+	if ns := t.Nanosecond(); ns != 0 {
+		at := len(b)
+		b = append(b, ".000000000"...)
+		for i := at + 9; ns > 0; i-- {
+			b[i] = byte('0' + ns%10)
+			ns /= 10
+		}
+		for b[len(b)-1] == '0' {
+			b = b[:len(b)-1]
+		}
+	}
+	return append(b, s.zone...)
 }
 
 // millis writes a duration in milliseconds, to the microsecond.
@@ -103,6 +131,9 @@ func (o *object) versions(name string, list []*secrets.Credential) {
 // quotes, backslashes and control characters are escaped, what is not UTF-8 becomes U+FFFD,
 // and so are the two separators that some readers take for the end of a line.
 func appendEscaped(b []byte, s string) []byte {
+	if simple(s) {
+		return append(b, s...)
+	}
 	from := 0
 	for i := 0; i < len(s); {
 		c := s[i]
@@ -123,6 +154,29 @@ func appendEscaped(b []byte, s string) []byte {
 		from = i
 	}
 	return append(b, s[from:]...)
+}
+
+// simple says whether nothing in s needs an escape or a second look. It looks at eight
+// bytes at once, as nearly all that is logged is such.
+func simple(s string) bool {
+	const (
+		ones  = 0x0101010101010101
+		highs = 0x8080808080808080
+	)
+	for len(s) >= 8 {
+		w := uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 | uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
+		quote, slash := w^'"'*ones, w^'\\'*ones
+		if (w|(w-' '*ones)|(quote-ones)&^quote|(slash-ones)&^slash)&highs != 0 {
+			return false
+		}
+		s = s[8:]
+	}
+	for i := 0; i < len(s); i++ {
+		if c := s[i]; c < ' ' || c == '"' || c == '\\' || c >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
 }
 
 // appendEscape writes the escape of one character.
