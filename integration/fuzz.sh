@@ -15,6 +15,13 @@ one() { # folder, target, time
     rm -f "$log"
     return
   fi
+  # The fuzzing of the standard library sometimes takes the end of its time for a failure: the
+  # whole of what it says then is this, and there is no input.
+  if grep -q '^ *context deadline exceeded$' "$log" && grep -q '^fuzz: elapsed' "$log" && ! grep -qE 'Failing input|panic|DATA RACE|_test\.go:[0-9]+' "$log"; then
+    echo "fuzz: ok   ./$1 $2: $(grep '^fuzz: elapsed' "$log" | tail -1 | sed 's/^fuzz: //') (stopped at its end)"
+    rm -f "$log"
+    return
+  fi
   echo "fuzz: FAILED ./$1 $2"; tail -60 "$log"; rm -f "$log"
   return 1
 }
