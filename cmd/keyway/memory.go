@@ -50,6 +50,23 @@ func guardMemory(setting string) int64 {
 	return limit
 }
 
+// spareHeap is how much garbage the collector lets come together at the least, and
+// spareLimit the least memory_limit that has room for it.
+const (
+	spareHeap  = 16 << 20
+	spareLimit = 256 << 20
+)
+
+// spare is what makes the collector wait, for as long as it is kept: what is in use of a
+// small node's heap is so little that a hundred handshakes would start it again. Nothing
+// is ever written into it, so that it takes addresses and no memory.
+func spare(limit int64) []byte {
+	if limit > 0 && limit < spareLimit {
+		return nil
+	}
+	return make([]byte, spareHeap)
+}
+
 var errSize = errors.New("it is no number of bytes with KiB, MiB or GiB behind it")
 
 // parseSize reads "512MiB".

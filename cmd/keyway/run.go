@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"syscall"
@@ -19,6 +20,7 @@ import (
 func (n *node) run(ctx context.Context) error {
 	stop, forced, release := signals(ctx)
 	defer release()
+	defer runtime.KeepAlive(spare(n.overload.Memory))
 	// The parts that requests in flight need outlive the listeners.
 	background, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()

@@ -20,6 +20,7 @@ import (
 type AccessLog struct {
 	log    *slog.Logger
 	sample float64
+	lines  sync.Pool // of *accessLine
 
 	mu     sync.Mutex // guards the group below
 	path   string     // "" for a stream
@@ -27,8 +28,13 @@ type AccessLog struct {
 	file   io.WriteCloser
 	buf    *bufio.Writer
 	shared bool
-	line   []byte // the one in hand
-	stamp  stamp
+}
+
+// accessLine is where a line is composed. Composing takes longer than a lock should be
+// held that each core wants for each request.
+type accessLine struct {
+	text  []byte
+	stamp stamp
 }
 
 // pipeWrite is how much a pipe takes in one piece, whoever else writes to it (pipe(7)).
@@ -38,6 +44,7 @@ const pipeWrite = 4096
 func NewAccessLog(w io.Writer, sample float64) *AccessLog {
 	a := &AccessLog{sample: sample, out: w, buf: bufio.NewWriterSize(w, 64<<10)}
 	a.log = slog.New(slog.NewJSONHandler(lockedWriter{a}, nil))
+	a.lines.New = func() any { return new(accessLine) }
 	return a
 }
 
@@ -129,70 +136,70 @@ func (a *AccessLog) write(f *edge.Finished) {
 	if a.sample < 1 && x.Response.Status < 500 && rand.Float64() >= a.sample {
 		return
 	}
+	l := a.lines.Get().(*accessLine)
+	l.text = appendExchange(l.text[:0], f, &l.stamp)
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.line = appendExchange(a.line[:0], f, &a.stamp)
-	_, _ = a.put(a.line) // Flush tells of a disk that takes nothing
+	_, _ = a.put(l.text) // Flush tells of a disk that takes nothing
+	a.mu.Unlock()
+	a.lines.Put(l)
 }
 
 // appendExchange writes the line of one exchange.
 func appendExchange(line []byte, f *edge.Finished, s *stamp) []byte {
 	x, c := f.X, f.Context
-	l := object(append(line, '{'))
-	l.time("time", x.Start.Add(x.Elapsed), s)
-	l.text("level", "INFO")
-	l.text("msg", "request")
-	l.text("request_id", x.RequestID)
-	l.address("client", c.ClientIP)
-	l.text("method", x.Request.Method)
-	l.text("host", x.Request.Host)
-	l.text("path", x.Request.Path)
-	l.text("protocol", x.Conn.Protocol)
-	l.number("status", int64(x.Response.Status))
-	l.text("made_by", f.Source)
-	l.number("bytes_in", x.BytesIn)
-	l.number("bytes_out", x.BytesOut)
-	l.millis("total_ms", x.Elapsed)
+	l := object(line)
+	l.time(`{"time":"`, x.Start.Add(x.Elapsed), s)
+	l.text(`,"level":"INFO","msg":"request","request_id":"`, x.RequestID)
+	l.address(`,"client":"`, c.ClientIP)
+	l.text(`,"method":"`, x.Request.Method)
+	l.text(`,"host":"`, x.Request.Host)
+	l.text(`,"path":"`, x.Request.Path)
+	l.text(`,"protocol":"`, x.Conn.Protocol)
+	l.number(`,"status":`, int64(x.Response.Status))
+	l.text(`,"made_by":"`, f.Source)
+	l.number(`,"bytes_in":`, x.BytesIn)
+	l.number(`,"bytes_out":`, x.BytesOut)
+	l.millis(`,"total_ms":`, x.Elapsed)
 	if c.Route != nil {
-		l.text("route", nameOr(c.Route.Name, c.Route.ID))
+		l.text(`,"route":"`, nameOr(c.Route.Name, c.Route.ID))
 	}
 	if c.Service != nil {
-		l.text("service", nameOr(c.Service.Name, c.Service.ID))
+		l.text(`,"service":"`, nameOr(c.Service.Name, c.Service.ID))
 	}
 	if c.Consumer != nil {
-		l.text("consumer", nameOr(c.Consumer.Username, c.Consumer.ID))
+		l.text(`,"consumer":"`, nameOr(c.Consumer.Username, c.Consumer.ID))
 	}
 	if len(f.Sent) > 0 {
-		l.versions("upstream_credentials", f.Sent)
+		l.versions(`,"upstream_credentials":[`, f.Sent)
 	}
-	if id := c.Credential; id != nil {
-		l.key("credential")
-		l.string(id.Plugin, ":", id.ID, "@")
-		l.int(int64(id.Version))
-		l = append(l, '"')
+	if c.Credential != nil {
+		l.credential(`,"credential":"`, c.Credential)
 	}
 	if tls := x.Conn.TLS; tls != nil {
-		l.text("tls", tlsName(tls.Version))
-		l.text("sni", tls.ServerName)
-		l.text("certificate", x.Conn.CertSerial)
+		l.text(`,"tls":"`, tlsName(tls.Version))
+		l.text(`,"sni":"`, tls.ServerName)
+		l.text(`,"certificate":"`, x.Conn.CertSerial)
 	}
 	if n := len(x.Attempts); n > 0 {
-		l.text("upstream", x.Attempts[n-1].Address)
-		l.number("tries", int64(n))
-		l.flag("upstream_reused", x.UpstreamReused)
+		l.text(`,"upstream":"`, x.Attempts[n-1].Address)
+		l.number(`,"tries":`, int64(n))
+		if x.UpstreamReused {
+			l = append(l, `,"upstream_reused":true`...)
+		} else {
+			l = append(l, `,"upstream_reused":false`...)
+		}
 		if !x.UpstreamHead.IsZero() {
-			l.millis("upstream_ms", x.UpstreamHead.Sub(x.UpstreamStart))
+			l.millis(`,"upstream_ms":`, x.UpstreamHead.Sub(x.UpstreamStart))
 		}
 	}
 	if f.Snapshot != nil {
-		l.key("generation")
-		l = strconv.AppendUint(l, f.Snapshot.Generation, 10)
+		l = strconv.AppendUint(append(l, `,"generation":`...), f.Snapshot.Generation, 10)
 	}
 	if f.Reply != nil && f.Reply.Err != nil {
-		l.text("reason", f.Reply.Err.Error())
+		l.text(`,"reason":"`, f.Reply.Err.Error())
 	}
 	if f.Err != nil {
-		l.text("broken_off", f.Err.Error())
+		l.text(`,"broken_off":"`, f.Err.Error())
 	}
 	return append(l, '}', '\n')
 }

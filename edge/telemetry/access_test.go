@@ -12,6 +12,8 @@ import (
 	"testing/synctest"
 	"time"
 	"unicode/utf8"
+
+	"github.com/keyway-edge/keyway/policy"
 )
 
 func TestAccessLogLine(t *testing.T) {
@@ -164,12 +166,11 @@ func FuzzAccessLine(f *testing.F) {
 		f.Add(s, int64(1234567))
 	}
 	f.Fuzz(func(t *testing.T, s string, took int64) {
-		l := object("{")
-		l.text("a", s)
-		l.millis("took", time.Duration(took))
-		l.key("id")
-		l.string("p", ":", s)
-		l = append(l, '"', '}', '\n')
+		var l object
+		l.text(`{"a":"`, s)
+		l.millis(`,"took":`, time.Duration(took))
+		l.credential(`,"id":"`, &policy.Identity{Plugin: "p", ID: s, Version: 7})
+		l = append(l, '}', '\n')
 		if bytes.IndexByte(l, '\n') != len(l)-1 || !utf8.Valid(l) {
 			t.Fatalf("%q is not one line of UTF-8", l)
 		}
@@ -181,7 +182,7 @@ func FuzzAccessLine(f *testing.F) {
 			t.Fatalf("%q: %v", l, err)
 		}
 		want := string([]rune(s)) // what is not UTF-8 becomes U+FFFD
-		if got.A != want || got.ID != "p:"+want {
+		if got.A != want || got.ID != "p:"+want+"@7" {
 			t.Errorf("%q reads as %q and %q", s, got.A, got.ID)
 		}
 		if d := time.Duration(took).Microseconds(); got.Took != float64(d)/1000 {

@@ -161,22 +161,34 @@ func bounded(v string) string {
 func (l *limiter) tell(c *policy.Context, used []usage, allowed bool) {
 	f := &c.ResponseFields
 	nearest, least := 0, int64(math.MaxInt64)
-	var leastText string
 	for i := range l.limits {
-		x := &l.limits[i]
-		remaining := max(0, x.max-used[i].count)
-		text := strconv.FormatInt(remaining, 10)
-		f.Add(x.limitName, x.text)
-		f.Add(x.remainingName, text)
-		if remaining <= least { // of equals the longer period: it ends later
-			nearest, least, leastText = i, remaining, text
+		if left := l.limits[i].left(used[i]); left <= least { // of equals the longer period: it ends later
+			nearest, least = i, left
 		}
 	}
-	reset := strconv.FormatInt(max(1, used[nearest].end-c.Now.Unix()), 10)
+	// All numbers are parts of one text.
+	var buf [(periods + 1) * 20]byte
+	var cuts [periods + 1]int
+	text := buf[:0]
+	for i := range l.limits {
+		text = strconv.AppendInt(text, l.limits[i].left(used[i]), 10)
+		cuts[i+1] = len(text)
+	}
+	text = strconv.AppendInt(text, max(1, used[nearest].end-c.Now.Unix()), 10)
+	all := string(text)
+	for i := range l.limits {
+		x := &l.limits[i]
+		f.Add(x.limitName, x.text)
+		f.Add(x.remainingName, all[cuts[i]:cuts[i+1]])
+	}
+	reset := all[cuts[len(l.limits)]:]
 	f.Add("RateLimit-Limit", l.limits[nearest].text)
-	f.Add("RateLimit-Remaining", leastText)
+	f.Add("RateLimit-Remaining", all[cuts[nearest]:cuts[nearest+1]])
 	f.Add("RateLimit-Reset", reset)
 	if !allowed {
 		f.Add("Retry-After", reset)
 	}
 }
+
+// left is how many requests more the window takes.
+func (x *limit) left(u usage) int64 { return max(0, x.max-u.count) }

@@ -174,6 +174,9 @@ func newLab(ctx context.Context, keyway, beside string) (*lab, error) {
 		}
 	}
 	dir, err := os.MkdirTemp("", "keyway-bench")
+	if err == nil {
+		err = os.Mkdir(filepath.Join(dir, "log"), 0o700)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("making a folder: %w", err)
 	}

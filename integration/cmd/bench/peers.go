@@ -157,7 +157,8 @@ func (l *lab) keywayPeer(name, binary string, s serving) *peer {
 	p := &peer{name: name, port: s.port}
 	access := "off"
 	if s.log {
-		p.log = filepath.Join(l.dir, name+".log")
+		// Not beside the documents, whose folder is watched: each write would be looked at.
+		p.log = filepath.Join(l.dir, "log", name+".log")
 		access = p.log
 	}
 	if !filepath.IsAbs(s.document) {
