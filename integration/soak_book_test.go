@@ -63,6 +63,8 @@ type book struct {
 	// waited is how long the node may have had to wait for a processor, and so to
 	// notice what had happened. nil for not at all.
 	waited func(from, to time.Time) time.Duration
+	// told is called for each error that nothing explains, at once. nil for nobody.
+	told func(fault string)
 
 	mu      sync.Mutex // guards what follows
 	kinds   map[string]*sum
@@ -209,6 +211,9 @@ func (b *book) fault(from, to time.Time, format string, args ...any) {
 		}
 	}
 	b.faults = append(b.faults, text.String())
+	if b.told != nil {
+		b.told(text.String())
+	}
 }
 
 // explain says what excuses the end of a deed, "" for nothing.

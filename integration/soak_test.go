@@ -62,6 +62,7 @@ type soak struct {
 func newSoak(t *testing.T, length time.Duration) *soak {
 	t.Helper()
 	k := &soak{t: t, length: length, killEvery: 800 * time.Millisecond, longest: 40, book: newBook(), keys: filepath.Join(t.TempDir(), "keys"), pools: map[string][]*target{}, never: make(chan struct{})}
+	k.book.told = func(fault string) { t.Logf("at %s nothing explains %s", clock(time.Now()), fault) }
 	if length >= 5*time.Minute {
 		k.killEvery, k.longest = 2*time.Second, 600
 	}

@@ -18,6 +18,7 @@ type run struct {
 	Rate     float64 `json:"requests_per_second"`
 	Resumed  int     `json:"resumed,omitempty"` // connections
 	TLS      string  `json:"tls,omitempty"`     // what was agreed on
+	Counted  float64 `json:"counted,omitempty"` // share of the requests that no stop of a CPU touched: latencies are theirs
 	P50      float64 `json:"p50_us,omitempty"`  // from when a request was due
 	P99      float64 `json:"p99_us,omitempty"`
 	P999     float64 `json:"p999_us,omitempty"`

@@ -239,12 +239,12 @@ func percentile(sorted []time.Duration, p float64) float64 {
 
 // took is the summary of a paced run. Late is by how much the generator itself missed
 // the time to send.
-func took(latencies, late []time.Duration, wall time.Duration) run {
-	slices.Sort(latencies)
+func took(samples []sample, stops []span, late []time.Duration, wall time.Duration) run {
+	counted := calm(samples, stops)
 	slices.Sort(late)
 	return run{
-		Requests: len(latencies), Rate: float64(len(latencies)) / wall.Seconds(),
-		P50: percentile(latencies, 50), P99: percentile(latencies, 99), P999: percentile(latencies, 99.9),
+		Requests: len(samples), Rate: float64(len(samples)) / wall.Seconds(), Counted: float64(len(counted)) / float64(max(len(samples), 1)),
+		P50: percentile(counted, 50), P99: percentile(counted, 99), P999: percentile(counted, 99.9),
 		Late: percentile(late, 99),
 	}
 }

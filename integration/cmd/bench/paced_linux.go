@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"runtime"
 	"syscall"
 	"time"
@@ -193,7 +194,8 @@ type pacer struct {
 	done    int
 	failed  int
 
-	latencies, late []time.Duration
+	samples []sample
+	late    []time.Duration
 }
 
 // slot is room for a request on a connection.
@@ -210,7 +212,7 @@ func (g paced) load() (run, error) {
 	if _, _, errno := syscall.Syscall(syscall.SYS_PRCTL, setTimerSlack, 1, 0); errno != 0 {
 		return run{}, fmt.Errorf("asking for exact timers: %w", errno)
 	}
-	p := &pacer{paced: g, latencies: make([]time.Duration, 0, g.n), late: make([]time.Duration, 0, g.n)}
+	p := &pacer{paced: g, samples: make([]sample, 0, g.n), late: make([]time.Duration, 0, g.n)}
 	defer func() {
 		for _, s := range p.sockets {
 			_ = s.Close()
@@ -220,11 +222,17 @@ func (g paced) load() (run, error) {
 		return run{}, err
 	}
 	defer func() { _ = syscall.Close(p.epoll) }()
+	p.began = time.Now()
+	watched := watchCPUs(p.began)
 	wall, err := p.loop()
+	stops, blind := watched.end()
 	if err != nil {
 		return run{}, err
 	}
-	r := took(p.latencies, p.late, wall)
+	if blind != nil {
+		fmt.Fprintf(os.Stderr, "bench: latencies are those of times too in which a CPU stopped: %v\n", blind)
+	}
+	r := took(p.samples, stops, p.late, wall)
 	r.Failed = p.failed
 	if c := p.sockets[0].tls; c != nil {
 		r.TLS = suite(c.ConnectionState())
@@ -260,7 +268,6 @@ func (p *pacer) loop() (time.Duration, error) {
 	const patience = 30 * time.Second // after the last one was due
 	scratch := make([]byte, 32<<10)
 	events := make([]syscall.EpollEvent, 64)
-	p.began = time.Now()
 	for p.done < p.n {
 		now := time.Since(p.began)
 		if now > p.due(p.n)+patience {
@@ -309,7 +316,8 @@ func (p *pacer) sendDue(now time.Duration) error {
 
 func (p *pacer) answered(socket, request int, good bool) {
 	now := time.Since(p.began)
-	p.latencies = append(p.latencies, now-p.due(request))
+	due := p.due(request)
+	p.samples = append(p.samples, sample{due, now - due})
 	p.done++
 	if !good {
 		p.failed++

@@ -70,6 +70,8 @@ func p999(r run) float64 { return r.P999 }
 func rate(r run) float64 { return r.Rate }
 func late(r run) float64 { return r.Late }
 
+func counted(r run) float64 { return r.Counted }
+
 // within answers what proxy b had of what a had, in each round that is good for both.
 func within(runs [][]run, a, b int, of func(run) float64) (ratios []float64) {
 	for _, round := range runs {
@@ -129,7 +131,7 @@ func table(c benchCase, results []result) {
 		fmt.Println()
 	}()
 	if c.latency {
-		fmt.Fprintln(w, "case\tproxy\trate\tCPU busy\tp50 us\tp99 us\tp99.9 us\tratio p50\tp99\tp99.9\tspread of p99\tlate p99 us\trounds\terrors\taim\t")
+		fmt.Fprintln(w, "case\tproxy\trate\tCPU busy\tp50 us\tp99 us\tp99.9 us\tratio p50\tp99\tp99.9\tspread of p99\tlate p99 us\tcounted\trounds\terrors\taim\t")
 	} else {
 		fmt.Fprintln(w, "case\tproxy\tworkers\tus/request\tratio\tspread\trounds\terrors\tresumed\taim\t")
 	}
@@ -143,9 +145,9 @@ func table(c benchCase, results []result) {
 			fmt.Fprintf(w, "%s\t%s\t%d\t%.1f\t%.2f\t%s\t%d\t%d\t%s\t%s\t%s\n", r.Case, r.Proxy, r.Workers, r.CPU, r.Ratio, r.Spread, r.Rounds, r.Errors, resumedShare(r.Runs), aim, r.Verdict)
 			continue
 		}
-		fmt.Fprintf(w, "%s\t%s\t%.0f\t%.0f %%\t%.0f\t%.0f\t%.0f\t%.2f\t%.2f\t%.2f\t%s\t%.0f\t%d\t%d\t%s\t%s\n", r.Case, r.Proxy, medianOf(r.Runs, rate), r.CPU*medianOf(r.Runs, rate)/1e4,
+		fmt.Fprintf(w, "%s\t%s\t%.0f\t%.0f %%\t%.0f\t%.0f\t%.0f\t%.2f\t%.2f\t%.2f\t%s\t%.0f\t%.1f %%\t%d\t%d\t%s\t%s\n", r.Case, r.Proxy, medianOf(r.Runs, rate), r.CPU*medianOf(r.Runs, rate)/1e4,
 			medianOf(r.Runs, p50), medianOf(r.Runs, p99), medianOf(r.Runs, p999), ratioOf(nginx, r.Runs, p50), r.Ratio, ratioOf(nginx, r.Runs, p999),
-			r.Spread, medianOf(r.Runs, late), r.Rounds, r.Errors, aim, r.Verdict)
+			r.Spread, medianOf(r.Runs, late), 100*medianOf(r.Runs, counted), r.Rounds, r.Errors, aim, r.Verdict)
 	}
 }
 
