@@ -45,7 +45,7 @@ func TestRequestAllocates(t *testing.T) {
 	r := newRig(t, &Config{}, "services: [{name: s, url: \"http://"+still(t)+"\", routes: [{name: r, paths: [/], strip_path: false}]}]")
 	s := &http1.Server{Handler: NewHandler(r.config, r.publisher, nobody{}, silent()), MaxRequests: 1 << 30}
 	info := &exchange.Conn{Peer: netip.MustParseAddrPort("192.0.2.7:4711"), Local: netip.MustParseAddrPort("192.0.2.1:8000"), Protocol: "HTTP/1.1"}
-	info.Policy = newConnInfo(info, r.config.Policy)
+	info.Policy = r.config.newConnInfo(info, r.config.Policy)
 	const n = 500
 	serve := func() {
 		c := &again{left: n, text: "GET /echo/1k HTTP/1.1\r\nHost: bench.example.com\r\nUser-Agent: h2load\r\nAccept: */*\r\n\r\n"}

@@ -57,7 +57,7 @@ func keepAlive(tb testing.TB) func() {
 		"services: [{name: s, url: \"http://"+still(tb)+"\", routes: [{name: r, hosts: [bench.test], paths: [/api]}]}]")
 	r.handler = NewHandler(r.config, r.publisher, nobody{}, silent())
 	x := ask(tb, "GET", "bench.test", "/api/things?page=1", "User-Agent: bench", "Accept: */*", "Accept-Encoding: gzip")
-	x.Conn.Policy = newConnInfo(x.Conn, r.config.Policy)
+	x.Conn.Policy = r.config.newConnInfo(x.Conn, r.config.Policy)
 	given := x.Request.Fields
 	buf := make([]byte, 4<<10)
 	return func() {

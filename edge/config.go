@@ -1,8 +1,10 @@
 package edge
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 
 	"github.com/keyway-edge/keyway/routing"
@@ -23,6 +25,10 @@ type Config struct {
 	RealIPHeader    string // "X-Real-IP" when empty
 	RealIPRecursive bool
 
+	// PortMaps are the ports that clients see, by those that listeners have, where they
+	// differ.
+	PortMaps map[uint16]uint16
+
 	Headers         HeaderSet // fields added to responses
 	HeadersUpstream HeaderSet // fields added to upstream requests
 	// AllowDebugHeader answers Kong-Debug: 1 with the names of route and service.
@@ -35,6 +41,11 @@ type Config struct {
 
 // Token is the product token, "keyway/0.1.0".
 func (c *Config) Token() string { return "keyway/" + c.Version }
+
+// seenPort is the port that clients see in place of a listener's.
+func (c *Config) seenPort(own uint16) string {
+	return strconv.Itoa(int(cmp.Or(c.PortMaps[own], own)))
+}
 
 // HeaderSet is a set of the fields that the `headers` setting switches.
 type HeaderSet uint16

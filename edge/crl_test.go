@@ -93,7 +93,7 @@ certificates:
 		state := &tls.ConnectionState{ServerName: name, PeerCertificates: []*x509.Certificate{mine}, VerifiedChains: [][]*x509.Certificate{{mine, ca.Cert}}}
 		return func(host string) int {
 			x := ask(t, "GET", host, "/")
-			info := newConnInfo(x.Conn, routing.Strict)
+			info := r.config.newConnInfo(x.Conn, routing.Strict)
 			info.tls, x.Conn.Policy, x.Conn.TLS, x.Request.Scheme = facts, info, state, "https"
 			r.do(x)
 			return x.Response.Status

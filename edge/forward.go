@@ -3,7 +3,6 @@ package edge
 import (
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/keyway-edge/keyway/edge/exchange"
@@ -254,7 +253,7 @@ func (r *request) peerText() string {
 	return r.info.peer
 }
 
-// portText is the local port as text.
+// portText is the local port as text, as clients see it.
 func (r *request) portText() string {
 	return r.info.port
 }
@@ -262,16 +261,16 @@ func (r *request) portText() string {
 // connInfo is what a listener keeps with a connection for the handler.
 type connInfo struct {
 	peer   string // address without port
-	port   string // local port
+	port   string // local port, as clients see it
 	policy routing.Policy
 	tls    *tlsFacts // nil in clear
 	altSvc string    // what responses say of HTTP/3
 }
 
-func newConnInfo(c *exchange.Conn, p routing.Policy) *connInfo {
+func (c *Config) newConnInfo(x *exchange.Conn, p routing.Policy) *connInfo {
 	return &connInfo{
-		peer:   c.Peer.Addr().Unmap().String(),
-		port:   strconv.Itoa(int(c.Local.Port())),
+		peer:   x.Peer.Addr().Unmap().String(),
+		port:   c.seenPort(x.Local.Port()),
 		policy: p,
 	}
 }

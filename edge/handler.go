@@ -131,7 +131,7 @@ func (h *Handler) begin(x *exchange.Exchange) *request {
 	r.x, r.snap = x, h.publisher.Current()
 	r.info, _ = x.Conn.Policy.(*connInfo)
 	if r.info == nil {
-		r.info = newConnInfo(x.Conn, h.config.Policy)
+		r.info = h.config.newConnInfo(x.Conn, h.config.Policy)
 	}
 	r.policy = r.info.policy
 	r.path = x.Request.Path

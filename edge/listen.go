@@ -343,8 +343,8 @@ func (s *Server) serve(ctx context.Context, c *trackedConn, e Endpoint) {
 	if policy == "" {
 		policy = s.Config.Policy
 	}
-	ci := newConnInfo(info, policy)
-	ci.altSvc = e.altSvc(info.Local)
+	ci := s.Config.newConnInfo(info, policy)
+	ci.altSvc = e.altSvc(ci.port)
 	info.Policy = ci
 	if e.Stream {
 		s.serveStream(ctx, c, e, info, ci)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"log/slog"
 	"net"
-	"net/netip"
 	"strconv"
 	"sync"
 	"time"
@@ -98,7 +97,7 @@ func (d *Door) Welcome(ctx context.Context, state *tls.ConnectionState, local ne
 		ID: s.next.Add(1), Listener: d.e.Name, Protocol: "HTTP/3.0", Opened: g.began, Peer: client, Local: addrPort(local),
 		TLS: state, CertSerial: facts.certVersion(), Last: s.revoked.has(facts), // in this very moment
 	}
-	ci := newConnInfo(info, policy)
+	ci := s.Config.newConnInfo(info, policy)
 	ci.tls = facts
 	info.Policy = ci
 	return info
@@ -207,10 +206,10 @@ func (s *Server) servePackets(ctx, stopping context.Context, i int) {
 }
 
 // altSvc is what responses over TCP say of HTTP/3 at the same port (RFC 7838), "" for nothing.
-func (e *Endpoint) altSvc(local netip.AddrPort) string {
+func (e *Endpoint) altSvc(port string) string {
 	switch {
 	case e.HTTP3:
-		return `h3=":` + strconv.Itoa(int(local.Port())) + `"; ma=` + strconv.Itoa(int(altSvcAge/time.Second))
+		return `h3=":` + port + `"; ma=` + strconv.Itoa(int(altSvcAge/time.Second))
 	case e.NoHTTP3:
 		return "clear"
 	}

@@ -216,7 +216,7 @@ func TestHandleMisdirected(t *testing.T) {
 	} {
 		for _, p := range []routing.Policy{routing.Strict, routing.Compatible} {
 			x := ask(t, "GET", c.host, "/")
-			info := newConnInfo(x.Conn, p)
+			info := r.config.newConnInfo(x.Conn, p)
 			x.Conn.Policy = info
 			if c.sni != "clear" {
 				x.Conn.TLS, x.Request.Scheme = &tls.ConnectionState{ServerName: c.sni}, "https"
@@ -236,7 +236,7 @@ func TestHandleMisdirected(t *testing.T) {
 	}
 	// What an absolute target names counts under strict, the Host field under compatible.
 	x := ask(t, "GET", "open.test", "/")
-	x.Conn.Policy = newConnInfo(x.Conn, routing.Compatible)
+	x.Conn.Policy = r.config.newConnInfo(x.Conn, routing.Compatible)
 	x.Request.Absolute, x.Request.HostField = true, "closed.test"
 	if r.do(x); x.Response.Status != 421 {
 		t.Errorf("an absolute target beside a Host field that decides: answered %d", x.Response.Status)

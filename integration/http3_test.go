@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -96,6 +97,23 @@ func TestHTTP3(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// TestPortMaps has clients see another port than the node.
+func TestPortMaps(t *testing.T) {
+	var forwarded atomic.Value
+	o := origin(t, func(_ http.ResponseWriter, r *http.Request) { forwarded.Store(r.Header.Get("X-Forwarded-Port")) })
+	port := strconv.Itoa(freePort(t))
+	behind(t, o, "", "", map[string]string{"KEYWAY_HTTP3": "all", "KEYWAY_PROXY_TLS_LISTEN": "127.0.0.1:" + port, "KEYWAY_PORT_MAPS": "80:8000, 443:" + port})
+	both(t, func(t *testing.T, c *http.Client) {
+		resp, _ := call(t, c, http.MethodGet, "https://127.0.0.1:"+port+"/", nil)
+		if alt := resp.Header.Get("Alt-Svc"); alt != `h3=":443"; ma=3600` || forwarded.Load() != "443" {
+			t.Errorf("Alt-Svc %q, X-Forwarded-Port %q; expected port 443", alt, forwarded.Load())
+		}
+	})
+	if resp, _ := call(t, speaker3(t, "edge.test"), http.MethodGet, "https://127.0.0.1:"+port+"/", nil); resp.StatusCode != http.StatusOK || forwarded.Load() != "443" {
+		t.Errorf("HTTP/3: %d, X-Forwarded-Port %q", resp.StatusCode, forwarded.Load())
+	}
 }
 
 // TestHTTP3AltSvc (Q-08) sees the offer over HTTP/2, follows it, and sees it withdrawn.

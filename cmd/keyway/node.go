@@ -86,7 +86,7 @@ func newNode(ctx context.Context, s *settings, log *slog.Logger, out io.Writer, 
 	n.config = &edge.Config{
 		Version: version, NodeID: s.NodeID, Policy: s.RequestPolicy, TrustedIPs: s.TrustedIPs,
 		RealIPHeader: s.RealIPHeader, RealIPRecursive: s.RealIPRecursive, Headers: s.Headers,
-		HeadersUpstream: s.HeadersUpstream, AllowDebugHeader: s.AllowDebugHeader, Development: s.development(),
+		HeadersUpstream: s.HeadersUpstream, AllowDebugHeader: s.AllowDebugHeader, Development: s.development(), PortMaps: s.PortMaps,
 	}
 	if s.NodeID == "" {
 		id, err := nodeID(s.DataDir)

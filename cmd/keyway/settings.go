@@ -54,8 +54,8 @@ type settings struct {
 	MaxInFlight, MaxOfClient int                       // requests, and of them of one client
 	MemoryLimit              string                    // see guardMemory
 	RouterFlavor             string                    // see spec.Document.CheckFlavor
-	H2C                      []string                  // likewise
-	HTTP3                    []string                  // likewise; or "clear"
+	H2C, HTTP3               []string                  // likewise; HTTP3 or "clear"
+	PortMaps                 map[uint16]uint16         // see portMaps
 	TrustedIPs               []netip.Prefix
 	RealIPHeader             string
 	RealIPRecursive          bool

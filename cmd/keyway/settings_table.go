@@ -114,6 +114,7 @@ func requestSettings() []setting {
 			}
 			return addresses(func(s *settings) *[]string { return &s.HTTP3 })(s, v)
 		}},
+		{key: "port_maps", def: "", form: "a comma list of pairs such as 443:8443", meaning: "ports that clients see, each with the port of a listener that it leads to: what X-Forwarded-Port and Alt-Svc say", apply: portMaps},
 		{key: "real_ip_header", def: "X-Real-IP", form: "a header name", meaning: "where a trusted peer says who the client is", apply: headerName(func(s *settings) *string { return &s.RealIPHeader })},
 		{key: "real_ip_recursive", def: "off", form: "on or off", meaning: "take the last address of the list that is not itself trusted", apply: boolean(func(s *settings) *bool { return &s.RealIPRecursive })},
 		{key: "headers", def: "server_tokens, latency_tokens, X-Kong-Request-Id", form: "off, or a comma list of header names and groups", meaning: "headers that are added to responses", apply: headerSet(func(s *settings) *edgeHeaderSet { return &s.Headers })},

@@ -87,7 +87,7 @@ func TestSettingsBadValues(t *testing.T) {
 		"grace": "30", "upgrade_timeout": "0", "upgrade_stay": "yes", "handshake_timeout": "-1s", "header_timeout": "0s", "body_idle_timeout": "x", "body_min_rate": "-1", "write_stall_timeout": "x", "idle_timeout": "x",
 		"keepalive_requests": "0", "header_limit": "10", "header_line_limit": "1", "header_count_limit": "1", "target_limit": "1", "body_limit": "-1", "max_connections": "-1", "max_connections_per_client": "-1", "max_connections_per_listener": "5, :8000=x", "max_requests_per_client": "-1", "max_handshakes": "x",
 		"stream_listen": "9000", "stream_udp_sessions": "-1", "http2_streams": "0", "upstream_keepalive_pool_size": "-1", "upstream_keepalive_max_requests": "0", "upstream_keepalive_idle_timeout": "1", "upstream_tls_verify": "x", "canary_window": "1", "canary_failures": "-1", "revoke_at_stop": "x",
-		"proxy_protocol": "on", "h2c": "maybe", "max_requests": "-1", "memory_limit": "1MiB", "http3": "maybe", "router_flavor": "modern", "tls_ech_public_name": "edge", "tls_ocsp": "x", "last_known_good": "maybe", "lastgood_key": "relative", "kubernetes": "maybe", "kube_kubeconfig": "relative", "kube_namespaces": "a,B", "kube_ingress_class": "x y", "kube_controllers": "keyway", "kube_publish_service": "edge", "kube_publish_address": "a_b", "vault_hcv_port": "many", "vault_hcv_base64_decode": "perhaps",
+		"proxy_protocol": "on", "h2c": "maybe", "max_requests": "-1", "memory_limit": "1MiB", "http3": "maybe", "port_maps": "443", "router_flavor": "modern", "tls_ech_public_name": "edge", "tls_ocsp": "x", "last_known_good": "maybe", "lastgood_key": "relative", "kubernetes": "maybe", "kube_kubeconfig": "relative", "kube_namespaces": "a,B", "kube_ingress_class": "x y", "kube_controllers": "keyway", "kube_publish_service": "edge", "kube_publish_address": "a_b", "vault_hcv_port": "many", "vault_hcv_base64_decode": "perhaps",
 	}
 	free := []string{"data_dir", "documents", "node_id", "zone", "tls_cert", "tls_key", "access_log", "shared_state", "shared_state_key", "lastgood_dir", "kube_context"} // any text is a path or a name
 	var env []string
@@ -137,6 +137,18 @@ func TestSettingsListenerLimits(t *testing.T) {
 		_, err := readSettings("", append(env[:2:2], "KEYWAY_MAX_CONNECTIONS_PER_LISTENER="+address+"=7"), nil)
 		if err == nil || !strings.Contains(err.Error(), strconv.Quote(address)) {
 			t.Errorf("a limit of %s: %v", address, err)
+		}
+	}
+}
+
+func TestSettingsPortMaps(t *testing.T) {
+	s, err := readSettings("", []string{"KEYWAY_PORT_MAPS=80:8000, 443:8443"}, nil)
+	if err != nil || len(s.PortMaps) != 2 || s.PortMaps[8000] != 80 || s.PortMaps[8443] != 443 {
+		t.Errorf("%v, %v", s, err)
+	}
+	for _, bad := range []string{"443", "443:", ":8443", "0:8443", "443:65536", "x:1", "443:8443, 444:8443"} {
+		if _, err := readSettings("", []string{"KEYWAY_PORT_MAPS=" + bad}, nil); err == nil || !strings.Contains(err.Error(), "port_maps") {
+			t.Errorf("%q: %v", bad, err)
 		}
 	}
 }

@@ -31,6 +31,7 @@ func Handler(facts func() Facts, status http.Handler, targets Targets) http.Hand
 	}
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, root(facts())) })
 	mux.Handle("GET /status", status)
+	mux.Handle("GET /status/live", status)
 	mux.Handle("GET /status/ready", status)
 	mux.Handle("GET /metrics", status)
 	mux.HandleFunc("GET /", func(w http.ResponseWriter, _ *http.Request) {

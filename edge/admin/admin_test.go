@@ -72,6 +72,7 @@ func TestPathsAndMethods(t *testing.T) {
 		}
 	}
 	f("GET", "/status", 200, "status of /status")
+	f("GET", "/status/live", 200, "status of /status/live")
 	f("GET", "/status/ready", 200, "status of /status/ready")
 	f("GET", "/metrics", 200, "status of /metrics")
 	f("GET", "/services", 404, "Not found")

@@ -127,11 +127,14 @@ func sourceList(b secrets.Stats) []Source {
 	return list
 }
 
-// StatusHandler serves /status, /status/ready and /metrics.
+// StatusHandler serves /status, /status/live, /status/ready and /metrics.
 func (t *Telemetry) StatusHandler(h Health) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, http.StatusOK, t.Status(h))
+	})
+	mux.HandleFunc("GET /status/live", func(w http.ResponseWriter, _ *http.Request) { // costs nothing, whatever is served
+		answer(w, http.StatusOK, map[string]any{"message": "alive"})
 	})
 	mux.HandleFunc("GET /status/ready", func(w http.ResponseWriter, _ *http.Request) {
 		if why := h.NotReady(); len(why) > 0 {

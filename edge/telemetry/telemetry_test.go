@@ -290,6 +290,9 @@ func TestStatus(t *testing.T) {
 	if code, v = ask(tel, health{why: []string{"first reason", "second"}}, "/status/ready"); code != 503 || v["message"] != "first reason" || len(v["reasons"].([]any)) != 2 {
 		t.Errorf("%d %v", code, v)
 	}
+	if code, v = ask(tel, health{why: []string{"first reason"}}, "/status/live"); code != 200 || v["message"] != "alive" {
+		t.Errorf("a node that is not ready lives: %d %v", code, v)
+	}
 	if code, _ = ask(tel, health{}, "/other"); code != 404 {
 		t.Errorf("an unknown path answered %d", code)
 	}
