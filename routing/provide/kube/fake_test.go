@@ -26,7 +26,8 @@ type server struct {
 	events   []event
 	oldest   int             // version that watches can go on from
 	unknown  map[string]bool // resources that are not defined
-	denied   map[string]bool // resources that may not be read
+	denied   map[string]bool // resources that may not be read, or names in them that may not be written
+	refused  map[string]int  // how often such were asked for
 	refuse   int             // status for everything, 0 for none
 	writes   []string        // method and path of what was written
 	watchers map[chan struct{}]struct{}
@@ -42,7 +43,7 @@ type event struct {
 }
 
 func newServer(t *testing.T) *server {
-	s := &server{t: t, objects: map[string]map[string]any{}, unknown: map[string]bool{}, denied: map[string]bool{}, watchers: map[chan struct{}]struct{}{}, lists: map[string]int{}, selected: map[string]int{}, version: 1}
+	s := &server{t: t, objects: map[string]map[string]any{}, unknown: map[string]bool{}, denied: map[string]bool{}, refused: map[string]int{}, watchers: map[chan struct{}]struct{}{}, lists: map[string]int{}, selected: map[string]int{}, version: 1}
 	s.http = httptest.NewServer(s)
 	t.Cleanup(func() {
 		s.cut()
@@ -162,6 +163,9 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, resource := of(path)
 	s.mu.Lock()
 	refuse, denied := s.refuse, s.denied[resource]
+	if denied {
+		s.refused[resource]++
+	}
 	s.mu.Unlock()
 	switch {
 	case denied:
@@ -312,6 +316,18 @@ func poll(t *testing.T, what string, ok func() bool) {
 		}
 		<-time.After(2 * time.Millisecond)
 	}
+}
+
+// refusals is how often what is denied was asked for.
+func (s *server) refusals(part string) (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for resource, times := range s.refused {
+		if strings.Contains(resource, part) {
+			n += times
+		}
+	}
+	return n
 }
 
 // wrote answers the writes to paths that have a text in them.

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"log/slog"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -20,6 +21,8 @@ const (
 	look       = time.Second            // how often there is a look at what differs
 	writePause = 100 * time.Millisecond // between two writes
 	mostWrites = 200                    // of one look
+
+	forbiddenPause = time.Minute // until what may not be written is tried again
 )
 
 // write is one thing to be written to the API server.
@@ -46,9 +49,8 @@ func (p *Provider) write(ctx context.Context) error {
 	}()
 	tick := time.NewTicker(look)
 	defer tick.Stop()
-	told := map[string]bool{} // events
-	var next time.Time        // of the lease
-	failing := false
+	w := &writer{p: p, told: map[string]bool{}, forbidden: map[string]time.Time{}}
+	var next time.Time // of the lease
 	for {
 		select {
 		case <-ctx.Done():
@@ -57,47 +59,64 @@ func (p *Provider) write(ctx context.Context) error {
 		}
 		if now := time.Now(); !now.Before(next) {
 			if !e.try(ctx, now) {
-				clear(told)
+				clear(w.told)
 			}
 			next = now.Add(leaseRenew)
 		}
-		if !e.leads {
+		if e.leads {
+			w.look(ctx, next)
+		}
+	}
+}
+
+// writer writes what differs. Owned by Provider.write.
+type writer struct {
+	p         *Provider
+	told      map[string]bool      // events
+	forbidden map[string]time.Time // paths that may not be written, until they are tried again
+	failing   bool                 // at the last look
+}
+
+// look writes what differs now, until next at the most, when the lease comes first. What
+// may not be written keeps nothing else from it; after any other failure the next look
+// tries again.
+func (w *writer) look(ctx context.Context, next time.Time) {
+	list, failed := w.p.differing(ctx), false
+	keep := make(map[string]bool, len(w.told))
+	maps.DeleteFunc(w.forbidden, func(_ string, until time.Time) bool { return time.Now().After(until) })
+	for i := range list {
+		x := &list[i]
+		if x.event != "" {
+			keep[x.event] = true
+		}
+		if _, not := w.forbidden[x.path]; not || w.told[x.event] {
+			failed = failed || not
 			continue
 		}
-		list := p.differing(ctx)
-		keep := make(map[string]bool, len(told))
-		for i := range list {
-			w := &list[i]
-			if w.event != "" {
-				keep[w.event] = true
-				if told[w.event] {
-					continue
-				}
-			}
-			err := p.send(ctx, w)
-			if ctx.Err() != nil {
-				return nil
-			}
-			if err != nil && !failing {
-				p.cfg.Log.Warn("writing to the API server failed; traffic does not need it", slog.String("object", w.object), slog.Any("error", err))
-			}
-			if failing = err != nil; failing {
-				break // the next look tries again
-			}
-			if w.event != "" {
-				told[w.event] = true
-			}
-			if !sleep(ctx, writePause) {
-				return nil
-			}
-			if !time.Now().Before(next) {
-				break // the lease comes first
-			}
+		err := w.p.send(ctx, x)
+		if ctx.Err() != nil {
+			return
 		}
-		for event := range told {
-			if !keep[event] && len(list) < mostWrites {
-				delete(told, event) // it is over; another time it is told again
-			}
+		if err != nil && !w.failing && !failed {
+			w.p.cfg.Log.Warn("writing to the API server failed; traffic does not need it", slog.String("object", x.object), slog.Any("error", err))
+		}
+		if apierrors.IsForbidden(err) {
+			w.forbidden[x.path] = time.Now().Add(forbiddenPause)
+		} else if err != nil {
+			w.failing = true
+			return
+		} else if x.event != "" {
+			w.told[x.event] = true
+		}
+		failed = failed || err != nil
+		if !sleep(ctx, writePause) || !time.Now().Before(next) {
+			break
+		}
+	}
+	w.failing = failed
+	for event := range w.told {
+		if !keep[event] && len(list) < mostWrites {
+			delete(w.told, event) // it is over; another time it is told again
 		}
 	}
 }

@@ -76,6 +76,29 @@ func TestStatusAndEvents(t *testing.T) {
 	}
 }
 
+func TestWhatMayNotBeWrittenKeepsNothingElse(t *testing.T) {
+	const kong = "apis/configuration.konghq.com/v1/"
+	x := provide(t, func(c *Config, s *server) {
+		c.Identity = "replica-1"
+		s.denied[kong+"kongconsumers/ann/status"] = true
+		for _, name := range []string{"ann", "bob"} {
+			s.put(kong+"namespaces/shop/kongconsumers/"+name, `{"metadata": {"annotations": {"kubernetes.io/ingress.class": "keyway"}}, "username": "`+name+`", "credentials": ["gone"]}`)
+		}
+	})
+	x.shop()
+	poll(t, "the other status is written", func() bool {
+		return x.at(kong+"namespaces/shop/kongconsumers/bob", "status.conditions.0.status") == "True"
+	})
+	poll(t, "the events are told", func() bool { return len(x.wrote("/events")) == 2 })
+	<-time.After(2 * look)
+	if n := x.log.count("writing to the API server failed"); n != 1 {
+		t.Errorf("the failure is told %d times", n)
+	}
+	if n := x.refusals("kongconsumers/ann/status"); n != 1 {
+		t.Errorf("what may not be written was tried %d times within seconds", n)
+	}
+}
+
 func TestOneReplicaLeads(t *testing.T) {
 	s := newServer(t)
 	cfg := Config{Log: discard()}
