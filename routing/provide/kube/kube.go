@@ -11,6 +11,7 @@ import (
 	"github.com/keyway-edge/keyway/routing/provide/kube/translate"
 	"github.com/keyway-edge/keyway/routing/spec"
 	secretskube "github.com/keyway-edge/keyway/secrets/kube"
+	"github.com/keyway-edge/keyway/secrets/kube/cluster"
 )
 
 // Config is the settings of a Provider.
@@ -32,7 +33,7 @@ type Config struct {
 // Provider makes documents of the objects of a cluster. Make one with New.
 type Provider struct {
 	cfg     Config
-	api     *api
+	api     *cluster.API
 	own     string // namespace
 	inbox   *inbox
 	sources []*source
@@ -87,7 +88,7 @@ func New(cfg Config) (*Provider, error) {
 		return nil, fmt.Errorf("connecting to Kubernetes: %w", err)
 	}
 	p := &Provider{
-		cfg: cfg, api: &api{base, client}, own: own, inbox: newInbox(), changed: make(chan struct{}, 1), wanted: map[translate.Ref]*followed{}, plans: make(plans),
+		cfg: cfg, api: &cluster.API{Base: base, Client: client}, own: own, inbox: newInbox(), changed: make(chan struct{}, 1), wanted: map[translate.Ref]*followed{}, plans: make(plans),
 		state: translate.NewState(translate.Config{Class: cfg.Class, Controllers: cfg.Controllers, Vault: cfg.Vault, Schemas: cfg.Schemas}),
 	}
 	for _, r := range resources() {
@@ -100,10 +101,6 @@ func New(cfg Config) (*Provider, error) {
 		}
 	}
 	return p, nil
-}
-
-func (p *Provider) source(r *resource, namespace string) *source {
-	return &source{resource: r, namespace: namespace, api: p.api, inbox: p.inbox, log: p.cfg.Log, known: map[translate.Ref]struct{}{}}
 }
 
 // Declare says which vaults documents beside these declare: plugins may refer to them,
@@ -137,12 +134,8 @@ func (p *Provider) Changed() <-chan struct{} { return p.changed }
 func (p *Provider) Remarks() []string {
 	var list []string
 	for _, s := range p.sources {
-		if err := s.failure(); err != nil {
-			where := s.namespace
-			if where == "" {
-				where = "all namespaces"
-			}
-			list = append(list, fmt.Sprintf("%s of %s cannot be read from the API server: %v; what was read last is served", s.plural, where, err))
+		if text := s.Remark(); text != "" {
+			list = append(list, text)
 		}
 	}
 	return list
@@ -150,13 +143,13 @@ func (p *Provider) Remarks() []string {
 
 // Run watches the cluster and makes documents of it until ctx ends.
 func (p *Provider) Run(ctx context.Context) error {
-	defer p.api.client.CloseIdleConnections()
+	defer p.api.Client.CloseIdleConnections()
 	ctx, cancel := context.WithCancel(ctx)
 	var all sync.WaitGroup
 	defer all.Wait()
 	defer cancel()
 	for _, s := range p.sources {
-		all.Go(func() { _ = s.run(ctx) })
+		all.Go(func() { _ = s.Run(ctx) })
 	}
 	all.Go(func() { _ = p.write(ctx) })
 	defer func() {
@@ -254,7 +247,7 @@ func (p *Provider) follow(ctx context.Context) {
 		done := make(chan struct{})
 		go func() { // its owner is the entry in wanted
 			defer close(done)
-			_ = s.run(own)
+			_ = s.Run(own)
 		}()
 		p.wanted[r] = &followed{source: s, stop: func() {
 			cancel()

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/keyway-edge/keyway/secrets/kube/cluster"
 )
 
 const (
@@ -37,7 +39,7 @@ type lease struct {
 // elector says whether this replica is the one that writes. Clocks of replicas are not
 // compared: a lease is over when it was seen not to change for as long as it lasts.
 type elector struct {
-	api  *api
+	api  *cluster.API
 	path string // of the leases of the namespace
 	name string
 	own  string // identity
@@ -76,9 +78,9 @@ func (e *elector) attempt(ctx context.Context, now time.Time) (held bool, err er
 	ctx, cancel := context.WithTimeout(ctx, leaseRenew)
 	defer cancel()
 	var l lease
-	err = e.api.do(ctx, http.MethodGet, e.path+"/"+e.name, nil, &l)
+	err = e.api.Do(ctx, http.MethodGet, e.path+"/"+e.name, nil, &l)
 	switch {
-	case absent(err):
+	case cluster.Absent(err):
 		l = lease{APIVersion: "coordination.k8s.io/v1", Kind: "Lease"}
 		l.Metadata.Name = e.name
 	case err != nil:
@@ -100,7 +102,7 @@ func (e *elector) attempt(ctx context.Context, now time.Time) (held bool, err er
 	if l.Metadata.ResourceVersion == "" {
 		method, path = http.MethodPost, e.path
 	}
-	if err = e.api.do(ctx, method, path, &l, nil); apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
+	if err = e.api.Do(ctx, method, path, &l, nil); apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
 		return false, nil // another was faster
 	}
 	return err == nil, err
@@ -114,12 +116,12 @@ func (e *elector) leave(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	var l lease
-	if err := e.api.do(ctx, http.MethodGet, e.path+"/"+e.name, nil, &l); err != nil {
+	if err := e.api.Do(ctx, http.MethodGet, e.path+"/"+e.name, nil, &l); err != nil {
 		return fmt.Errorf("reading the lease: %w", err)
 	}
 	if l.Spec.Holder != e.own {
 		return errors.New("the lease is another's")
 	}
 	l.Spec.Holder = ""
-	return e.api.do(ctx, http.MethodPut, e.path+"/"+e.name, &l, nil)
+	return e.api.Do(ctx, http.MethodPut, e.path+"/"+e.name, &l, nil)
 }

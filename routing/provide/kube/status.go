@@ -15,6 +15,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/keyway-edge/keyway/routing/provide/kube/translate"
+	"github.com/keyway-edge/keyway/secrets/kube/cluster"
 )
 
 const (
@@ -137,8 +138,8 @@ func sleep(ctx context.Context, d time.Duration) bool {
 func (p *Provider) send(ctx context.Context, w *write) error {
 	ctx, cancel := context.WithTimeout(ctx, leaseRenew)
 	defer cancel()
-	err := p.api.do(ctx, w.method, w.path, w.body, nil)
-	if absent(err) || apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
+	err := p.api.Do(ctx, w.method, w.path, w.body, nil)
+	if cluster.Absent(err) || apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
 		return nil
 	}
 	return err

@@ -10,6 +10,7 @@ import (
 
 	"github.com/keyway-edge/keyway/routing/provide/kube/translate"
 	"github.com/keyway-edge/keyway/routing/spec"
+	"github.com/keyway-edge/keyway/secrets/kube/cluster"
 )
 
 // at reads a field of a stored object: "status.conditions.0.reason".
@@ -108,7 +109,7 @@ func TestOneReplicaLeads(t *testing.T) {
 		t.Fatal(err)
 	}
 	replica := func(name string) *elector {
-		return &elector{api: &api{base, client}, path: "apis/coordination.k8s.io/v1/namespaces/" + own + "/leases", name: "l", own: name, log: cfg.Log}
+		return &elector{api: &cluster.API{Base: base, Client: client}, path: "apis/coordination.k8s.io/v1/namespaces/" + own + "/leases", name: "l", own: name, log: cfg.Log}
 	}
 	a, b := replica("a"), replica("b")
 	now := time.Now()

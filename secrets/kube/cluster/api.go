@@ -1,4 +1,4 @@
-package kube
+package cluster
 
 import (
 	"bytes"
@@ -18,16 +18,16 @@ import (
 // most is how many bytes one answer may have.
 const most = 1 << 30
 
-// api asks the API server.
-type api struct {
-	base   *url.URL
-	client *http.Client
+// API asks the API server.
+type API struct {
+	Base   *url.URL
+	Client *http.Client
 }
 
 // open answers the body of a good answer. A bad one is an error of the API machinery,
 // which reflectors know.
-func (a *api) open(ctx context.Context, method, path string, query url.Values, form string, body []byte) (io.ReadCloser, error) {
-	u := a.base.JoinPath(path)
+func (a *API) open(ctx context.Context, method, path string, query url.Values, form string, body []byte) (io.ReadCloser, error) {
+	u := a.Base.JoinPath(path)
 	u.RawQuery = query.Encode()
 	r, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(body))
 	if err != nil {
@@ -37,7 +37,7 @@ func (a *api) open(ctx context.Context, method, path string, query url.Values, f
 	if body != nil {
 		r.Header.Set("Content-Type", form)
 	}
-	answer, err := a.client.Do(r)
+	answer, err := a.Client.Do(r)
 	if err != nil {
 		return nil, fmt.Errorf("asking the API server: %w", err)
 	}
@@ -53,8 +53,8 @@ func (a *api) open(ctx context.Context, method, path string, query url.Values, f
 	return nil, apierrors.NewGenericServerResponse(answer.StatusCode, method, schema.GroupResource{Resource: path}, "", "", 0, true)
 }
 
-// do sends an object, nil for none, and reads the answer into to, nil for nobody.
-func (a *api) do(ctx context.Context, method, path string, body, to any) error {
+// Do sends an object, nil for none, and reads the answer into to, nil for nobody.
+func (a *API) Do(ctx context.Context, method, path string, body, to any) error {
 	form, data := "application/json", []byte(nil)
 	if method == http.MethodPatch {
 		form = "application/merge-patch+json"
@@ -81,9 +81,20 @@ func (a *api) do(ctx context.Context, method, path string, body, to any) error {
 	return nil
 }
 
-// absent says that an error means that there is no such thing.
-func absent(err error) bool {
+// Absent says that an error means that there is no such thing.
+func Absent(err error) bool {
 	return err != nil && apierrors.IsNotFound(err)
 }
 
-var errShape = errors.New("the API server sent what is no object of the kind that was asked for")
+// Denied says that an error means that the account may not do that.
+func Denied(err error) bool {
+	return err != nil && (apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err))
+}
+
+// Conflict says that an error means that the object was changed meanwhile.
+func Conflict(err error) bool {
+	return err != nil && apierrors.IsConflict(err)
+}
+
+// ErrShape is what a Keeper answers to what is no object of its kind.
+var ErrShape = errors.New("the API server sent what is no object of the kind that was asked for")

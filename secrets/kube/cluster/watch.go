@@ -1,0 +1,334 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/tools/cache"
+)
+
+// Item is an object as reflectors see it. It is not changed, so that a copy is itself.
+type Item struct {
+	metav1.TypeMeta
+	metav1.ObjectMeta
+	Object any // as its keeper read it
+}
+
+// NewItem makes one of an object with this name in this version.
+func NewItem(object any, namespace, name, version string) *Item {
+	i := &Item{Object: object}
+	i.Name, i.Namespace, i.ResourceVersion = name, namespace, version
+	return i
+}
+
+// DeepCopyObject answers the item.
+func (i *Item) DeepCopyObject() runtime.Object { return i }
+
+// items is a list of them.
+type items struct {
+	metav1.TypeMeta
+	metav1.ListMeta
+	Items []*Item
+}
+
+// DeepCopyObject answers the list.
+func (l *items) DeepCopyObject() runtime.Object { return l }
+
+// Keeper reads and keeps the objects of one source. A reflector calls it, one call at a
+// time.
+type Keeper interface {
+	Read(data []byte) (*Item, error) // makes an item of JSON
+	Put(o any)                       // it is new, or differs
+	Drop(o any)                      // it is gone
+	Replace(all []any)               // there are these and no others
+}
+
+// Source lists and watches objects of one kind, of one namespace or of all.
+type Source struct {
+	API       *API
+	Path      string // of the objects: "api/v1/namespaces/shop/services"
+	Kind      string // "Service"
+	Plural    string // "services"
+	Namespace string // "" for all, or where there are none
+	Selector  string // of labels, "" for all objects
+	Name      string // of the one object, "" for all
+	Custom    bool   // the server may not know the kind
+	Keeper    Keeper
+	Failed    func() // is called when objects cannot be read, nil for none
+	Log       *slog.Logger
+
+	mu     sync.Mutex // guards failed
+	failed error      // since it worked last
+}
+
+// tries is how a reflector waits between tries.
+func tries() *wait.Backoff {
+	return &wait.Backoff{Duration: 100 * time.Millisecond, Factor: 2, Jitter: 0.5, Steps: 8, Cap: 5 * time.Second}
+}
+
+// Run keeps the keeper up to date until ctx ends.
+func (s *Source) Run(ctx context.Context) error {
+	quiet := logr.Discard() // what fails is told by outcome, once
+	r := cache.NewReflectorWithOptions(s, &Item{}, s, cache.ReflectorOptions{Logger: &quiet, Name: s.Plural, TypeDescription: s.Kind, Backoff: tries()})
+	r.RunWithContext(logr.NewContext(ctx, quiet))
+	return nil
+}
+
+// outcome notes and tells how a call went: the first failure, and the end of failures.
+func (s *Source) outcome(err error) {
+	s.mu.Lock()
+	before := s.failed
+	s.failed = err
+	s.mu.Unlock()
+	if err != nil && s.Failed != nil {
+		s.Failed()
+	}
+	at := []any{slog.String("kind", s.Kind), slog.String("namespace", s.Namespace)}
+	switch {
+	case err != nil && before == nil:
+		s.Log.Error("objects of the cluster cannot be read; what was read last stays", append(at, slog.Any("error", err))...)
+	case err == nil && before != nil:
+		s.Log.Info("objects of the cluster can be read again", at...)
+	}
+}
+
+// Failure is why nothing can be read, nil while it can.
+func (s *Source) Failure() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.failed
+}
+
+// Remark says what cannot be read now, "" for nothing.
+func (s *Source) Remark() string {
+	err := s.Failure()
+	if err == nil {
+		return ""
+	}
+	where := s.Namespace
+	if where == "" {
+		where = "all namespaces"
+	}
+	return fmt.Sprintf("%s of %s cannot be read from the API server: %v; what was read last is served", s.Plural, where, err)
+}
+
+func (s *Source) query(o *metav1.ListOptions) url.Values {
+	q := url.Values{}
+	for name, v := range map[string]string{"resourceVersion": o.ResourceVersion, "resourceVersionMatch": string(o.ResourceVersionMatch), "continue": o.Continue, "labelSelector": s.Selector} {
+		if v != "" {
+			q.Set(name, v)
+		}
+	}
+	if s.Name != "" {
+		q.Set("fieldSelector", "metadata.name="+s.Name)
+	}
+	if o.Limit > 0 {
+		q.Set("limit", strconv.FormatInt(o.Limit, 10))
+	}
+	return q
+}
+
+// List is what reflectors called before there were contexts.
+func (s *Source) List(metav1.ListOptions) (runtime.Object, error) { return nil, errNoContext }
+
+// Watch is likewise.
+func (s *Source) Watch(metav1.ListOptions) (watch.Interface, error) { return nil, errNoContext }
+
+var errNoContext = errors.New("expected a call with a context")
+
+// IsWatchListSemanticsUnSupported has reflectors list, then watch.
+func (s *Source) IsWatchListSemanticsUnSupported() bool { return true }
+
+const patient = time.Minute
+
+// ListWithContext lists. A kind that the server does not know has no objects.
+func (s *Source) ListWithContext(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+	ctx, cancel := context.WithTimeout(ctx, patient)
+	defer cancel()
+	list, err := s.list(ctx, &o)
+	if s.Custom && Absent(err) {
+		list, err = &items{ListMeta: metav1.ListMeta{ResourceVersion: unknownKind}}, nil
+	}
+	if ctx.Err() == nil || err == nil {
+		s.outcome(err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return list, nil
+}
+
+func (s *Source) list(ctx context.Context, o *metav1.ListOptions) (*items, error) {
+	answer, err := s.API.open(ctx, http.MethodGet, s.Path, s.query(o), "", nil)
+	if err != nil {
+		return nil, err
+	}
+	defer answer.Close()
+	var read struct {
+		Metadata metav1.ListMeta   `json:"metadata"`
+		Items    []json.RawMessage `json:"items"`
+	}
+	if err := json.NewDecoder(io.LimitReader(answer, most)).Decode(&read); err != nil {
+		return nil, fmt.Errorf("reading the list of %s: %w", s.Plural, err)
+	}
+	list := &items{ListMeta: read.Metadata, Items: make([]*Item, 0, len(read.Items))}
+	for _, data := range read.Items {
+		i, err := s.Keeper.Read(data)
+		if err != nil {
+			return nil, err
+		}
+		list.Items = append(list.Items, i)
+	}
+	return list, nil
+}
+
+const (
+	// unknownKind is the version of an empty list in place of one that cannot be had.
+	unknownKind = "no-such-kind"
+	// lookAgain is how long a kind that the server does not know is taken as empty.
+	lookAgain = 10 * time.Second
+)
+
+// WatchWithContext watches on from a list.
+func (s *Source) WatchWithContext(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+	if o.ResourceVersion == unknownKind {
+		return watch.NewStreamWatcher(&pause{ctx: ctx, end: time.After(lookAgain), done: make(chan struct{})}, reporter{}), nil
+	}
+	q := s.query(&o)
+	q.Set("watch", "true")
+	q.Set("allowWatchBookmarks", "true")
+	if o.TimeoutSeconds != nil {
+		q.Set("timeoutSeconds", strconv.FormatInt(*o.TimeoutSeconds, 10))
+	}
+	answer, err := s.API.open(ctx, http.MethodGet, s.Path, q, "", nil)
+	if ctx.Err() == nil {
+		s.outcome(err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return watch.NewStreamWatcher(&stream{keeper: s.Keeper, body: answer, lines: json.NewDecoder(answer)}, reporter{}), nil
+}
+
+// stream decodes the events of a watch.
+type stream struct {
+	keeper Keeper
+	body   io.ReadCloser
+	lines  *json.Decoder
+}
+
+// Decode reads one event.
+func (d *stream) Decode() (watch.EventType, runtime.Object, error) {
+	var e struct {
+		Type   string          `json:"type"`
+		Object json.RawMessage `json:"object"`
+	}
+	if err := d.lines.Decode(&e); err != nil {
+		if errors.Is(err, io.ErrUnexpectedEOF) {
+			err = io.EOF // cut off: the reflector watches on from where it was
+		}
+		return "", nil, err
+	}
+	if watch.EventType(e.Type) == watch.Error {
+		status := &metav1.Status{}
+		if err := json.Unmarshal(e.Object, status); err != nil {
+			return "", nil, ErrShape
+		}
+		return watch.Error, status, nil
+	}
+	i, err := d.keeper.Read(e.Object)
+	if err != nil {
+		return "", nil, err
+	}
+	return watch.EventType(e.Type), i, nil
+}
+
+// Close ends the watch.
+func (d *stream) Close() { _ = d.body.Close() }
+
+// pause is a watch of nothing, after which there is a new list.
+type pause struct {
+	ctx  context.Context //nolint:containedctx // of the watch, which it is
+	end  <-chan time.Time
+	done chan struct{}
+	once sync.Once
+}
+
+// Decode waits, then says that the list is too old.
+func (p *pause) Decode() (watch.EventType, runtime.Object, error) {
+	select {
+	case <-p.end:
+		status := apierrors.NewResourceExpired("the kind was unknown a while ago").Status()
+		return watch.Error, &status, nil
+	case <-p.ctx.Done():
+	case <-p.done:
+	}
+	return "", nil, io.EOF
+}
+
+// Close ends the wait.
+func (p *pause) Close() { p.once.Do(func() { close(p.done) }) }
+
+// reporter makes an event of an error of a decoder.
+type reporter struct{}
+
+// AsObject makes a status of an error.
+func (reporter) AsObject(err error) runtime.Object {
+	status := apierrors.NewInternalError(err).Status()
+	return &status
+}
+
+// Add takes an object.
+func (s *Source) Add(v any) error { return s.Update(v) }
+
+// Update takes an object.
+func (s *Source) Update(v any) error {
+	i, ok := v.(*Item)
+	if !ok {
+		return ErrShape
+	}
+	s.Keeper.Put(i.Object)
+	return nil
+}
+
+// Delete takes an object away.
+func (s *Source) Delete(v any) error {
+	i, ok := v.(*Item)
+	if !ok {
+		return ErrShape
+	}
+	s.Keeper.Drop(i.Object)
+	return nil
+}
+
+// Replace takes a whole list.
+func (s *Source) Replace(list []any, _ string) error {
+	all := make([]any, 0, len(list))
+	for _, v := range list {
+		i, ok := v.(*Item)
+		if !ok {
+			return ErrShape
+		}
+		all = append(all, i.Object)
+	}
+	s.Keeper.Replace(all)
+	return nil
+}
+
+// Resync does nothing: nothing is lost between.
+func (s *Source) Resync() error { return nil }
