@@ -20,10 +20,12 @@ type Config struct {
 	// Policy is the request policy of listeners that do not name one.
 	Policy routing.Policy
 
-	// TrustedIPs are the peers whose X-Forwarded-* and RealIPHeader are believed.
+	// TrustedIPs are the peers whose X-Forwarded-* and RealIPHeader are believed; when that
+	// is Forwarded, it alone.
 	TrustedIPs      []netip.Prefix
 	RealIPHeader    string // "X-Real-IP" when empty
 	RealIPRecursive bool
+	Forwarded       bool // upstreams are sent Forwarded (RFC 7239) too
 
 	// PortMaps are the ports that clients see, by those that listeners have, where they
 	// differ.

@@ -11,9 +11,10 @@ import (
 
 // origin is what is known, or believed, of where a request came from.
 type origin struct {
-	client  netip.Addr // real client, behind trusted proxies too
-	trusted bool       // the peer is one whose forwarding fields are believed
-	proto   string     // scheme as the client is believed to have used it
+	client  netip.Addr      // real client, behind trusted proxies too
+	trusted bool            // the peer is one whose forwarding fields are believed
+	proto   string          // scheme as the client is believed to have used it
+	chain   *forwardedChain // what Forwarded says, nil for nothing
 }
 
 // originOf judges the peer. Only a trusted peer's fields are read at all.
@@ -23,6 +24,10 @@ func (c *Config) originOf(x *exchange.Exchange) origin {
 		return o
 	}
 	o.trusted = true
+	if c.readsForwarded() {
+		c.readForwarded(&o, &x.Request.Fields)
+		return o
+	}
 	o.client = c.realIP(o.client, &x.Request.Fields)
 	if p, ok := x.Request.Fields.Lookup("X-Forwarded-Proto"); ok {
 		o.proto = p
@@ -114,8 +119,16 @@ func (h *Handler) forward(r *request, dst *exchange.Fields, prefix string) {
 	if r.origin.client != x.Conn.Peer.Addr().Unmap() {
 		clientIP = r.origin.client.String()
 	}
-	believe := r.origin.trusted
-	if v, ok := forwardedFor(f, r.policy); ok && (believe || r.policy == routing.Compatible) {
+	proto, host, port := x.Request.Scheme, r.host, r.portText()
+	chain := r.origin.chain
+	if chain != nil {
+		proto, host, port = chain.told.place(proto, host, port)
+	}
+	// A proxy that writes Forwarded may pass on X-Forwarded-* that its client made up.
+	believe := r.origin.trusted && !c.readsForwarded()
+	if chain != nil {
+		dst.Add("X-Forwarded-For", chain.addresses(peer))
+	} else if v, ok := forwardedFor(f, r.policy); ok && (believe || r.policy == routing.Compatible) {
 		dst.Add("X-Forwarded-For", v+", "+peer)
 	} else {
 		dst.Add("X-Forwarded-For", clientIP)
@@ -130,11 +143,14 @@ func (h *Handler) forward(r *request, dst *exchange.Fields, prefix string) {
 			dst.Add(name, own)
 		}
 	}
-	put("X-Forwarded-Proto", x.Request.Scheme)
-	put("X-Forwarded-Host", r.host)
-	put("X-Forwarded-Port", r.portText())
+	put("X-Forwarded-Proto", proto)
+	put("X-Forwarded-Host", host)
+	put("X-Forwarded-Port", port)
 	put("X-Forwarded-Path", r.path)
 	put("X-Forwarded-Prefix", visible(prefix))
+	if c.Forwarded {
+		dst.Add(forwardedName, r.forwarded(believe))
+	}
 	dst.Add("X-Real-IP", clientIP)
 	if c.HeadersUpstream.has(HeaderRequestID) {
 		dst.Add("X-Kong-Request-Id", x.RequestID)
@@ -152,11 +168,19 @@ func (h *Handler) forward(r *request, dst *exchange.Fields, prefix string) {
 // line counts: what a client wrote must not push out the line that a trusted
 // proxy added after it.
 func forwardedFor(f *exchange.Fields, p routing.Policy) (string, bool) {
-	all, ok := f.Lookup("X-Forwarded-For")
-	if p == routing.Compatible || !ok || f.Count("X-Forwarded-For") == 1 {
+	if p == routing.Compatible {
+		return f.Lookup("X-Forwarded-For")
+	}
+	return lines(f, "X-Forwarded-For")
+}
+
+// lines is the list that all lines of a name make together.
+func lines(f *exchange.Fields, name string) (string, bool) {
+	all, ok := f.Lookup(name)
+	if !ok || f.Count(name) == 1 {
 		return all, ok
 	}
-	return strings.Join(slices.Collect(f.Values("X-Forwarded-For")), ", "), true
+	return strings.Join(slices.Collect(f.Values(name)), ", "), true
 }
 
 // visible percent-encodes the control characters that a decoded path may have: no
@@ -204,7 +228,7 @@ func (h *Handler) replaced(name string, p routing.Policy) bool {
 		return exchange.EqualFold(name, "Via")
 	case 9:
 		return exchange.EqualFold(name, "X-Real-IP") ||
-			p == routing.Strict && exchange.EqualFold(name, "Forwarded")
+			(p == routing.Strict || h.config.Forwarded) && exchange.EqualFold(name, forwardedName)
 	case 15:
 		return exchange.EqualFold(name, "X-Forwarded-For")
 	case 16:
@@ -245,7 +269,7 @@ func isForwarding(name string) bool {
 	if len(name) > 12 && exchange.EqualFold(name[:12], "X-Forwarded-") {
 		return true
 	}
-	return exchange.EqualFold(name, "Forwarded") || exchange.EqualFold(name, "X-Real-IP")
+	return exchange.EqualFold(name, forwardedName) || exchange.EqualFold(name, "X-Real-IP")
 }
 
 // peerText is the peer's address as text, made once a connection.

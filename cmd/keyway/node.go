@@ -85,7 +85,7 @@ func newNode(ctx context.Context, s *settings, log *slog.Logger, out io.Writer, 
 	n.succession.begin(from)
 	n.config = &edge.Config{
 		Version: version, NodeID: s.NodeID, Policy: s.RequestPolicy, TrustedIPs: s.TrustedIPs,
-		RealIPHeader: s.RealIPHeader, RealIPRecursive: s.RealIPRecursive, Headers: s.Headers,
+		RealIPHeader: s.RealIPHeader, RealIPRecursive: s.RealIPRecursive, Forwarded: s.UpstreamForwarded, Headers: s.Headers,
 		HeadersUpstream: s.HeadersUpstream, AllowDebugHeader: s.AllowDebugHeader, Development: s.development(), PortMaps: s.PortMaps,
 	}
 	if s.NodeID == "" {

@@ -93,10 +93,10 @@ type settings struct {
 	HTTP2Streams     int
 	MaxUDPSessions   int
 
-	UpstreamPool     int
-	UpstreamRequests int
-	UpstreamIdle     time.Duration
-	UpstreamVerify   bool
+	UpstreamPool                      int
+	UpstreamRequests                  int
+	UpstreamIdle                      time.Duration
+	UpstreamVerify, UpstreamForwarded bool
 
 	Kube kubeChoice
 

@@ -115,10 +115,11 @@ func requestSettings() []setting {
 			return addresses(func(s *settings) *[]string { return &s.HTTP3 })(s, v)
 		}},
 		{key: "port_maps", def: "", form: "a comma list of pairs such as 443:8443", meaning: "ports that clients see, each with the port of a listener that it leads to: what X-Forwarded-Port and Alt-Svc say", apply: portMaps},
-		{key: "real_ip_header", def: "X-Real-IP", form: "a header name", meaning: "where a trusted peer says who the client is", apply: headerName(func(s *settings) *string { return &s.RealIPHeader })},
+		{key: "real_ip_header", def: "X-Real-IP", form: "a header name", meaning: "where a trusted peer says who the client is; Forwarded is read as RFC 7239 has it, and instead of X-Forwarded-*", apply: headerName(func(s *settings) *string { return &s.RealIPHeader })},
 		{key: "real_ip_recursive", def: "off", form: "on or off", meaning: "take the last address of the list that is not itself trusted", apply: boolean(func(s *settings) *bool { return &s.RealIPRecursive })},
 		{key: "headers", def: "server_tokens, latency_tokens, X-Kong-Request-Id", form: "off, or a comma list of header names and groups", meaning: "headers that are added to responses", apply: headerSet(func(s *settings) *edgeHeaderSet { return &s.Headers })},
 		{key: "headers_upstream", def: "X-Kong-Request-Id", form: "off, or X-Kong-Request-Id", meaning: "headers that are added to upstream requests", apply: headerSet(func(s *settings) *edgeHeaderSet { return &s.HeadersUpstream })},
+		{key: "forwarded", def: "off", form: "on or off", meaning: "send upstreams Forwarded (RFC 7239) beside X-Forwarded-*", apply: boolean(func(s *settings) *bool { return &s.UpstreamForwarded })},
 		{key: "allow_debug_header", def: "off", form: "on or off", meaning: "answer Kong-Debug: 1 with the names of route and service", apply: boolean(func(s *settings) *bool { return &s.AllowDebugHeader })},
 	}
 }

@@ -83,7 +83,7 @@ func TestSettingsBadValues(t *testing.T) {
 		"dns_resolver": "10.0.0.1",
 		"proxy_listen": "8000", "proxy_tls_listen": ":x", "admin_listen": ":99999", "admin_tls_listen": "a", "manager_listen": ":-1", "manager_tls_listen": "c", "status_listen": ":1,b", "status_tls_listen": "b",
 		"development": "maybe", "echo_listen": "here", "tls_curves": "P999", "request_policy": "lax", "trusted_ips": "10.0.0.0/99", "real_ip_header": "X Real",
-		"real_ip_recursive": "perhaps", "headers": "via,nonsense", "headers_upstream": "nonsense", "allow_debug_header": "2", "log_level": "loud", "log_format": "xml", "access_log_sample": "NaN",
+		"real_ip_recursive": "perhaps", "forwarded": "RFC 7239", "headers": "via,nonsense", "headers_upstream": "nonsense", "allow_debug_header": "2", "log_level": "loud", "log_format": "xml", "access_log_sample": "NaN",
 		"grace": "30", "upgrade_timeout": "0", "upgrade_stay": "yes", "handshake_timeout": "-1s", "header_timeout": "0s", "body_idle_timeout": "x", "body_min_rate": "-1", "write_stall_timeout": "x", "idle_timeout": "x",
 		"keepalive_requests": "0", "header_limit": "10", "header_line_limit": "1", "header_count_limit": "1", "target_limit": "1", "body_limit": "-1", "max_connections": "-1", "max_connections_per_client": "-1", "max_connections_per_listener": "5, :8000=x", "max_requests_per_client": "-1", "max_handshakes": "x",
 		"stream_listen": "9000", "stream_udp_sessions": "-1", "http2_streams": "0", "upstream_keepalive_pool_size": "-1", "upstream_keepalive_max_requests": "0", "upstream_keepalive_idle_timeout": "1", "upstream_tls_verify": "x", "canary_window": "1", "canary_failures": "-1", "revoke_at_stop": "x",

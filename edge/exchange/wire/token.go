@@ -36,6 +36,9 @@ func IsToken(s string) bool {
 	return true
 }
 
+// IsTokenByte says whether a token may have b.
+func IsTokenByte(b byte) bool { return tokenChars[b] }
+
 // lowerToken is the lower case of a character of a token, 0 for others.
 var lowerToken = func() (t [256]byte) {
 	for c := range t {
