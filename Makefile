@@ -41,7 +41,7 @@ lint: ## formatting, vet, staticcheck, errorlint, tidy, known vulnerabilities
 
 fmt: ## format the code and apply the standard rewrites
 	go fix ./...
-	$(BIN)/gofumpt -w $$(git ls-files '*.go' | grep -Ev '^integration/(edgeprobe|vaultdev)/')
+	$(BIN)/gofumpt -w $$(git ls-files '*.go' | grep -Ev '^integration/(edgeprobe|vaultdev|pkubelet|minidns)/')
 
 probe: build ## run the attack probe (PROBE=folder of its source) against a gateway made for it
 	go run ./integration/cmd/probe -probe $(PROBE) -keyway bin/keyway

@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -21,6 +20,7 @@ import (
 // plurals are where the API server has the kinds that tests write.
 var plurals = map[string]string{
 	"Namespace": "namespaces", "Service": "services", "Secret": "secrets", "EndpointSlice": "endpointslices", "Ingress": "ingresses", "IngressClass": "ingressclasses",
+	"ValidatingAdmissionPolicy": "validatingadmissionpolicies", "ValidatingAdmissionPolicyBinding": "validatingadmissionpolicybindings",
 	"CustomResourceDefinition": "customresourcedefinitions", "ClusterRole": "clusterroles", "ClusterRoleBinding": "clusterrolebindings", "ServiceAccount": "serviceaccounts",
 	"KongPlugin": "kongplugins", "KongConsumer": "kongconsumers", "KongUpstreamPolicy": "kongupstreampolicies", "KongClusterPlugin": "kongclusterplugins",
 }
@@ -97,28 +97,7 @@ func (k *kubeServer) unapply(text string) {
 }
 
 // define makes the kinds of deploy/crds known.
-func (k *kubeServer) define() {
-	k.t.Helper()
-	files, err := filepath.Glob("../deploy/crds/*.yaml")
-	if err != nil || len(files) == 0 {
-		k.t.Fatalf("no definitions: %v", err)
-	}
-	for _, f := range files {
-		text, err := os.ReadFile(f)
-		if err != nil {
-			k.t.Fatal(err)
-		}
-		k.apply(string(text))
-	}
-	for _, f := range files {
-		plural := strings.TrimSuffix(filepath.Base(f), ".yaml")
-		poll(k.t, plural+" is established", 30*time.Second, func() bool {
-			_, out := k.try(http.MethodGet, "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/"+plural+".configuration.konghq.com", nil)
-			text, _ := json.Marshal(out["status"])
-			return strings.Contains(string(text), `"status":"True","type":"Established"`) || strings.Contains(string(text), `"type":"Established"`) && strings.Contains(string(text), `"status":"True"`)
-		})
-	}
-}
+func (k *kubeServer) define() { k.t.Helper(); k.defines("../deploy/crds") }
 
 // controller makes the account of a controller, which has the rights of docs/kubernetes.md,
 // and answers the path of its kubeconfig.

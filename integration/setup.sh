@@ -6,7 +6,7 @@ cache=${1:?usage: setup.sh CACHE}
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$cache/bin"
 
-packages=(nginx-light haproxy nghttp2-client slowhttptest wrk curl openssl postgresql prometheus)
+packages=(nginx-light haproxy nghttp2-client slowhttptest wrk curl openssl postgresql prometheus iproute2)
 missing=()
 for p in "${packages[@]}"; do
   dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'install ok installed' || missing+=("$p")
@@ -41,16 +41,18 @@ fi
 
 # Real servers for tests, each a module of its own that Keyway never links. The name of
 # a binary says what it was built from, so that an old cache is never taken for new.
-built() { # built FOLDER NAME PACKAGE [LDFLAGS]: bin/NAME, from bin/NAME-HASH
-  local hash note=
+built() { # built FOLDER NAME PACKAGE [LDFLAGS]: bin/NAME, from bin/NAME-HASH; a NAME.test is the package's tests
+  local hash note= how=build compile=
   case $2 in
     vaultdev) note=" (12 minutes of CPU the first time)" ;;
     kube-apiserver) note=" (6 minutes of CPU the first time)" ;;
+    kube-controller-manager) note=" (3 minutes of CPU the first time)" ;;
+    *.test) how=test compile=-c ;;
   esac
   hash=$({ cat $(find "$here/$1" -maxdepth 1 -type f \( -name "go.*" -o -name "*.go" \) | sort); go version; } | sha256sum | cut -c1-16)
   if [ ! -e "$cache/bin/$2-$hash" ]; then
     echo "setup: building $2$note"
-    CGO_ENABLED=0 go build -C "$here/$1" -mod=readonly -trimpath -ldflags="-s -w ${4:-}" -o "$cache/bin/.$2.new" "$3"
+    CGO_ENABLED=0 go $how -C "$here/$1" $compile -mod=readonly -trimpath -ldflags="-s -w ${4:-}" -o "$cache/bin/.$2.new" "$3"
     rm -f "$cache/bin/$2"-????????????????
     mv "$cache/bin/.$2.new" "$cache/bin/$2-$hash"
   fi
@@ -68,5 +70,11 @@ done
 built grpcdev grpcdev .
 built kubedev etcd go.etcd.io/etcd/server/v3
 built kubedev kube-apiserver k8s.io/kubernetes/cmd/kube-apiserver "$kube"
+built kubedev kube-controller-manager k8s.io/kubernetes/cmd/kube-controller-manager "$kube"
+# Pods as processes, and the Gateway API's own conformance suite with its programs.
+built pkubelet pkubelet .
+built minidns minidns .
+built gatewaydev echo-basic sigs.k8s.io/gateway-api/conformance/echo-basic
+built gatewaydev gateway-conformance.test sigs.k8s.io/gateway-api/conformance
 go mod download
 echo "setup: ready (tools in $cache/bin)"
