@@ -22,6 +22,7 @@ var plurals = map[string]string{
 	"Namespace": "namespaces", "Service": "services", "Secret": "secrets", "EndpointSlice": "endpointslices", "Ingress": "ingresses", "IngressClass": "ingressclasses",
 	"ValidatingAdmissionPolicy": "validatingadmissionpolicies", "ValidatingAdmissionPolicyBinding": "validatingadmissionpolicybindings",
 	"CustomResourceDefinition": "customresourcedefinitions", "ClusterRole": "clusterroles", "ClusterRoleBinding": "clusterrolebindings", "ServiceAccount": "serviceaccounts",
+	"Deployment": "deployments", "TCPIngress": "tcpingresses", "UDPIngress": "udpingresses", "GatewayClass": "gatewayclasses",
 	"KongPlugin": "kongplugins", "KongConsumer": "kongconsumers", "KongUpstreamPolicy": "kongupstreampolicies", "KongClusterPlugin": "kongclusterplugins",
 }
 

@@ -30,17 +30,25 @@ type kubeServer struct {
 	out    *lockedBuffer
 	dir    string
 	ca     string // file of the authority
+	etcd   string // base URL of its etcd
 	args   []string
 	kill   func() // ends the API server, nil while it does not run
 }
 
-// startKube runs etcd and the API server.
+// startKube runs etcd and the API server, which grants rights by roles.
 func startKube(t testing.TB) *kubeServer {
+	t.Helper()
+	return startKubeWith(t, "--service-cluster-ip-range=10.0.0.0/24", "--authorization-mode=RBAC")
+}
+
+// startKubeWith runs etcd and the API server with more flags.
+func startKubeWith(t testing.TB, flags ...string) *kubeServer {
 	t.Helper()
 	etcd, server := tool(t, "etcd"), tool(t, "kube-apiserver")
 	k := &kubeServer{t: t, a: newAuthority(t, "kube"), dir: t.TempDir(), out: &lockedBuffer{}}
 	k.ca = file(t, k.dir, "ca.crt", k.a.pem)
 	own, peer := fmt.Sprintf("http://127.0.0.1:%d", freePort(t)), fmt.Sprintf("http://127.0.0.1:%d", freePort(t))
+	k.etcd = own
 	process(t, k.dir, nil, etcd, "--name", "t", "--data-dir", k.dir+"/etcd", "--unsafe-no-fsync", "--log-level", "error",
 		"--listen-client-urls", own, "--advertise-client-urls", own, "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "t="+peer)
 	port := freePort(t)
@@ -57,9 +65,10 @@ func startKube(t testing.TB) *kubeServer {
 		server, "--etcd-servers=" + own, "--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", port), "--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none",
 		"--tls-cert-file=" + file(t, k.dir, "server.crt", cert), "--tls-private-key-file=" + file(t, k.dir, "server.key", key),
 		"--client-ca-file=" + k.ca, "--service-account-key-file=" + file(t, k.dir, "accounts.pub", verifying), "--service-account-signing-key-file=" + file(t, k.dir, "accounts.key", signing),
-		"--service-account-issuer=https://kubernetes.default.svc", "--service-cluster-ip-range=10.0.0.0/24", "--authorization-mode=RBAC", "--anonymous-auth=false",
+		"--service-account-issuer=https://kubernetes.default.svc", "--anonymous-auth=false",
 		"--disable-admission-plugins=ServiceAccount", // no controller makes accounts for pods
 	}
+	k.args = append(k.args, flags...)
 	k.client = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
 		DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: k.a.pool(), Certificates: []tls.Certificate{k.issue("admin", "system:masters")}},
 	}}
