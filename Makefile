@@ -9,7 +9,7 @@ UNIT     = $(shell go list ./... | grep -v /integration)
 export GOFLAGS KEYWAY_CACHE := $(CACHE)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test unit integration race lint fmt bench probe proof soak fuzz
+.PHONY: help setup build run test unit integration race lint fmt bench probe proof soak fuzz manifests
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -42,6 +42,12 @@ lint: ## formatting, vet, staticcheck, errorlint, tidy, known vulnerabilities
 fmt: ## format the code and apply the standard rewrites
 	go fix ./...
 	$(BIN)/gofumpt -w $$(git ls-files '*.go' | grep -Ev '^integration/(edgeprobe|vaultdev|pkubelet|minidns)/')
+
+manifests: ## render deploy/manifests/keyway.yaml from the chart, and copy what the chart has of others
+	cp deploy/crds/*.yaml deploy/chart/keyway/crds/
+	cp deploy/prometheus/keyway.rules.yml deploy/chart/keyway/files/
+	deploy/manifests/render.sh "$(BIN)/helm" > deploy/manifests/keyway.yaml.new
+	mv deploy/manifests/keyway.yaml.new deploy/manifests/keyway.yaml
 
 probe: build ## run the attack probe (PROBE=folder of its source) against a gateway made for it
 	go run ./integration/cmd/probe -probe $(PROBE) -keyway bin/keyway

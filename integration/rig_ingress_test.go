@@ -22,7 +22,9 @@ var plurals = map[string]string{
 	"Namespace": "namespaces", "Service": "services", "Secret": "secrets", "EndpointSlice": "endpointslices", "Ingress": "ingresses", "IngressClass": "ingressclasses",
 	"ValidatingAdmissionPolicy": "validatingadmissionpolicies", "ValidatingAdmissionPolicyBinding": "validatingadmissionpolicybindings",
 	"CustomResourceDefinition": "customresourcedefinitions", "ClusterRole": "clusterroles", "ClusterRoleBinding": "clusterrolebindings", "ServiceAccount": "serviceaccounts",
-	"Deployment": "deployments", "TCPIngress": "tcpingresses", "UDPIngress": "udpingresses", "GatewayClass": "gatewayclasses",
+	"Deployment": "deployments", "ConfigMap": "configmaps", "Role": "roles", "RoleBinding": "rolebindings", "NetworkPolicy": "networkpolicies", "PodDisruptionBudget": "poddisruptionbudgets",
+	"HorizontalPodAutoscaler": "horizontalpodautoscalers", "ServiceMonitor": "servicemonitors", "PrometheusRule": "prometheusrules", "GatewayClass": "gatewayclasses",
+	"KongConsumerGroup": "kongconsumergroups", "KongVault": "kongvaults", "KongIngress": "kongingresses", "TCPIngress": "tcpingresses", "UDPIngress": "udpingresses",
 	"KongPlugin": "kongplugins", "KongConsumer": "kongconsumers", "KongUpstreamPolicy": "kongupstreampolicies", "KongClusterPlugin": "kongclusterplugins",
 }
 
@@ -59,13 +61,16 @@ func objects(t testing.TB, text string) []object {
 }
 
 // attempt applies an object and answers the status and what the server says.
-func (k *kubeServer) attempt(o object) (int, string) {
+func (k *kubeServer) attempt(o object) (int, string) { return k.attemptAs(o, "") }
+
+// attemptAs is an attempt with more words in its query: "&dryRun=All".
+func (k *kubeServer) attemptAs(o object, query string) (int, string) {
 	k.t.Helper()
 	body, err := json.Marshal(o)
 	if err != nil {
 		k.t.Fatal(err)
 	}
-	req, err := http.NewRequest(http.MethodPatch, k.addr+at(o)+"?fieldManager=test&force=true", bytes.NewReader(body))
+	req, err := http.NewRequest(http.MethodPatch, k.addr+at(o)+"?fieldManager=test&force=true"+query, bytes.NewReader(body))
 	if err != nil {
 		k.t.Fatal(err)
 	}
@@ -133,8 +138,14 @@ metadata: {name: keyway}
 subjects: [{kind: ServiceAccount, name: keyway, namespace: keyway}]
 roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: keyway}
 `)
-	return file(k.t, k.dir, "kubeconfig", fmt.Sprintf(`{"apiVersion": "v1", "kind": "Config", "current-context": "c", "clusters": [{"name": "c", "cluster": {"server": %q, "certificate-authority": %q}}], "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": "keyway"}}], "users": [{"name": "u", "user": {"token": %q}}]}`,
-		k.addr, k.ca, k.token("keyway", "keyway")))
+	return k.kubeconfig("keyway", "keyway", k.addr)
+}
+
+// kubeconfig writes one for an account, whose server is reached at an address.
+func (k *kubeServer) kubeconfig(namespace, account, addr string) string {
+	k.t.Helper()
+	return file(k.t, k.dir, "kubeconfig", fmt.Sprintf(`{"apiVersion": "v1", "kind": "Config", "current-context": "c", "clusters": [{"name": "c", "cluster": {"server": %q, "certificate-authority": %q}}], "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": %q}}], "users": [{"name": "u", "user": {"token": %q}}]}`,
+		addr, k.ca, namespace, k.token(namespace, account)))
 }
 
 // backend applies a Service and its endpoint, which is an origin of this machine: the API

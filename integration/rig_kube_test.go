@@ -35,10 +35,11 @@ type kubeServer struct {
 	kill   func() // ends the API server, nil while it does not run
 }
 
-// startKube runs etcd and the API server, which grants rights by roles.
-func startKube(t testing.TB) *kubeServer {
+// startKube runs etcd and the API server, which grants rights by roles, with more flags
+// if there are any.
+func startKube(t testing.TB, more ...string) *kubeServer {
 	t.Helper()
-	return startKubeWith(t, "--service-cluster-ip-range=10.0.0.0/24", "--authorization-mode=RBAC")
+	return startKubeWith(t, append([]string{"--service-cluster-ip-range=10.0.0.0/24", "--authorization-mode=RBAC"}, more...)...)
 }
 
 // startKubeWith runs etcd and the API server with more flags.

@@ -85,13 +85,13 @@ func startCluster(t testing.TB) *cluster {
 	tool(t, "ip") // the kubelet runs it
 	// The kubelet writes slices right into etcd, in JSON.
 	c := &cluster{kubeServer: startKubeWith(t, "--service-cluster-ip-range=127.96.0.0/16", "--authorization-mode=AlwaysAllow", "--storage-media-type=application/json")}
-	admin := c.kubeconfig("admin", c.addr, c.issue("admin", "system:masters"))
-	process(t, c.dir, nil, manager, "--kubeconfig="+c.kubeconfig("manager", c.addr, c.issue("system:kube-controller-manager", "")), "--leader-elect=false",
+	admin := c.clientconfig("admin", c.addr, c.issue("admin", "system:masters"))
+	process(t, c.dir, nil, manager, "--kubeconfig="+c.clientconfig("manager", c.addr, c.issue("system:kube-controller-manager", "")), "--leader-elect=false",
 		"--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", freePort(t)), "--cert-dir="+c.dir, "--authentication-skip-lookup=true",
 		"--service-account-private-key-file="+filepath.Join(c.dir, "accounts.key"), "--root-ca-file="+c.ca, "--use-service-account-credentials=true",
 		"--controllers=namespace-controller,garbage-collector-controller")
 	shim := fmt.Sprintf("127.0.0.1:%d", freePort(t))
-	c.shim = c.kubeconfig("shim", "http://"+shim, c.issue("admin", "system:masters"))
+	c.shim = c.clientconfig("shim", "http://"+shim, c.issue("admin", "system:masters"))
 	out := process(t, c.dir, nil, kubelet, "-kubeconfig", admin, "-etcd", c.etcd, "-state", filepath.Join(c.dir, "pods"), "-kubelet-port", fmt.Sprint(freePort(t)), "-shim", shim,
 		"-veth", "-ip-base", "10.64",
 		"-image", "registry.k8s.io/gateway-api/echo-basic="+tool(t, "echo-basic"), "-image", "registry.k8s.io/coredns/coredns="+tool(t, "minidns"))
@@ -104,8 +104,8 @@ func startCluster(t testing.TB) *cluster {
 	return c
 }
 
-// kubeconfig writes a file by which a client with a certificate reaches an address.
-func (k *kubeServer) kubeconfig(name, addr string, client tls.Certificate) string {
+// clientconfig writes a file by which a client with a certificate reaches an address.
+func (k *kubeServer) clientconfig(name, addr string, client tls.Certificate) string {
 	k.t.Helper()
 	cert, key := encode(k.t, client)
 	server := object{"server": addr}

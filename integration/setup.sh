@@ -48,6 +48,7 @@ built() { # built FOLDER NAME PACKAGE [LDFLAGS]: bin/NAME, from bin/NAME-HASH; a
     kube-apiserver) note=" (6 minutes of CPU the first time)" ;;
     kube-controller-manager) note=" (3 minutes of CPU the first time)" ;;
     *.test) how=test compile=-c ;;
+    helm) note=" (4 minutes of CPU the first time)" ;;
   esac
   hash=$({ cat $(find "$here/$1" -maxdepth 1 -type f \( -name "go.*" -o -name "*.go" \) | sort); go version; } | sha256sum | cut -c1-16)
   if [ ! -e "$cache/bin/$2-$hash" ]; then
@@ -67,7 +68,13 @@ kube=
 for p in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
   kube+=" -X $p.gitVersion=$v -X $p.gitMajor=1 -X $p.gitMinor=$(cut -d. -f2 <<<"$v") -X $p.gitCommit=module -X $p.gitTreeState=clean -X $p.buildDate=1970-01-01T00:00:00Z"
 done
+# So does Helm of itself, and of the Kubernetes that it renders for.
+helm="-X helm.sh/helm/v3/internal/version.version=$(awk '$1 == "helm.sh/helm/v3" {print $2}' "$here/helmdev/go.mod")"
+for p in chartutil lint/rules; do
+  helm+=" -X helm.sh/helm/v3/pkg/$p.k8sVersionMajor=$(cut -d. -f1 <<<"${v#v}") -X helm.sh/helm/v3/pkg/$p.k8sVersionMinor=$(cut -d. -f2 <<<"$v")"
+done
 built grpcdev grpcdev .
+built helmdev helm helm.sh/helm/v3/cmd/helm "$helm"
 built kubedev etcd go.etcd.io/etcd/server/v3
 built kubedev kube-apiserver k8s.io/kubernetes/cmd/kube-apiserver "$kube"
 built kubedev kube-controller-manager k8s.io/kubernetes/cmd/kube-controller-manager "$kube"
@@ -76,5 +83,7 @@ built pkubelet pkubelet .
 built minidns minidns .
 built gatewaydev echo-basic sigs.k8s.io/gateway-api/conformance/echo-basic
 built gatewaydev gateway-conformance.test sigs.k8s.io/gateway-api/conformance
+# Modules of which only files are used: definitions of kinds.
+go mod download -C "$here/kindsdev" $(awk '/^require \(/{on=1;next} /^\)/{exit} on{print $1}' "$here/kindsdev/go.mod")
 go mod download
 echo "setup: ready (tools in $cache/bin)"
