@@ -101,11 +101,24 @@ func consequence(kind string) string {
 func routesOf(doc *spec.Document, service, via string) []useFacts {
 	var list []useFacts
 	for _, r := range doc.Routes {
-		if r.Service == service {
+		switch {
+		case r.Service == service:
 			list = append(list, useFacts{Kind: "routes", Name: named(r.Name, r.ID), Via: "service " + via, Then: "answers 503"})
+		case leadsTo(r, service):
+			list = append(list, useFacts{Kind: "routes", Name: named(r.Name, r.ID), Via: "service " + via, Then: "answers 503 for its share"})
 		}
 	}
 	return list
+}
+
+// leadsTo says whether requests of a route may go to a service.
+func leadsTo(r *spec.Route, service string) bool {
+	for id := range r.Services {
+		if id == service {
+			return true
+		}
+	}
+	return false
 }
 
 // scopeOf lists what a plugin serves.
@@ -117,7 +130,7 @@ func scopeOf(doc *spec.Document, id string) []useFacts {
 	p := doc.Plugins[i]
 	var list []useFacts
 	for _, r := range doc.Routes {
-		if (p.Route == "" || p.Route == r.ID) && (p.Service == "" || p.Service == r.Service) {
+		if (p.Route == "" || p.Route == r.ID) && (p.Service == "" || leadsTo(r, p.Service)) {
 			list = append(list, useFacts{Kind: "routes", Name: named(r.Name, r.ID), Via: "plugin " + p.Name, Then: "answers 503"})
 		}
 	}

@@ -14,12 +14,14 @@ type Balancing struct {
 	RetryBudget    float64 // retries in percent of requests
 }
 
-// Retry (x_keyway_retry) is when a service's requests are sent to another target
-// beyond failed connections, for requests that do no harm twice.
+// Retry (x_keyway_retry) is when a service's requests, or those of one route, are sent
+// to another target beyond failed connections, for requests that do no harm twice.
 type Retry struct {
 	OnStatuses []int // answers after which another target is tried
 	HedgeAfter int   // milliseconds after which a second target is asked too; 0 for never
 	TryTimeout int   // milliseconds for one try, until its response head; 0 for the read timeout
+	Attempts   *int  // tries after the first, nil for the service's retries
+	Backoff    int   // milliseconds at the least between two tries; 0 for none
 }
 
 // DefaultBalancing is what an upstream without x_keyway_balancing does.
@@ -51,13 +53,13 @@ func (b *Balancing) fields(visit func(field)) {
 	visit(field{"retry_budget", &b.RetryBudget, probeThreshold})
 }
 
-func (s *Service) retry() optional {
-	o := optional{given: s.Retry != nil, begin: func() group {
-		s.Retry = &Retry{}
-		return s.Retry.fields
+func retryOf(at **Retry) optional {
+	o := optional{given: *at != nil, begin: func() group {
+		*at = &Retry{}
+		return (*at).fields
 	}}
 	if o.given {
-		o.group = s.Retry.fields
+		o.group = (*at).fields
 	}
 	return o
 }
@@ -66,4 +68,6 @@ func (r *Retry) fields(visit func(field)) {
 	visit(field{"on_statuses", &r.OnStatuses, isStatus})
 	visit(field{"try_timeout", &r.TryTimeout, retryTimeout})
 	visit(field{"hedge_after", &r.HedgeAfter, retryTimeout})
+	visit(field{"attempts", &r.Attempts, serviceRetries})
+	visit(field{"backoff", &r.Backoff, retryTimeout})
 }

@@ -131,6 +131,8 @@ func (d *Document) extend(kind string, from *Document) {
 		d.TLSPolicies = extended(d.TLSPolicies, from.TLSPolicies, clear)
 	case "x_keyway_issuers":
 		d.Issuers = extended(d.Issuers, from.Issuers, clear)
+	case "x_keyway_listeners":
+		d.Listeners = extended(d.Listeners, from.Listeners, clear)
 	}
 }
 

@@ -120,6 +120,10 @@ func (o *object) field(f field) {
 		return
 	}
 	if v == nil || v.shape == shapeNull {
+		if v == nil && f.rule.written {
+			o.bad(o.n, f.name, ReasonRequired, "required field missing; null is a value of it")
+			return
+		}
 		if o.partial || !f.rule.required && (v == nil || !f.rule.notNull) {
 			return
 		}
@@ -199,6 +203,8 @@ func (o *object) value(v *node, f field) {
 		o.vaultRules(v, f.name, at)
 	case *map[string]any:
 		o.config(v, f.name, at)
+	case records:
+		o.records(v, f.name, at)
 	case optional:
 		o.value(v, field{f.name, at.begin(), f.rule})
 	case group:

@@ -134,6 +134,11 @@ func (h *hasher) field(f field) {
 		for i := range *at {
 			(*at)[i].fields(h.field)
 		}
+	case records:
+		h.number(uint64(at.count()))
+		for i := range at.count() {
+			at.fields(i, h.field)
+		}
 	case optional:
 		h.bool(at.given)
 		if at.given {

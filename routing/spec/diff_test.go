@@ -88,6 +88,12 @@ func disturb(t *testing.T, v reflect.Value) {
 		*at = map[string]any{"a": nil}
 	case **UpstreamAuth:
 		*at = &UpstreamAuth{}
+	case *[]Share:
+		*at = []Share{{Weight: 1}}
+	case *[]Mirror:
+		*at = []Mirror{{Denominator: 1}}
+	case **Timeouts:
+		*at = &Timeouts{}
 	case **Retry:
 		*at = &Retry{}
 	case **Balancing:

@@ -48,6 +48,8 @@ func (d *Document) add(e Entity) {
 		d.TLSPolicies = append(d.TLSPolicies, e)
 	case *Issuer:
 		d.Issuers = append(d.Issuers, e)
+	case *Listener:
+		d.Listeners = append(d.Listeners, e)
 	}
 }
 
@@ -83,6 +85,8 @@ func (d *Document) Entities(kind string) iter.Seq[Entity] {
 		return each(d.TLSPolicies)
 	case "x_keyway_issuers":
 		return each(d.Issuers)
+	case "x_keyway_listeners":
+		return each(d.Listeners)
 	}
 	return func(func(Entity) bool) {}
 }

@@ -158,6 +158,8 @@ func (w *encoder) member(depth int, name string, at any) {
 		w.secrets(depth, name, *at)
 	case *[]VaultRule:
 		w.vaultRules(depth, name, *at)
+	case records:
+		w.records(depth, name, at)
 	case optional:
 		if at.given {
 			w.member(depth, name, at.group)

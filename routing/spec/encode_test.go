@@ -25,7 +25,15 @@ services:
     headers: {X-A: [a, "~*b"], X-B: ["~*^c"]}
     hosts: ["*.a.test", "b.test:80"]
     x_keyway_path_policy: compatible
+  - name: shared
+    paths: [/s]
+    service: null
+    x_keyway_mirrors: [{service: s}, {service: {name: s}, numerator: 0, denominator: 3}]
+    x_keyway_timeouts: {request: 10000, attempt: 2000}
+    x_keyway_retry: {on_statuses: [503], attempts: 0, backoff: 25}
   - {protocols: [tcp], sources: [{ip: 10.0.0.0/8}, {port: 5}, {ip: "::1", port: 6}], destinations: [{port: 0}]}
+routes:
+- {name: split, paths: [/], x_keyway_split: [{service: s, weight: 9}, {service: null, weight: 0}, {service: s}], x_keyway_timeouts: {}, x_keyway_mirrors: []}
 upstreams:
 - name: u
   hash_on: header
@@ -49,6 +57,9 @@ vaults: [{name: hcv, prefix: mine, config: {token: hush-token, host: v.test, nes
 plugins:
 - {name: rich, config: {ratio: 1.0e-7, mode: redis, redis: {host: h, password: hush0pw}, keys: [hush-key, "{vault://env/x}"], secret: hush-secret, headers: null}}
 x_keyway_tls_policies: [{name: p, client_auth: required, ca_certificates: [33333333-3333-4333-8333-333333333333], verify_depth: 3, crl_required: true, crls: ["{vault://env/crl}", hush-crl]}]
+x_keyway_listeners:
+- {name: web, protocol: https, port: 8443, tls_policy: p, tags: [t]}
+- {name: dns.v6, protocol: udp, port: 8443, address: "::1"}
 x_keyway_issuers: [{name: le, type: acme, config: {directories: [https://ca.test/dir], eab_hmac_key: hush-eab}}]
 `
 

@@ -40,6 +40,7 @@ type Document struct {
 	Vaults         []*Vault
 	TLSPolicies    []*TLSPolicy // x_keyway_tls_policies
 	Issuers        []*Issuer    // x_keyway_issuers
+	Listeners      []*Listener  // x_keyway_listeners
 
 	fresh int // see Fresh
 }
@@ -89,12 +90,16 @@ type Route struct {
 	PreserveHost            bool
 	RequestBuffering        bool
 	ResponseBuffering       bool
-	Service                 string // id, "" for null
-	PathPolicy              string // x_keyway_path_policy: "" (the listener's), strict, compatible
-	Expression              string // "" for null
-	Priority                *int   // of the expression, nil for null
-	MaxRequests             *int   // x_keyway_max_requests: in flight at a time, nil for no limit
-	Closed                  string // x_keyway_closed: why what matches is answered 503, "" for open
+	Service                 string    // id, "" for null
+	PathPolicy              string    // x_keyway_path_policy: "" (the listener's), strict, compatible
+	Expression              string    // "" for null
+	Priority                *int      // of the expression, nil for null
+	MaxRequests             *int      // x_keyway_max_requests: in flight at a time, nil for no limit
+	Closed                  string    // x_keyway_closed: why what matches is answered 503, "" for open
+	Split                   []Share   // x_keyway_split: services of which each request gets one, instead of Service
+	Mirrors                 []Mirror  // x_keyway_mirrors: who gets a copy of requests
+	Timeouts                *Timeouts // x_keyway_timeouts, nil for none
+	Retry                   *Retry    // x_keyway_retry instead of the service's, nil for the service's
 }
 
 // Endpoint is an address, a port or both, of a stream route.

@@ -31,9 +31,19 @@ type optional struct {
 	group group        // of the record that is there, nil for null
 }
 
+// records is a list of records inside an entity.
+type records interface {
+	count() int
+	// begin makes so many records, each as it is when nothing of it was written.
+	begin(n int)
+	// fields shows the fields of one record.
+	fields(i int, visit func(field))
+}
+
 // rule is what a field's value must be, beyond its type. Rules are never changed.
 type rule struct {
 	required bool     // must be given; null is refused
+	written  bool     // must be given, be it as null
 	notNull  bool     // null is refused; if it is not given the default stands
 	set      bool     // a list whose order says nothing; what occurs twice is taken once
 	refers   string   // kind of entity that the value, an id or a name, leads to
@@ -92,6 +102,11 @@ var (
 	endpointIP       = &rule{check: checkIPRange}
 	endpointPort     = &rule{bounds: &[2]float64{0, 65535}}
 	routeService     = &rule{refers: "services"}
+	shareService     = &rule{written: true, refers: "services"}
+	shareWeight      = &rule{notNull: true, bounds: &[2]float64{0, 1000000}}
+	mirrorService    = &rule{required: true, refers: "services"}
+	mirrorPart       = &rule{notNull: true, bounds: &[2]float64{0, 2147483647}}
+	mirrorWhole      = &rule{notNull: true, bounds: &[2]float64{1, 2147483647}}
 
 	upstreamName      = &rule{required: true, check: checkUpstreamName}
 	upstreamAlgorithm = &rule{oneOf: []string{"consistent-hashing", "least-connections", "round-robin", "latency"}}
@@ -125,4 +140,8 @@ var (
 	policyName  = &rule{required: true, check: checkName}
 	tlsVersion  = &rule{oneOf: []string{"1.2", "1.3"}}
 	clientAuth  = &rule{oneOf: []string{"off", "optional", "required"}}
+
+	listenerProtocol = &rule{required: true, oneOf: []string{"http", "https", "tls", "tcp", "udp"}}
+	listenerPort     = &rule{required: true, bounds: &[2]float64{1, 65535}}
+	listenerAddress  = &rule{check: checkAddress}
 )

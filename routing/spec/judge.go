@@ -30,6 +30,8 @@ func (o *object) judge() {
 		o.judgeAuthority(e)
 	case *TLSPolicy:
 		o.judgePolicy(e)
+	case *Listener:
+		o.judgeListener(e)
 	case *Vault:
 		o.judgeSource("vaults", "name", e.Name, e.Config)
 	case *Issuer:
@@ -103,6 +105,7 @@ func (o *object) judgeRoute(r *Route) {
 		o.conflict("protocols", "these sets are mutually exclusive: "+strings.Join(used, ", "))
 		return
 	}
+	o.judgeTraffic(r, set[0])
 	switch set[0] {
 	case "http":
 		o.forbid("'http' or 'https'", "sources", "destinations")

@@ -401,6 +401,9 @@ func copyOf(e Entity) Entity {
 	case *Issuer:
 		c := *e
 		return &c
+	case *Listener:
+		c := *e
+		return &c
 	}
 	return e
 }

@@ -197,6 +197,8 @@ func claims(e Entity) []claim {
 	switch e := e.(type) {
 	case *Service, *Route, *Upstream, *TLSPolicy, *Issuer:
 		return []claim{{kind, "name", label(e)}}
+	case *Listener:
+		return []claim{{kind, "name", e.Name}, {kind, "port", e.place()}}
 	case *Target:
 		return []claim{{kind, "target", e.Upstream + " " + e.Target}}
 	case *Consumer:
@@ -248,6 +250,10 @@ func clash(e Entity, c claim, first Entity) string {
 	case *KeyAuth:
 		if c.field == "key" {
 			set = " with the same key"
+		}
+	case *Listener:
+		if c.field == "port" {
+			set = " with port set to '" + itoa(e.Port) + "' on the same address"
 		}
 	case *Target:
 		set = " with target set to '" + e.Target + "' in the same upstream"

@@ -4,7 +4,7 @@ package spec
 func Kinds() []string {
 	return []string{
 		"services", "routes", "upstreams", "targets", "consumers", "keyauth_credentials", "acls",
-		"plugins", "certificates", "snis", "ca_certificates", "vaults", "x_keyway_tls_policies", "x_keyway_issuers",
+		"plugins", "certificates", "snis", "ca_certificates", "vaults", "x_keyway_tls_policies", "x_keyway_issuers", "x_keyway_listeners",
 	}
 }
 
@@ -50,6 +50,9 @@ func (*TLSPolicy) Kind() string { return "x_keyway_tls_policies" }
 // Kind is "x_keyway_issuers".
 func (*Issuer) Kind() string { return "x_keyway_issuers" }
 
+// Kind is "x_keyway_listeners".
+func (*Listener) Kind() string { return "x_keyway_listeners" }
+
 func (s *Service) fields(visit func(field)) {
 	visit(field{"name", &s.Name, nameText})
 	visit(field{"protocol", &s.Protocol, serviceProtocol})
@@ -66,7 +69,7 @@ func (s *Service) fields(visit func(field)) {
 	visit(field{"ca_certificates", &s.CACertificates, isCAs})
 	visit(field{"enabled", &s.Enabled, kept})
 	visit(field{"x_keyway_upstream_auth", s.auth(), noRule})
-	visit(field{"x_keyway_retry", s.retry(), noRule})
+	visit(field{"x_keyway_retry", retryOf(&s.Retry), noRule})
 	visit(field{"x_keyway_upstream_protocol", &s.UpstreamProtocol, upstreamProtocol})
 	visit(field{"x_keyway_proxy_protocol", &s.ProxyProtocol, proxyVersion})
 }
@@ -94,6 +97,10 @@ func (r *Route) fields(visit func(field)) {
 	visit(field{"x_keyway_closed", &r.Closed, anyText})
 	visit(field{"expression", &r.Expression, routeExpression})
 	visit(field{"priority", &r.Priority, routePriority})
+	visit(field{"x_keyway_split", (*shares)(&r.Split), noRule})
+	visit(field{"x_keyway_mirrors", (*mirrors)(&r.Mirrors), noRule})
+	visit(field{"x_keyway_timeouts", r.timeouts(), noRule})
+	visit(field{"x_keyway_retry", retryOf(&r.Retry), noRule})
 }
 
 func (u *Upstream) fields(visit func(field)) {
@@ -275,6 +282,8 @@ func newEntity(kind string) Entity {
 		return &TLSPolicy{MinVersion: "1.2", ClientAuth: "off", VerifyDepth: 1}
 	case "x_keyway_issuers":
 		return &Issuer{}
+	case "x_keyway_listeners":
+		return &Listener{}
 	}
 	return nil
 }
@@ -322,6 +331,8 @@ func label(e Entity) string {
 	case *TLSPolicy:
 		return e.Name
 	case *Issuer:
+		return e.Name
+	case *Listener:
 		return e.Name
 	}
 	return ""
