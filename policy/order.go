@@ -28,6 +28,7 @@ var Order = []string{
 	"response-ratelimiting",
 	"request-transformer",
 	"response-transformer",
+	"route-filters", // what it changes is what goes to the service
 	"redirect",
 	"ai-request-transformer",
 	"ai-prompt-template",

@@ -17,6 +17,7 @@ import (
 	"github.com/keyway-edge/keyway/policy/requesttermination"
 	"github.com/keyway-edge/keyway/policy/requesttransformer"
 	"github.com/keyway-edge/keyway/policy/responsetransformer"
+	"github.com/keyway-edge/keyway/policy/routefilters"
 	"github.com/keyway-edge/keyway/routing/spec"
 )
 
@@ -36,6 +37,7 @@ func plugins() []policy.Kind {
 		requesttermination.Kind(),
 		requesttransformer.Kind(),
 		responsetransformer.Kind(),
+		routefilters.Kind(),
 	}
 }
 
