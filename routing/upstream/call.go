@@ -26,11 +26,12 @@ type call struct {
 	told   string // address of the last connection
 	heard  bool   // a byte of a response has come
 
-	tryBy time.Time // when this try has had its time, zero for the read timeout alone
-	leg   *leg      // of a hedged request; nil for others
-	avoid []*target // whom the other leg has asked
-	used  int       // tries that are taken off
-	hold  bool      // the request's body is kept after the response, for another try
+	tryBy   time.Time // when this try has had its time, zero for the read timeout alone
+	wholeBy time.Time // when its response has, zero for no limit
+	leg     *leg      // of a hedged request; nil for others
+	avoid   []*target // whom the other leg has asked
+	used    int       // tries that are taken off
+	hold    bool      // the request's body is kept after the response, for another try
 
 	now    time.Time // of the last look at the clock, zero when that may be long ago
 	probe  bool      // whether the connection is quiet shows when the request is sent

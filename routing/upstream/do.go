@@ -37,6 +37,11 @@ type Outgoing struct {
 	Client   netip.Addr
 	Consumer string
 	Captures []exchange.Capture
+	// Retrying is how targets are tried, nil for as the service says.
+	Retrying *Retrying
+	// Timed says that Ctx of the exchange ends at a time that was set, which must cut a
+	// response even while it comes without a pause.
+	Timed bool
 }
 
 // Do sends x.Request to one of the cluster's targets, and to others where that
@@ -138,8 +143,13 @@ func (k *call) visit(t *target, addr netip.AddrPort, again bool) *fault {
 		k.now = k.x.Now()
 	}
 	began := k.now
-	k.tryBy = time.Time{}
-	if limit := k.cluster.retry.try; limit > 0 && again {
+	k.tryBy, k.wholeBy = time.Time{}, time.Time{}
+	rules := k.retrying()
+	if rules.attempt > 0 {
+		k.wholeBy = began.Add(rules.attempt)
+		k.tryBy = k.wholeBy
+	}
+	if limit := rules.try; limit > 0 && again && (k.tryBy.IsZero() || limit < rules.attempt) {
 		k.tryBy = began.Add(limit)
 	}
 	f := k.ride(t, addr, false)
@@ -189,8 +199,8 @@ func (k *call) ride(t *target, addr netip.AddrPort, fresh bool) *fault {
 	c.served++
 	k.told, k.conn, k.target = c.address, c, t
 	k.heard, k.ended, k.broken, k.upload = false, nil, nil, nil
-	if k.leg != nil {
-		k.watch(true) // so that the other leg's answer ends this one at once
+	if k.leg != nil || k.out.Timed {
+		k.watch(true) // so that the other leg's answer, or the end of the time, ends this one at once
 	}
 	f := k.send(host)
 	if f == nil {

@@ -220,7 +220,7 @@ func (k *call) passOnShared(h *h2head) *fault {
 func (k *call) acceptShared(h *h2head, empty bool) {
 	x, r := k.x, &k.x.Response
 	k.now = x.Now()
-	x.UpstreamHead, k.tryBy, k.heard = k.now, time.Time{}, true
+	x.UpstreamHead, k.tryBy, k.heard = k.now, k.wholeBy, true
 	r.Status, r.FromUpstream = h.status, true
 	for _, f := range h.fields {
 		r.Fields.Add(f.Name, f.Value)
@@ -286,6 +286,9 @@ func (k *call) readShared(p []byte) (int, error) {
 		return 0, nil
 	}
 	for {
+		if err := k.overdue(); err != nil {
+			return 0, k.endShared(err)
+		}
 		n, more := k.stream.read(p)
 		if n > 0 {
 			return n, nil
@@ -312,6 +315,17 @@ func (k *call) readShared(p []byte) (int, error) {
 		}
 		return 0, k.endShared(fmt.Errorf("reading the response body of %s: %w", k.told, err))
 	}
+}
+
+// overdue says that the response has had its time, even while it comes without a pause.
+func (k *call) overdue() error {
+	switch {
+	case k.out.Timed && k.x.Ctx.Err() != nil:
+		return fmt.Errorf("reading the response body of %s: %w", k.told, context.Cause(k.x.Ctx))
+	case !k.tryBy.IsZero() && !time.Now().Before(k.tryBy):
+		return fmt.Errorf("reading the response body of %s: %w", k.told, errTimeout)
+	}
+	return nil
 }
 
 func (k *call) endShared(err error) error {

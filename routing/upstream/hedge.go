@@ -39,7 +39,7 @@ func (l *leg) ride(done chan<- *leg) {
 // hedges says whether the request may be sent twice at once.
 func (k *call) hedges() bool {
 	r := &k.x.Request
-	return k.cluster.retry.hedge > 0 && (r.Method == "GET" || r.Method == "HEAD") && k.body.empty() && r.Upgrade == "" &&
+	return k.retrying().hedge > 0 && (r.Method == "GET" || r.Method == "HEAD") && k.body.empty() && r.Upgrade == "" &&
 		len(k.cluster.balancer.current().all) > 1
 }
 
@@ -58,7 +58,7 @@ func (k *call) hedged() error {
 	}
 	first := begin(nil, 0, k.x.WatchClient) // one of the two watches, since it is done once
 	legs := []*leg{first}
-	slow := time.NewTimer(k.cluster.retry.hedge)
+	slow := time.NewTimer(k.retrying().hedge)
 	defer slow.Stop()
 	for open := 1; open > 0; {
 		select {
@@ -77,7 +77,7 @@ func (k *call) hedged() error {
 			}
 		case <-slow.C:
 			if t := first.at.Load(); t != nil && !first.over && k.cluster.balancer.pay() {
-				legs = append(legs, begin([]*target{t}, k.cluster.retries, nil))
+				legs = append(legs, begin([]*target{t}, k.retrying().retries, nil))
 				open++
 			}
 		}

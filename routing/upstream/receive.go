@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"time"
 
 	"github.com/keyway-edge/keyway/edge/exchange"
 	"github.com/keyway-edge/keyway/edge/exchange/wire"
@@ -140,7 +139,7 @@ func (k *call) accept(head string) *fault {
 		return k.invalid(e)
 	}
 	k.now = x.Now()
-	x.UpstreamHead, k.tryBy = k.now, time.Time{}
+	x.UpstreamHead, k.tryBy = k.now, k.wholeBy
 	if r.Status == 101 {
 		if x.Request.Upgrade == "" || !k.framing.Upgrade {
 			forget(r)

@@ -1,6 +1,8 @@
 package upstream
 
 import (
+	"context"
+	"fmt"
 	"io"
 	"slices"
 	"time"
@@ -9,32 +11,62 @@ import (
 	"github.com/keyway-edge/keyway/routing/spec"
 )
 
-// retrying is what a service's x_keyway_retry says. Immutable.
-type retrying struct {
+// Retrying is how often, when and for how long targets are tried: what a service's
+// x_keyway_retry says, or a route's. Immutable.
+type Retrying struct {
+	retries  int           // tries after the first
 	statuses statusSet     // answers after which another target is tried
 	some     bool          // there are such statuses
 	hedge    time.Duration // after which a second target is asked too; 0 for never
 	try      time.Duration // for one try, until its response head; 0 for the read timeout
+	backoff  time.Duration // between two tries, at the least
+	attempt  time.Duration // for one try, until the end of its response; 0 for no limit
 }
 
-func newRetrying(r *spec.Retry) retrying {
+func newRetrying(r *spec.Retry, retries int) Retrying {
 	if r == nil {
-		return retrying{}
+		return Retrying{retries: retries}
 	}
-	out := retrying{some: len(r.OnStatuses) > 0, try: time.Duration(r.TryTimeout) * time.Millisecond, hedge: time.Duration(r.HedgeAfter) * time.Millisecond}
+	ms := func(n int) time.Duration { return time.Duration(n) * time.Millisecond }
+	out := Retrying{retries: retries, some: len(r.OnStatuses) > 0, try: ms(r.TryTimeout), hedge: ms(r.HedgeAfter), backoff: ms(r.Backoff)}
+	if r.Attempts != nil {
+		out.retries = *r.Attempts
+	}
 	out.statuses.add(r.OnStatuses)
 	return out
+}
+
+// Retrying is how requests of one route are tried: as its own retry says, nil for as the
+// service's does, and each try within attempt, 0 for no limit.
+func (cl *Cluster) Retrying(own *spec.Retry, attempt time.Duration) *Retrying {
+	r := cl.retry
+	if own != nil {
+		r = newRetrying(own, cl.retries)
+	}
+	r.attempt = attempt
+	return &r
+}
+
+// Once is one try, at one target.
+func Once() *Retrying { return &Retrying{} }
+
+// retrying is what holds for this request.
+func (k *call) retrying() *Retrying {
+	if r := k.out.Retrying; r != nil {
+		return r
+	}
+	return &k.cluster.retry
 }
 
 // spare says that after this try there may be another, whatever becomes of it: the
 // request does no harm twice, its body is at hand, and tries are left.
 func (k *call) spare(tries int) bool {
-	return tries < k.cluster.retries && idempotent(k.x.Request.Method) && k.body.replayable() && k.x.Request.Upgrade == ""
+	return tries < k.retrying().retries && idempotent(k.x.Request.Method) && k.body.replayable() && k.x.Request.Upgrade == ""
 }
 
 // unwanted says that a response is to be dropped for another try.
 func (k *call) unwanted(tries int) bool {
-	r := &k.cluster.retry
+	r := k.retrying()
 	return r.some && r.statuses.has(k.x.Response.Status) && k.spare(tries) && k.cluster.balancer.pay()
 }
 
@@ -64,7 +96,7 @@ func (k *call) again(f *fault) bool {
 
 // run tries targets until one answers or nothing more may be tried.
 func (k *call) run() error {
-	cl, b := k.cluster, k.cluster.balancer
+	b, rules := k.cluster.balancer, k.retrying()
 	b.budget.earn(b.traits.RetryBudget)
 	var room [4]*target
 	tried := append(room[:0], k.avoid...)
@@ -74,7 +106,12 @@ func (k *call) run() error {
 		w.key, w.keyed, cookie = b.hash.key(k.x, k.out)
 	}
 	var last *fault
-	for tries := k.used; tries <= cl.retries; {
+	for tries := k.used; tries <= rules.retries; {
+		if last != nil && rules.backoff > 0 {
+			if err := k.pause(rules.backoff); err != nil {
+				return (&fault{kind: faultClient, err: err}).answer()
+			}
+		}
 		w.tried = tried
 		t, trial, err := k.seat(w, k.spare(tries))
 		if err != nil {
@@ -102,7 +139,7 @@ func (k *call) run() error {
 		again := k.spare(tries)
 		tries++
 		tried = append(tried, t)
-		k.hold = cl.retry.some && again
+		k.hold = rules.some && again
 		f := k.visit(t, addr, again)
 		if trial {
 			b.concluded(t, b.outcomeOf(f, k.x.Response.Status))
@@ -126,6 +163,23 @@ func (k *call) run() error {
 		return &Error{503, messageNoPeer, errNoTarget(b)}
 	}
 	return last.answer()
+}
+
+// pause waits between two tries.
+func (k *call) pause(d time.Duration) error {
+	if !k.watched && k.x.WatchClient != nil && k.body.stream == nil {
+		k.watched = true
+		k.x.WatchClient()
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	k.now = time.Time{}
+	select {
+	case <-timer.C:
+		return nil
+	case <-k.x.Ctx.Done():
+		return fmt.Errorf("waiting before another try: %w", context.Cause(k.x.Ctx))
+	}
 }
 
 // keep makes the response that came the one of the request.

@@ -30,7 +30,7 @@ func (k *call) send(host string) *fault {
 	}
 	rest, f := k.swap(out)
 	if f == nil && len(rest) > 0 {
-		f = c.writeAll(rest, k.cluster.write, k.now)
+		f = c.writeAll(rest, k.within(k.cluster.write), k.now)
 		if f != nil {
 			f.sent = f.sent || len(rest) < len(out)
 		}
@@ -45,6 +45,14 @@ func (k *call) send(host string) *fault {
 		return nil
 	}
 	return f
+}
+
+// within is a limit of time, no longer than what this try has left.
+func (k *call) within(limit time.Duration) time.Duration {
+	if k.tryBy.IsZero() {
+		return limit
+	}
+	return max(min(limit, time.Until(k.tryBy)), time.Millisecond)
 }
 
 // together says that the body goes along with the head.

@@ -56,7 +56,7 @@ type Cluster struct {
 	proto    string     // "h2" for HTTP/2, "" for HTTP/1.1
 	grpc     bool       // all its requests are gRPC's
 	retries  int
-	retry    retrying
+	retry    Retrying
 	connect  time.Duration
 	read     time.Duration
 	write    time.Duration
@@ -113,7 +113,7 @@ func (s *Set) cluster(prev *Set, in *Inputs, svc *spec.Service, up *spec.Upstrea
 		protocol: svc.Protocol,
 		pools:    in.Pools,
 		retries:  svc.Retries,
-		retry:    newRetrying(svc.Retry),
+		retry:    newRetrying(svc.Retry, svc.Retries),
 		connect:  time.Duration(svc.ConnectTimeout) * time.Millisecond,
 		read:     time.Duration(svc.ReadTimeout) * time.Millisecond,
 		write:    time.Duration(svc.WriteTimeout) * time.Millisecond,
