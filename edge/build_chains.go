@@ -9,6 +9,7 @@ import (
 
 	"github.com/keyway-edge/keyway/certs"
 	"github.com/keyway-edge/keyway/policy"
+	"github.com/keyway-edge/keyway/routing"
 	"github.com/keyway-edge/keyway/routing/spec"
 	"github.com/keyway-edge/keyway/routing/upstream"
 	"github.com/keyway-edge/keyway/secrets"
@@ -109,21 +110,27 @@ func (w *build) chains() {
 			w.pause()
 		}
 		b := &w.next.bindings[r.Index]
-		b.route, b.closed = r, r.Broken
-		b.service, b.limit = services[r.Spec.Service], w.next.limits[r.Spec.ID]
-		if b.service != nil {
-			b.cluster = w.next.Upstreams.Cluster(b.service.ID)
-		}
-		if b.service != nil {
-			b.auth = w.next.auths[b.service.ID]
-		}
-		b.chain = w.next.compiler.Chain(r.Spec, b.service)
-		if b.closed == nil {
-			b.closed = b.chain.Closed()
-		}
-		if b.closed == nil && b.auth != nil {
-			b.closed = b.auth.closed
+		*b = w.bind(r, services[r.Spec.Service], services)
+		if len(r.Spec.Split) > 0 {
+			b.split = w.split(r, services)
 		}
 	}
 	w.problem(w.next.compiler.Problems()...)
+}
+
+// bind binds a route to a service, nil for none.
+func (w *build) bind(r *routing.Route, service *spec.Service, services map[string]*spec.Service) binding {
+	b := binding{route: r, service: service, closed: r.Broken, limit: w.next.limits[r.Spec.ID]}
+	if service != nil {
+		b.cluster, b.auth = w.next.Upstreams.Cluster(service.ID), w.next.auths[service.ID]
+	}
+	b.terms = w.terms(r, &b, services)
+	b.chain = w.next.compiler.Chain(r.Spec, service)
+	if b.closed == nil {
+		b.closed = b.chain.Closed()
+	}
+	if b.closed == nil && b.auth != nil {
+		b.closed = b.auth.closed
+	}
+	return b
 }

@@ -163,6 +163,17 @@ func (h *Handler) forward(r *request, dst *exchange.Fields, prefix string) {
 	}
 }
 
+// withQuery is uri, '?' and query. Mostly that is how the target ends, and then
+// it is cut from there instead of made anew.
+func withQuery(target, uri, query string) string {
+	if at := len(target) - len(uri) - 1 - len(query); at >= 0 {
+		if end := target[at:]; end[:len(uri)] == uri && end[len(uri)] == '?' && end[len(uri)+1:] == query {
+			return end
+		}
+	}
+	return uri + "?" + query
+}
+
 // forwardedFor is the list of addresses that the request came with. Under the
 // compatible policy it is the first line, as recorded; under the strict one every
 // line counts: what a client wrote must not push out the line that a trusted

@@ -37,6 +37,7 @@ type Handler struct {
 
 	challenges Challenges // nil for none
 	overload   *Overload  // limits nothing unless Guard was called
+	mirrors    *Mirrors
 }
 
 // Refresher looks at a credential again at once, past what its source remembers; the
@@ -52,6 +53,9 @@ func (h *Handler) Refresh(b Refresher) { h.force, h.latest = b.Force, b.Current 
 
 // Guard makes the handler refuse what o has no room for. Call it before the first exchange.
 func (h *Handler) Guard(o *Overload) { h.overload = o }
+
+// Mirror makes the handler count copies of requests in m. Call it before the first exchange.
+func (h *Handler) Mirror(m *Mirrors) { h.mirrors = m }
 
 // Observer is told of each finished exchange; telemetry implements it. It must
 // not keep the Finished or anything in it.
@@ -72,36 +76,38 @@ type Finished struct {
 
 // NewHandler makes a Handler over what publisher publishes.
 func NewHandler(config *Config, publisher *Publisher, observer Observer, log *slog.Logger) *Handler {
-	h := &Handler{config: config, publisher: publisher, observer: observer, log: log, via11: "1.1 " + config.Token(), overload: &Overload{}}
+	h := &Handler{config: config, publisher: publisher, observer: observer, log: log, via11: "1.1 " + config.Token(), overload: &Overload{}, mirrors: &Mirrors{}}
 	h.requests.New = func() any { return new(request) }
 	return h
 }
 
 // request is the handler's state of one exchange, reused.
 type request struct {
-	x       *exchange.Exchange
-	snap    *Snapshot
-	info    *connInfo
-	policy  routing.Policy
-	origin  origin
-	host    string // lower case, without port
-	path    string // as received, without query
-	context policy.Context
-	query   routing.Query
-	match   routing.Match
-	chain   *policy.Chain
-	bind    *binding
-	auth    *upstreamAuth   // the credential that was sent, nil for none
-	before  exchange.Fields // upstream fields before Host
-	fields  exchange.Fields // upstream fields after Connection
-	lead    int             // how many of fields are this node's own
-	out     upstream.Outgoing
-	reply   *policy.Reply
-	sent    []*secrets.Credential
-	ids     requestIDs  // stays from request to request
-	counted bool        // by the overload guard
-	limit   *routeLimit // by the route's, nil for none
-	end     Finished    // what the observer is told, here so that it is not made anew
+	x        *exchange.Exchange
+	snap     *Snapshot
+	info     *connInfo
+	policy   routing.Policy
+	origin   origin
+	host     string // lower case, without port
+	path     string // as received, without query
+	context  policy.Context
+	query    routing.Query
+	match    routing.Match
+	chain    *policy.Chain
+	bind     *binding
+	auth     *upstreamAuth   // the credential that was sent, nil for none
+	before   exchange.Fields // upstream fields before Host
+	fields   exchange.Fields // upstream fields after Connection
+	lead     int             // how many of fields are this node's own
+	out      upstream.Outgoing
+	reply    *policy.Reply
+	sent     []*secrets.Credential
+	ids      requestIDs  // stays from request to request
+	passages []*passage  // of bodies that are copied
+	counted  bool        // by the overload guard
+	limit    *routeLimit // by the route's, nil for none
+	clock    *clock      // nil where the route has no limit of time
+	end      Finished    // what the observer is told, here so that it is not made anew
 }
 
 // Handle is the life of a request: judge it, match it, run its chain, ask the
@@ -237,6 +243,9 @@ func (h *Handler) route(r *request) *policy.Reply {
 		return &policy.Reply{Status: http.StatusNotFound, Message: "no Route matched with those values"}
 	}
 	r.bind = &r.snap.bindings[r.match.Route.Index]
+	if s := r.bind.split; s != nil {
+		r.bind = s.choose()
+	}
 	r.chain = r.bind.chain
 	r.policy = r.match.Route.Policy(r.policy)
 	if reply := r.otherReading(); reply != nil {
@@ -265,6 +274,9 @@ func (h *Handler) route(r *request) *policy.Reply {
 // chained runs the access phase and asks the upstream.
 func (h *Handler) chained(r *request) *policy.Reply {
 	c, x := &r.context, r.x
+	if t := r.bind.terms; t != nil && t.within > 0 {
+		r.limitTime(t.within)
+	}
 	servicePath := ""
 	if r.bind.service != nil {
 		servicePath = r.bind.service.Path
@@ -278,7 +290,7 @@ func (h *Handler) chained(r *request) *policy.Reply {
 		return reply
 	}
 	if r.bind.service == nil || r.bind.cluster == nil {
-		return &policy.Reply{Status: http.StatusServiceUnavailable, Message: "no Service found with those values"}
+		return r.bind.nowhere()
 	}
 	err := h.proxy(r)
 	if err == nil {
@@ -312,6 +324,10 @@ func (h *Handler) proxy(r *request) error {
 	o.Client, o.Captures, o.Consumer = r.origin.client, c.Captures, ""
 	if c.Consumer != nil {
 		o.Consumer = c.Consumer.ID
+	}
+	if t := r.bind.terms; t != nil {
+		o.Retrying, o.Timed = t.retrying, t.within > 0
+		h.mirror(r, t.mirrors)
 	}
 	if err := h.send(r); err != nil {
 		return err
@@ -359,20 +375,13 @@ func (h *Handler) send(r *request) error {
 	return nil
 }
 
-// withQuery is uri, '?' and query. Mostly that is how the target ends, and then
-// it is cut from there instead of made anew.
-func withQuery(target, uri, query string) string {
-	if at := len(target) - len(uri) - 1 - len(query); at >= 0 {
-		if end := target[at:]; end[:len(uri)] == uri && end[len(uri)] == '?' && end[len(uri)+1:] == query {
-			return end
-		}
-	}
-	return uri + "?" + query
-}
-
 // upstreamReply turns a failed round trip into an answer. A body that the client
 // broke is the client's fault: no 502, no harm to a target.
 func (h *Handler) upstreamReply(r *request, err error) *policy.Reply {
+	if r.late() {
+		r.x.Response.Close = r.x.Response.Close || r.x.Request.HasBody() // of which not all may have been read
+		return &policy.Reply{Status: http.StatusGatewayTimeout, Message: "The upstream server is timing out", Err: fmt.Errorf("%w: %w", errRequestTime, err)}
+	}
 	var body *exchange.BodyError
 	if errors.As(err, &body) {
 		status := body.Status
@@ -438,6 +447,7 @@ func (h *Handler) Done(x *exchange.Exchange, err error) {
 	if r.limit != nil {
 		r.limit.inFlight.Add(-1)
 	}
+	r.settle()
 	defer h.release(r)
 	h.logPhase(r)
 	source := "keyway"
@@ -474,7 +484,7 @@ func (h *Handler) release(r *request) {
 	r.x, r.snap, r.info, r.policy, r.origin, r.host, r.path = nil, nil, nil, "", origin{}, "", ""
 	r.query, r.match = routing.Query{}, routing.Match{Captures: r.match.Captures[:0]}
 	r.chain, r.bind, r.auth, r.lead, r.out = nil, nil, nil, 0, upstream.Outgoing{}
-	r.reply, r.counted, r.limit, r.end = nil, false, nil, Finished{}
+	r.reply, r.counted, r.limit, r.clock, r.end = nil, false, nil, nil, Finished{}
 	h.requests.Put(r)
 }
 

@@ -52,6 +52,8 @@ type binding struct {
 	auth    *upstreamAuth // nil for none
 	closed  *spec.Problem
 	limit   *routeLimit // nil for none
+	split   *split      // that chooses another binding for each request, nil for none
+	terms   *terms      // nil for the service's alone
 }
 
 // Slot answers the slot of a certificate by the certificate's id.
@@ -86,19 +88,4 @@ func (s *Snapshot) Unserved(yield func(*spec.Certificate, string) bool) {
 			return
 		}
 	}
-}
-
-// Routed is what the snapshot would do with a request, for explanations.
-type Routed struct {
-	Route   *spec.Route
-	Service *spec.Service
-	Cluster *upstream.Cluster
-	Chain   *policy.Chain
-	Closed  *spec.Problem
-}
-
-// Routed answers what a compiled route leads to.
-func (s *Snapshot) Routed(r *routing.Route) Routed {
-	b := &s.bindings[r.Index]
-	return Routed{Route: r.Spec, Service: b.service, Cluster: b.cluster, Chain: b.chain, Closed: b.closed}
 }

@@ -79,27 +79,41 @@ func (w *build) streams() {
 	w.next.streamBindings = make(map[streamKey]Routed, w.next.streams.Len())
 	for _, r := range w.next.streams.Routes() {
 		for _, protocol := range r.Spec.Protocols {
-			b := Routed{Route: r.Spec, Service: services[r.Spec.Service]}
-			b.Chain = w.next.compiler.Stream(r.Spec, b.Service, protocol)
-			if b.Closed = b.Chain.Closed(); b.Service != nil {
-				b.Cluster = w.next.Upstreams.Cluster(b.Service.ID)
-			}
-			if bad := streamProblem(&b, protocol); bad != nil {
-				b.Closed = bad
+			b, bad := w.bindStream(r.Spec, services[r.Spec.Service], protocol)
+			if len(r.Spec.Split) > 0 {
+				w.splitStreams(&b, protocol, services)
+			} else if bad != nil {
 				w.problem(bad)
 			}
 			w.next.streamBindings[streamKey{r.Index, protocol}] = b
 		}
 	}
 	for r := range w.next.Table.Routes() {
-		s := services[r.Spec.Service]
-		if s != nil && slices.Contains([]string{routing.TCP, routing.TLS, routing.Passthrough, routing.UDP}, s.Protocol) {
+		for id := range r.Spec.Services {
+			s := services[id]
+			if s == nil || !slices.Contains([]string{routing.TCP, routing.TLS, routing.Passthrough, routing.UDP}, s.Protocol) {
+				continue
+			}
 			w.problem(&spec.Problem{
 				Pos: r.Spec.Pos, Entity: "routes", ID: r.Spec.ID, Name: r.Spec.Name, Field: "service", Reason: spec.ReasonConflict,
 				Message: "its service has protocol " + s.Protocol + ", which takes streams; expected a service of protocol http, https, grpc or grpcs; the route answers 503 until then",
 			})
 		}
 	}
+}
+
+// bindStream answers where streams of a route go that one service gets, nil for none,
+// and what of that is a problem.
+func (w *build) bindStream(r *spec.Route, service *spec.Service, protocol string) (Routed, *spec.Problem) {
+	b := Routed{Route: r, Service: service, Chain: w.next.compiler.Stream(r, service, protocol)}
+	if b.Closed = b.Chain.Closed(); service != nil {
+		b.Cluster = w.next.Upstreams.Cluster(service.ID)
+	}
+	bad := streamProblem(&b, protocol)
+	if bad != nil {
+		b.Closed = bad
+	}
+	return b, bad
 }
 
 // streamProblem says why streams of a route cannot be carried, nil when they can.

@@ -143,6 +143,9 @@ services:
   - {name: wide, paths: [/api]}
   - {name: narrow, hosts: [a.test], paths: [/api], methods: [POST], plugins: [{name: cors}]}
   - {name: reads, paths: [/reads], methods: [GET]}
+- {name: t, host: other.test, port: 81}
+routes:
+- {name: shared, paths: [/shared], x_keyway_split: [{service: s, weight: 3}, {service: t}, {service: null}], x_keyway_mirrors: [{service: t, numerator: 1, denominator: 4}], plugins: [{name: cors, service: t}]}
 upstreams: [{name: up, targets: [{target: "127.0.0.1:9", weight: 7}]}]
 `)
 	config := &edge.Config{Policy: routing.Strict}
@@ -185,7 +188,21 @@ upstreams: [{name: up, targets: [{target: "127.0.0.1:9", weight: 7}]}]
 	if _, err := explain(nil, config, control.Question{URL: "http://a.test/"}); err == nil {
 		t.Error("without a configuration there is nothing to explain")
 	}
+	shared := f(control.Question{URL: "http://a.test/shared/x"}, explanation{Route: "shared"})
+	if len(shared.Shares) != 3 || len(shared.Mirrors) != 1 || shared.Mirrors[0] != "t (1 of 4)" || shared.Service != "" {
+		t.Fatalf("leads to %+v", shared)
+	}
+	for i, want := range []shareOf{{Weight: 3, Service: "s", UpstreamURI: "/base/x"}, {Weight: 1, Service: "t", UpstreamURI: "/x"}, {Weight: 1, UpstreamURI: "/x"}} {
+		got := shared.Shares[i]
+		if got.Weight != want.Weight || got.Service != want.Service || got.UpstreamURI != want.UpstreamURI || len(got.Plugins) != min(1, len(want.Service)) {
+			t.Errorf("share %d: %+v, want %+v", i, got, want)
+		}
+	}
 	var out bytes.Buffer
+	if err := (&cli{out: &out}).printExplanation(shared); err != nil || !strings.Contains(out.String(), "s (3 of 5 requests)") || !strings.Contains(out.String(), "none, answered 500 (1 of 5 requests)") || !strings.Contains(out.String(), "copies to") {
+		t.Errorf("%q, %v", out.String(), err)
+	}
+	out.Reset()
 	if err := (&cli{out: &out}).printExplanation(e); err != nil || !strings.Contains(out.String(), "plugin 1") || !strings.Contains(out.String(), "CANDIDATE") {
 		t.Errorf("%q, %v", out.String(), err)
 	}

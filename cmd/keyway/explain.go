@@ -31,6 +31,8 @@ type explanation struct {
 	Targets     []string          `json:"targets,omitempty"`
 	Plugins     []pluginStep      `json:"plugins,omitempty"`
 	Closed      string            `json:"closed,omitempty"`
+	Shares      []shareOf         `json:"shares,omitempty"`  // of a route with x_keyway_split, in place of the five above
+	Mirrors     []string          `json:"mirrors,omitempty"` // services that get copies
 	Candidates  []candidate       `json:"candidates"`
 }
 
@@ -40,6 +42,16 @@ type certificateChoice struct {
 	Policy  string `json:"policy,omitempty"`
 	Why     string `json:"why"`
 	Refused string `json:"refused,omitempty"` // the newest version, by the check named
+}
+
+// shareOf is one service of a split, and what a request that falls on it meets.
+type shareOf struct {
+	Weight      int          `json:"weight"`
+	Service     string       `json:"service,omitempty"` // "" for null: answered 500
+	UpstreamURI string       `json:"upstream_path,omitempty"`
+	Targets     []string     `json:"targets,omitempty"`
+	Plugins     []pluginStep `json:"plugins,omitempty"`
+	Closed      string       `json:"closed,omitempty"`
 }
 
 type pluginStep struct {
@@ -124,9 +136,27 @@ func nameOr(name, id string) string {
 func (e *explanation) routed(s *edge.Snapshot, m *routing.Match, config *edge.Config, secure bool, raw string) {
 	to := s.Routed(m.Route)
 	e.Route = nameOr(to.Route.Name, to.Route.ID)
+	for _, one := range to.Route.Mirrors {
+		e.Mirrors = append(e.Mirrors, fmt.Sprintf("%s (%d of %d)", serviceName(s, one.Service), one.Numerator, one.Denominator))
+	}
+	if len(to.Shares) > 0 {
+		for _, one := range to.Shares {
+			x := leadsWhere(s, m, config, &one.Routed, secure, raw)
+			x.Weight = one.Weight
+			e.Shares = append(e.Shares, x)
+		}
+		return
+	}
+	x := leadsWhere(s, m, config, &to, secure, raw)
+	e.Service, e.UpstreamURI, e.Targets, e.Plugins, e.Closed = x.Service, x.UpstreamURI, x.Targets, x.Plugins, x.Closed
+}
+
+// leadsWhere says what a request of a route to one service meets.
+func leadsWhere(s *edge.Snapshot, m *routing.Match, config *edge.Config, to *edge.Routed, secure bool, raw string) shareOf {
+	var x shareOf
 	path := ""
 	if to.Service != nil {
-		e.Service = nameOr(to.Service.Name, to.Service.ID)
+		x.Service = nameOr(to.Service.Name, to.Service.ID)
 		path = to.Service.Path
 		for _, h := range s.Upstreams.Health() {
 			if strings.EqualFold(h.Upstream, to.Service.Host) {
@@ -134,23 +164,33 @@ func (e *explanation) routed(s *edge.Snapshot, m *routing.Match, config *edge.Co
 				if h.Address != "" && h.Address != h.Target {
 					at += " at " + h.Address // one of those that the name has
 				}
-				e.Targets = append(e.Targets, fmt.Sprintf("%s weight %d %s", at, h.Weight, h.State))
+				x.Targets = append(x.Targets, fmt.Sprintf("%s weight %d %s", at, h.Weight, h.State))
 			}
 		}
-		if len(e.Targets) == 0 {
-			e.Targets = []string{fmt.Sprintf("%s:%d", to.Service.Host, to.Service.Port)}
+		if len(x.Targets) == 0 {
+			x.Targets = []string{fmt.Sprintf("%s:%d", to.Service.Host, to.Service.Port)}
 		}
 	}
-	e.UpstreamURI = m.UpstreamPath(path, m.Route.Policy(config.Policy), raw)
+	x.UpstreamURI = m.UpstreamPath(path, m.Route.Policy(config.Policy), raw)
 	if to.Service.GRPC() {
-		e.UpstreamURI = m.WholePath(m.Route.Policy(config.Policy), raw)
+		x.UpstreamURI = m.WholePath(m.Route.Policy(config.Policy), raw)
 	}
 	for _, step := range to.Chain.Names(secure) {
-		e.Plugins = append(e.Plugins, pluginStep{step.Plugin, step.ID, step.Scope})
+		x.Plugins = append(x.Plugins, pluginStep{step.Plugin, step.ID, step.Scope})
 	}
 	if to.Closed != nil {
-		e.Closed = to.Closed.Error()
+		x.Closed = to.Closed.Error()
 	}
+	return x
+}
+
+// serviceName is what a service is called in answers.
+func serviceName(s *edge.Snapshot, id string) string {
+	i := slices.IndexFunc(s.Document.Services, func(x *spec.Service) bool { return x.ID == id })
+	if i < 0 {
+		return id
+	}
+	return nameOr(s.Document.Services[i].Name, id)
 }
 
 // chooseCertificate says which certificate a handshake for a name shows.
@@ -249,14 +289,31 @@ func (c *cli) printExplanation(e *explanation) error {
 			add("refused", e.Refused)
 		}
 		add("route", orDash(e.Route))
-		add("service", orDash(e.Service))
-		add("upstream path", orDash(e.UpstreamURI))
-		add("targets", orDash(strings.Join(e.Targets, ", ")))
-		for i, p := range e.Plugins {
-			add(fmt.Sprintf("plugin %d", i+1), p.Plugin+" ("+p.Scope+")")
+		shares := e.Shares
+		if len(shares) == 0 {
+			shares = []shareOf{{Service: e.Service, UpstreamURI: e.UpstreamURI, Targets: e.Targets, Plugins: e.Plugins, Closed: e.Closed}}
 		}
-		if e.Closed != "" {
-			add("closed", "503: "+e.Closed)
+		total := 0
+		for _, x := range e.Shares {
+			total += x.Weight
+		}
+		for _, x := range shares {
+			service := orDash(x.Service)
+			if len(e.Shares) > 0 {
+				service = fmt.Sprintf("%s (%d of %d requests)", cmp.Or(x.Service, "none, answered 500"), x.Weight, total)
+			}
+			add("service", service)
+			add("upstream path", orDash(x.UpstreamURI))
+			add("targets", orDash(strings.Join(x.Targets, ", ")))
+			for i, p := range x.Plugins {
+				add(fmt.Sprintf("plugin %d", i+1), p.Plugin+" ("+p.Scope+")")
+			}
+			if x.Closed != "" {
+				add("closed", "503: "+x.Closed)
+			}
+		}
+		if len(e.Mirrors) > 0 {
+			add("copies to", strings.Join(e.Mirrors, ", "))
 		}
 	})
 	if err != nil || len(e.Candidates) == 0 {

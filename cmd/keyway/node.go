@@ -40,6 +40,7 @@ var starter string
 // node is one running gateway, wired.
 type node struct {
 	overload   *edge.Overload
+	mirrors    *edge.Mirrors
 	settings   *settings
 	config     *edge.Config
 	log        *slog.Logger
@@ -184,9 +185,10 @@ func (n *node) provider() {
 func (n *node) dataPath(ctx context.Context) error {
 	s := n.settings
 	n.overload = &edge.Overload{MaxRequests: s.MaxInFlight, PerClient: s.MaxOfClient, Memory: guardMemory(s.MemoryLimit), Log: n.log}
+	n.mirrors = &edge.Mirrors{}
 	n.telemetry = telemetry.New(telemetry.Options{
-		Overload: n.overload,
-		Version:  version, NodeID: n.config.NodeID, Ledger: n.ledger, Access: n.access, Log: n.log,
+		Overload: n.overload, Mirrors: n.mirrors,
+		Version: version, NodeID: n.config.NodeID, Ledger: n.ledger, Access: n.access, Log: n.log,
 		Current: func() *edge.Snapshot { return n.publisher.Current() }, Broker: n.broker.Stats, Credentials: n.broker.Current, LastGood: n.lastGoodFacts,
 		Staples: n.staples, Issuers: n.issuers, Keys: n.keyRings, Events: &n.events, Upgrades: n.upgradeFacts,
 	})
@@ -231,6 +233,7 @@ func (n *node) listen(ctx context.Context) error {
 	handler := edge.NewHandler(n.config, n.publisher, n.telemetry, n.log)
 	handler.Refresh(n.broker)
 	handler.Guard(n.overload)
+	handler.Mirror(n.mirrors)
 	handler.Challenges(n.challenges)
 	n.term.Challenges(n.challenges)
 	n.term.Demand(n.demand.Want)

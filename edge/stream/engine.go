@@ -100,6 +100,7 @@ func (f *flow) serve(ctx context.Context) *refusal {
 	if bad != nil {
 		return bad
 	}
+	routed = routed.Chosen()
 	f.snap = nil // who stays for days keeps its own route alone
 	f.end.Route, f.end.Service = routed.Route, routed.Service
 	if routed.Closed != nil {

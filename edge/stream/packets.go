@@ -253,6 +253,7 @@ func (s *session) find(ctx context.Context) *refusal {
 	if s.routed, ok = snap.Stream(&routing.StreamQuery{Protocol: routing.UDP, Source: s.info.Peer, Destination: s.info.Local}); !ok {
 		return &refusal{resultNoRoute, errors.New("no udp route matches; expected one whose sources or destinations do")}
 	}
+	s.routed = s.routed.Chosen()
 	s.end.Route, s.end.Service = s.routed.Route, s.routed.Service
 	if s.routed.Closed != nil {
 		return &refusal{resultUnavailable, s.routed.Closed}

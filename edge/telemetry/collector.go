@@ -147,6 +147,11 @@ func (c *collector) connections(out chan<- prometheus.Metric) {
 			emit(out, "keyway_memory_limit_bytes", "Memory that the process may take", prometheus.GaugeValue, float64(o.Memory), nil)
 		}
 	}
+	if m := c.t.opts.Mirrors; m != nil {
+		for result, n := range m.Results() {
+			emit(out, "keyway_requests_mirrored_total", "Copies of requests that were sent to mirrors, or would have been", prometheus.CounterValue, float64(n), labels{"result", result})
+		}
+	}
 	open, most := edge.Descriptors()
 	if open > 0 {
 		emit(out, "keyway_descriptors_open", "Descriptors of files and connections that are open", prometheus.GaugeValue, float64(open), nil)

@@ -36,6 +36,7 @@ type Options struct {
 	Upgrades        func() Upgrades       // nil for none
 	Access          *AccessLog            // nil for off
 	Overload        *edge.Overload        // nil for none
+	Mirrors         *edge.Mirrors         // nil for none
 	Log             *slog.Logger
 }
 

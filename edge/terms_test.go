@@ -1,0 +1,148 @@
+package edge
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/keyway-edge/keyway/edge/exchange"
+)
+
+// slow answers at once, or as its query says: "head" waits before the head, "trickle"
+// sends a byte now and then for ever.
+func slow(w http.ResponseWriter, q *http.Request) {
+	switch q.URL.RawQuery {
+	case "head":
+		<-q.Context().Done()
+	case "trickle":
+		for q.Context().Err() == nil {
+			_, _ = io.WriteString(w, ".")
+			_ = http.NewResponseController(w).Flush()
+			select {
+			case <-q.Context().Done():
+			case <-time.After(5 * time.Millisecond):
+			}
+		}
+	}
+}
+
+func TestRequestTimeout(t *testing.T) {
+	o := newOrigin(t, slow)
+	r := newRig(t, &Config{}, site(o, "{name: r, paths: [/], x_keyway_timeouts: {request: 150}}, {name: free, paths: [/free], x_keyway_timeouts: {}}"))
+	do := func(x *exchange.Exchange) (int, string, error, time.Duration) {
+		began := time.Now()
+		own := x.Ctx
+		r.handler.Handle(x)
+		var body []byte
+		var err error
+		if x.Response.Body != nil {
+			body, err = io.ReadAll(x.Response.Body)
+			if c, ok := x.Response.Body.(io.Closer); ok {
+				_ = c.Close()
+			}
+		}
+		status := x.Response.Status
+		r.handler.Done(x, err)
+		if x.Ctx != own {
+			t.Error("the exchange has another context than before")
+		}
+		return status, string(body), err, time.Since(began)
+	}
+	if s, _, err, _ := do(ask(t, "GET", "h.test", "/")); s != 200 || err != nil {
+		t.Errorf("in time: %d, %v", s, err)
+	}
+	s, body, _, took := do(ask(t, "GET", "h.test", "/?head"))
+	if s != 504 || !strings.Contains(body, "timing out") || took > 3*time.Second {
+		t.Errorf("no head: %d %q after %v", s, body, took)
+	}
+	if f := r.finished[len(r.finished)-1]; f.Source != "keyway" || !errors.Is(f.Reply.Err, errRequestTime) {
+		t.Errorf("told as %s, %v", f.Source, f.Reply.Err)
+	}
+	if s, body, err, took := do(ask(t, "GET", "h.test", "/?trickle")); s != 200 || body == "" || err == nil || took > 3*time.Second {
+		t.Errorf("no end: %d with %d bytes after %v, %v", s, len(body), took, err)
+	}
+	poll(t, "the origin still has a connection", func() bool { return o.open() <= 1 })
+
+	// The body of a client that sends slowly is read no longer either.
+	x := ask(t, "POST", "h.test", "/")
+	pr, pw := io.Pipe()
+	defer pw.Close()
+	x.Request.Body, x.Request.Length = pr, -1
+	x.Request.StopBody = func() { _ = pr.CloseWithError(&exchange.BodyError{Err: errors.New("stopped")}) }
+	if s, _, _, took := do(x); s != 504 || took > 3*time.Second {
+		t.Errorf("no request body: %d after %v", s, took)
+	}
+	// A client that leaves is not taken for the time.
+	ctx, cancel := context.WithCancel(t.Context())
+	x = ask(t, "GET", "h.test", "/?head")
+	x.Ctx = ctx
+	cancel()
+	if s, _, _, _ := do(x); s != 499 {
+		t.Errorf("a client that left: %d", s)
+	}
+	if s, _, err, _ := do(ask(t, "GET", "h.test", "/free")); s != 200 || err != nil {
+		t.Errorf("without a limit: %d, %v", s, err)
+	}
+}
+
+func TestAttemptTimeoutAndRetryOfARoute(t *testing.T) {
+	var hits atomic.Int32
+	o := newOrigin(t, func(w http.ResponseWriter, q *http.Request) {
+		n := hits.Add(1)
+		switch {
+		case q.URL.RawQuery == "late" && n < 3:
+			<-q.Context().Done()
+		case q.URL.RawQuery == "status" && n < 3:
+			w.WriteHeader(503)
+		case q.URL.RawQuery == "trickle":
+			slow(w, q)
+		}
+	})
+	r := newRig(t, &Config{}, site(o, strings.Join([]string{
+		"{name: plain, paths: [/plain], strip_path: false}",
+		"{name: late, paths: [/late], x_keyway_timeouts: {attempt: 100}}",
+		"{name: once, paths: [/once], x_keyway_timeouts: {attempt: 100}, x_keyway_retry: {attempts: 0}}",
+		"{name: some, paths: [/some], x_keyway_retry: {on_statuses: [503], attempts: 2, backoff: 60}}",
+		"{name: few, paths: [/few], x_keyway_retry: {on_statuses: [503], attempts: 1}}",
+		"{name: none, paths: [/none], x_keyway_retry: {on_statuses: [500], attempts: 2}}",
+		"{name: both, paths: [/both], x_keyway_timeouts: {request: 200}, x_keyway_retry: {on_statuses: [503], attempts: 2, backoff: 10000}}",
+	}, ", ")))
+	for _, row := range []struct {
+		method, target string
+		status, hits   int
+		least, most    time.Duration
+	}{
+		{"GET", "/plain?status", 503, 1, 0, 0},
+		{"GET", "/late?late", 200, 3, 200 * time.Millisecond, 0},
+		{"POST", "/late?late", 504, 1, 100 * time.Millisecond, 0},
+		{"GET", "/once?late", 504, 1, 100 * time.Millisecond, 0},
+		{"GET", "/some?status", 200, 3, 120 * time.Millisecond, 0},
+		{"POST", "/some?status", 503, 1, 0, 0},
+		{"GET", "/few?status", 503, 2, 0, 0},
+		{"GET", "/none?status", 503, 1, 0, 0},
+		{"GET", "/both?status", 504, 1, 200 * time.Millisecond, 5 * time.Second},
+	} {
+		hits.Store(0)
+		began := time.Now()
+		x := ask(t, row.method, "h.test", row.target)
+		r.do(x)
+		took := time.Since(began)
+		if n := int(hits.Load()); x.Response.Status != row.status || n != row.hits || took < row.least || row.most > 0 && took > row.most {
+			t.Errorf("%s %s: %d, the origin was asked %d times, after %v; expected %+v", row.method, row.target, x.Response.Status, n, took, row)
+		}
+	}
+	// The end of the attempt's time is the end of a response too.
+	x := ask(t, "GET", "h.test", "/late?trickle")
+	r.handler.Handle(x)
+	_, err := io.ReadAll(x.Response.Body)
+	_ = x.Response.Body.(io.Closer).Close()
+	r.handler.Done(x, err)
+	if x.Response.Status != 200 || err == nil {
+		t.Errorf("an endless response: %d, %v", x.Response.Status, err)
+	}
+}
