@@ -56,6 +56,7 @@ func schema() spec.PluginSchema {
 			off("private_network"),
 			off("preflight_continue"),
 			{Name: "allow_origin_absent", Type: spec.Boolean, OmitEmpty: true},
+			filterSchema(),
 		},
 		Verify: verify,
 	}
@@ -70,6 +71,14 @@ func verify(conf map[string]any) []spec.FieldError {
 			bad = append(bad, spec.FieldError{Field: "origins." + strconv.Itoa(i+1), Message: "'" + text + "' is not a valid regex"})
 		}
 	}
+	if record, ok := conf["gateway_api"].(map[string]any); ok {
+		var f filter
+		if err := spec.Bind(record, &f); err != nil {
+			return append(bad, spec.FieldError{Field: "gateway_api", Message: err.Error()})
+		}
+		_, wrong := f.compile()
+		bad = append(bad, wrong...)
+	}
 	return bad
 }
 
@@ -83,6 +92,7 @@ type config struct {
 	PrivateNetwork    bool     `json:"private_network"`
 	PreflightContinue bool     `json:"preflight_continue"`
 	AllowOriginAbsent *bool    `json:"allow_origin_absent"`
+	GatewayAPI        *filter  `json:"gateway_api"`
 }
 
 // plugin is a compiled config. Immutable.
@@ -100,6 +110,13 @@ func compile(_ *policy.Env, p *spec.Plugin) (policy.Instance, error) {
 	x := &plugin{preflight: policy.NewState[bool]()}
 	if err := spec.Bind(p.Config, &x.config); err != nil {
 		return policy.Instance{}, fmt.Errorf("compiling cors: %w", err)
+	}
+	if x.GatewayAPI != nil {
+		g, bad := x.GatewayAPI.compile()
+		if len(bad) > 0 {
+			return policy.Instance{}, fmt.Errorf("compiling cors: config.%s: %s", bad[0].Field, bad[0].Message)
+		}
+		return policy.Instance{Access: g.access, Header: g.header}, nil
 	}
 	var err error
 	if x.origins, err = parseOrigins(x.Origins); err != nil {

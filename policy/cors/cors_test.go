@@ -136,3 +136,59 @@ func TestConfigErrors(t *testing.T) {
 	f(`{"methods":["x"]}`, "config.methods.1: expected one of: GET, HEAD, PUT")
 	f(`{"max_age":"a"}`, "config.max_age: expected a number")
 }
+
+// TestGatewayAPI holds what the CORS filter of Gateway API says.
+func TestGatewayAPI(t *testing.T) {
+	listed := chain(t, `{"gateway_api":{"allow_origins":["https://www.foo.com","https://*.bar.com","http://odd.test:8080"],"allow_methods":["GET","OPTIONS"],"allow_headers":["x-header-1","x-header-2"],"expose_headers":["x-header-3","x-header-4"],"allow_credentials":true,"max_age":3600}}`)
+	methods := chain(t, `{"gateway_api":{"allow_origins":["https://www.foo.com"],"allow_methods":["*"]}}`)
+	anyone := chain(t, `{"gateway_api":{"allow_origins":["*"],"allow_methods":["PUT"]}}`)
+	stars := chain(t, `{"gateway_api":{"allow_origins":["*"],"allow_methods":["*"],"allow_headers":["*"],"expose_headers":["*"],"allow_credentials":true}}`)
+	open := chain(t, `{"gateway_api":{"allow_origins":["*"],"allow_methods":["*"],"allow_headers":["*"],"expose_headers":["*"]}}`)
+	secure := chain(t, `{"gateway_api":{"allow_origins":["https://*"]}}`)
+	nobody := chain(t, `{"gateway_api":{}}`)
+	const marks = " Allow-Credentials=true Expose-Headers=x-header-3, x-header-4"
+	const rest = marks + " Allow-Methods=GET, OPTIONS Allow-Headers=x-header-1, x-header-2 Max-Age=3600"
+	for _, row := range []struct {
+		chain                        *policy.Chain
+		method, origin, asks, answer string
+	}{
+		{listed, "OPTIONS", "https://www.foo.com", "GET", "200 vary=Origin Allow-Origin=https://www.foo.com" + rest},
+		{listed, "OPTIONS", "https://www.bar.com", "GET", "200 vary=Origin Allow-Origin=https://www.bar.com" + rest},
+		{listed, "OPTIONS", "https://xpto.www.bar.com:443", "GET", "200 vary=Origin Allow-Origin=https://xpto.www.bar.com:443" + rest},
+		{listed, "OPTIONS", "https://foobar.com", "GET", "200 vary=Origin"},
+		{listed, "OPTIONS", "https://bar.com", "GET", "200 vary=Origin"},
+		{listed, "OPTIONS", "https://.bar.com", "GET", "200 vary=Origin"},
+		{listed, "OPTIONS", "http://www.foo.com", "GET", "200 vary=Origin"},
+		{listed, "OPTIONS", "https://www.foo.com:8443", "GET", "200 vary=Origin"},
+		{listed, "OPTIONS", "null", "GET", "200 vary=Origin"},
+		{listed, "GET", "http://odd.test:8080", "", "0 vary=Origin Allow-Origin=http://odd.test:8080" + marks},
+		{listed, "GET", "http://odd.test", "", "0 vary=Origin"},
+		{listed, "GET", "https://foobar.com", "GET", "0 vary=Origin"},
+		{listed, "GET", "", "", "0 vary=Origin"},
+		{methods, "OPTIONS", "https://www.foo.com", "POST", "200 vary=Origin Allow-Origin=https://www.foo.com Allow-Methods=* Max-Age=5"},
+		{anyone, "OPTIONS", "https://foobar.com:12345", "PUT", "200 Allow-Origin=* Allow-Methods=PUT Max-Age=5"},
+		{anyone, "PUT", "https://foobar.com", "", "0 Allow-Origin=*"},
+		{anyone, "PUT", "", "", "0"},
+		{stars, "OPTIONS", "https://other.foo.com", "PUT", "200 vary=Origin Allow-Origin=https://other.foo.com Allow-Credentials=true Allow-Methods=PUT Max-Age=5"},
+		{stars, "GET", "https://other.foo.com", "", "0 vary=Origin Allow-Origin=https://other.foo.com Allow-Credentials=true"},
+		{open, "OPTIONS", "https://other.foo.com", "PUT", "200 Allow-Origin=* Expose-Headers=* Allow-Methods=* Allow-Headers=* Max-Age=5"},
+		{secure, "GET", "https://a.b", "", "0 vary=Origin Allow-Origin=https://a.b"},
+		{secure, "GET", "http://a.b", "", "0 vary=Origin"},
+		{nobody, "OPTIONS", "https://a.b", "GET", "200 vary=Origin"},
+		{nobody, "OPTIONS", "https://a.b", "", "0 vary=Origin"}, // no preflight request: it goes to the service
+	} {
+		if got := send(row.chain, row.method, row.origin, row.asks); got != row.answer {
+			t.Errorf("%s from %q:\n got %s\nwant %s", row.method, row.origin, got, row.answer)
+		}
+	}
+	// What the service says widens nothing.
+	if got, want := send(methods, "GET", "https://evil.test", "", allowOrigin+"=*", allowCredentials+"=true", "X-A=b"), "0 X-A=b vary=Origin"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	for _, origin := range []string{"foo.com", "ftp://foo.com", "https://a*.foo.com", "https://*foo.com", "https://foo.com:0", "https://foo.com/x", "https://", "https://*.*.foo.com"} {
+		_, problems := vectortest.Compile(t, Kind(), nil, `{"gateway_api":{"allow_origins":["`+origin+`"]}}`)
+		if len(problems) != 1 || !strings.Contains(problems.Error(), "gateway_api.allow_origins.1: expected '*' or http(s)://") {
+			t.Errorf("%s: %v", origin, problems)
+		}
+	}
+}
