@@ -541,3 +541,25 @@ func TestMailIsChecked(t *testing.T) {
 		}
 	}
 }
+
+// TestForget: of a socket that was closed, the process that takes over hears nothing.
+func TestForget(t *testing.T) {
+	s := &Sockets{}
+	for range 3 { // the same one again and again
+		l, err := s.Listen(t.Context(), "listener", "tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		u, err := s.ListenPacket(t.Context(), "listener", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = l.Close()
+		_ = u.Close()
+		s.Forget(Socket{"tcp", "127.0.0.1:0", "listener"})
+		s.Forget(u.Name())
+	}
+	if len(s.open) > 0 || len(s.udp()) > 0 {
+		t.Errorf("remembered: %+v", s.open)
+	}
+}

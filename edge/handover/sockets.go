@@ -106,6 +106,15 @@ func (s *Sockets) note(o opened, socket any) {
 	}
 }
 
+// Forget is told of a socket that was closed before its process ends.
+func (s *Sockets) Forget(name Socket) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if i := slices.IndexFunc(s.open, func(o opened) bool { return o.Socket == name }); i >= 0 {
+		s.open = slices.Delete(s.open, i, i+1)
+	}
+}
+
 // find finds what was given for a name: the same one, or else a socket that is bound
 // where this one would be, whatever it was for.
 func (s *Sockets) find(name Socket) int {
