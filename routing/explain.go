@@ -32,7 +32,7 @@ func (t *Table) Explain(q *Query) []Candidate {
 	}
 	var tg target
 	tg.prepare(q)
-	tg.ask()
+	tg.ask(t.listens)
 	var list []Candidate
 	var before *shape
 	for _, p := range t.ranked {

@@ -135,3 +135,31 @@ func TestShadowed(t *testing.T) {
 		})
 	}
 }
+
+// TestExpressionsBindToListeners: where the document declares listeners a port is that of the
+// socket. Elsewhere it is, as recorded, the one that the client names.
+func TestExpressionsBindToListeners(t *testing.T) {
+	bound := expression(1, 1, `net.dst.port == 9000`)
+	f := func(host string, port uint16, listeners, want bool) {
+		t.Helper()
+		doc := &spec.Document{Routes: []*spec.Route{bound}}
+		if listeners {
+			doc.Listeners = []*spec.Listener{{Name: "l", Protocol: "http", Port: 9000}}
+		}
+		table, _ := Compile(nil, doc)
+		q := &Query{Method: "GET", Host: host, Path: "/", Port: int(port), Dst: netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), port)}
+		var m Match
+		if got := table.Match(q, &m); got != want {
+			t.Errorf("Host %s on port %d, listeners declared %v: matches %v", host, port, listeners, got)
+		}
+		if c := table.Explain(q); len(c) > 0 && c[0].Matches != want {
+			t.Errorf("Host %s on port %d, listeners declared %v: explained as %+v", host, port, listeners, c[0])
+		}
+	}
+	f("a.test", 9000, true, true)
+	f("a.test:80", 9000, true, true)
+	f("a.test:9000", 80, true, false)
+	f("a.test", 80, true, false)
+	f("a.test", 9000, false, true)
+	f("a.test:9000", 80, false, true)
+}

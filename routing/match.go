@@ -77,14 +77,16 @@ func (t *target) prepare(q *Query) {
 	t.recheck = t.sameCase && t.folded != t.host
 }
 
-// ask prepares what expressions see.
-func (t *target) ask() {
+// ask prepares what expressions see. listens says that the document declares listeners:
+// then a port is that of the socket, since a route that is bound to one listener must not be
+// reached through another by whoever names its port.
+func (t *target) ask(listens bool) {
 	protocol := "http"
 	if t.Secure {
 		protocol = "https"
 	}
 	dst := t.Dst
-	if dst.IsValid() && t.port != 0 && t.port <= math.MaxUint16 {
+	if dst.IsValid() && !listens && t.port != 0 && t.port <= math.MaxUint16 {
 		// As recorded: the port that the client names counts, as with a route's hosts.
 		dst = netip.AddrPortFrom(dst.Addr(), uint16(t.port)) //nolint:gosec // see the condition
 	}
@@ -107,7 +109,7 @@ func (t *Table) Match(q *Query, m *Match) bool {
 	var tg target
 	tg.prepare(q)
 	if t.expressions {
-		tg.ask()
+		tg.ask(t.listens)
 	}
 	best := t.find(&tg)
 	if best == nowhere {

@@ -55,6 +55,7 @@ type Table struct {
 	anyHost     *tree
 	expressions bool // there are some
 	lenient     bool // a route has a policy of its own that is Compatible
+	listens     bool // the document declares listeners: ports are those of sockets
 }
 
 // rule is a shape in a table.
@@ -75,7 +76,7 @@ func (t *Table) Routes() iter.Seq[*Route] { return slices.Values(t.routes) }
 // nor sorted nor filed again. A route that does not compile is a problem and is
 // in the table as Broken. The answer is never nil.
 func Compile(prev *Table, doc *spec.Document) (*Table, spec.Problems) {
-	t := &Table{routes: make([]*Route, 0, len(doc.Routes))}
+	t := &Table{routes: make([]*Route, 0, len(doc.Routes)), listens: len(doc.Listeners) > 0}
 	disabled := map[string]bool{}
 	for _, s := range doc.Services {
 		if !s.Enabled {
