@@ -26,9 +26,11 @@ func TestAcceptBacksOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		s, l := &Server{Log: silent()}, &exhausted{}
+		p := &port{l: l}
+		p.gate.Store(&gate{Endpoint{Name: "proxy"}, &tenure{}})
 		done := make(chan struct{})
 		go func() {
-			s.accept(ctx, ctx, l, Endpoint{Name: "proxy"})
+			s.accept(ctx, ctx, p)
 			close(done)
 		}()
 		time.Sleep(time.Second)

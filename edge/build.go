@@ -27,6 +27,8 @@ type Builder struct {
 	DefaultCert, DefaultKey spec.Secret
 	// Trial is what a new version of a certificate has to pass; zero for nothing.
 	Trial secrets.TrialRule
+	// Fixed are the listeners of the settings, whose ports documents share or leave alone.
+	Fixed []Fixed
 	// Pause is called between parts of a build, so that it can let requests go first; nil for nothing.
 	Pause func()
 }
@@ -73,7 +75,7 @@ func (b *Builder) Build(prev *Snapshot, in Inputs) (*Snapshot, *Report) {
 		next.Generation = prev.Generation + 1
 	}
 	w := &build{Builder: b, prev: prev, next: next, in: in, report: &Report{}}
-	for _, part := range []func(){w.certificates, w.tlsPolicies, w.index, w.auths, w.upstreams, w.routes, w.chains, w.streams, w.compare} {
+	for _, part := range []func(){w.certificates, w.tlsPolicies, w.listeners, w.index, w.auths, w.upstreams, w.routes, w.chains, w.streams, w.compare} {
 		part()
 		w.pause()
 	}

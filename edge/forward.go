@@ -299,6 +299,7 @@ type connInfo struct {
 	port   string // local port, as clients see it
 	policy routing.Policy
 	tls    *tlsFacts // nil in clear
+	at     *gate     // what it came to, nil for unknown
 	altSvc string    // what responses say of HTTP/3
 }
 

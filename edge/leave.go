@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -77,29 +78,45 @@ func (s *Server) Leave(ctx context.Context, fingerprints []string) {
 	ctx, end := context.WithTimeout(ctx, leaveWithin)
 	s.wg.Go(func() {
 		defer end()
-		s.cutRevoked(ctx, match)
+		s.usher(ctx, match, s.leavers)
 	})
 }
 
-// cutRevoked has the connections of revoked certificates end, those too that an engine
-// is only about to get, and cuts the ones that have not when ctx ends.
-func (s *Server) cutRevoked(ctx context.Context, match func(*exchange.Conn) bool) {
+// farewells is how long an HTTP/2 engine may take for one round of goodbyes. It waits for
+// the connections to end; others come from their handshakes meanwhile.
+const farewells = 1500 * time.Millisecond
+
+// usher has connections end after their requests in flight, those too that an engine
+// is only about to get, and cuts the ones that have not when ctx ends. left are those that are
+// still there.
+func (s *Server) usher(ctx context.Context, match func(*exchange.Conn) bool, left func() []*trackedConn) {
+	var http2 sync.WaitGroup
+	defer http2.Wait()
+	over, end := context.WithCancel(ctx)
+	defer end()
+	http2.Go(func() {
+		for over.Err() == nil {
+			round, done := context.WithTimeout(over, farewells)
+			s.HTTP2.Leave(round, match)
+			done()
+			pause(over, 100*time.Millisecond)
+		}
+	})
 	look := time.NewTicker(100 * time.Millisecond)
 	defer look.Stop()
 	for {
 		s.HTTP1.Leave(ctx, match)
-		s.HTTP2.Leave(ctx, match)
 		if s.HTTP3 != nil {
 			s.HTTP3.Leave(ctx, match)
 		}
-		left := s.leavers()
-		if len(left) == 0 {
+		list := left()
+		if len(list) == 0 {
 			return
 		}
 		select {
 		case <-look.C:
 		case <-ctx.Done():
-			for _, c := range left {
+			for _, c := range list {
 				_ = c.Close()
 			}
 			return

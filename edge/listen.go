@@ -5,18 +5,16 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
-	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/keyway-edge/keyway/certs"
 	"github.com/keyway-edge/keyway/edge/exchange"
-	"github.com/keyway-edge/keyway/edge/exchange/sock"
 	"github.com/keyway-edge/keyway/edge/handover"
-	"github.com/keyway-edge/keyway/edge/proxyproto"
 	"github.com/keyway-edge/keyway/routing"
 )
 
@@ -51,8 +49,6 @@ type Endpoint struct {
 	// MaxConns is how many connections it may have at a time, more are refused; zero
 	// for no limit of its own.
 	MaxConns int
-
-	index int // in Server.Endpoints
 }
 
 // ConnObserver is told of connections and handshakes; telemetry implements it.
@@ -82,60 +78,55 @@ type Server struct {
 	MaxPerClient     int           // of them of one client address, or of one /64 of IPv6; zero for no limit
 	Overload         *Overload     // nil for none
 	MaxHandshakes    int           // TLS handshakes at a time; zero for no limit
+	// Pattern is what listeners of documents have of the settings: Policy, H2C, NoHTTP3 and MaxConns.
+	Pattern Endpoint
 
-	listeners []net.Listener
-	packets   []*handover.UDP // of each listener, nil for none
+	ports     []*port // of Endpoints, in their order
 	next      atomic.Uint64
 	revoked   revokedSet
 	admission admission
 	reserve   int // descriptors from this number on are not for clients, 0 for no limit
 
-	mu       sync.Mutex // guards conns, held, side and draining
-	conns    map[*trackedConn]struct{}
-	held     []int                     // connections of each endpoint
-	side     map[*trackedConn]struct{} // of side services
-	draining bool
-	wg       sync.WaitGroup
+	mu        sync.Mutex // guards the group below, and how many connections each gate has
+	conns     map[*trackedConn]struct{}
+	side      map[*trackedConn]struct{} // of side services
+	declared  map[string]*port          // listeners of documents, by address
+	begun     chan struct{}             // closed when Run accepts
+	serving   context.Context           //nolint:containedctx // what connections live in; nil before Run
+	stopping  context.Context           //nolint:containedctx // that of Run
+	stopped   bool                      // nothing is opened any more
+	draining  bool
+	wg        sync.WaitGroup // of connections, and what ends them
+	accepting sync.WaitGroup
 }
 
-// trackedConn is an accepted connection with what the edge keeps of it.
-type trackedConn struct {
-	net.Conn
-	fast  *sock.Conn // the same socket, nil where there is none
-	at    int        // index of its endpoint
-	facts tlsFacts
-	shook atomic.Bool // facts are complete, for others than the connection's goroutine
-	idle  atomic.Bool // of a side service: between two requests
+// port is a listener that is open.
+type port struct {
+	name    handover.Socket
+	l       net.Listener
+	packets *handover.UDP // HTTP/3 beside it, nil for none
+	gate    atomic.Pointer[gate]
+	closing atomic.Bool
 }
 
-// Read reads from the socket.
-func (c *trackedConn) Read(p []byte) (int, error) {
-	if c.fast != nil {
-		return c.fast.Read(p)
-	}
-	return c.Conn.Read(p)
+// gate is what is served on a port. The gate of a listener of documents gives way to another
+// when they change what is spoken there, and its connections end as in a drain.
+type gate struct {
+	Endpoint
+	*tenure
 }
 
-// Write writes to the socket.
-func (c *trackedConn) Write(p []byte) (int, error) {
-	if c.fast != nil {
-		return c.fast.Write(p)
-	}
-	return c.Conn.Write(p)
-}
-
-// CloseWrite sends the end of our side and leaves the other open, so that a client
-// that still writes reads the answer before the connection goes.
-func (c *trackedConn) CloseWrite() error {
-	if h, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return h.CloseWrite()
-	}
-	return nil
+// tenure is what gates share that differ in their names alone.
+type tenure struct {
+	declared bool                         // by documents
+	shut     atomic.Bool                  // its connections are to end
+	policy   atomic.Pointer[certs.Policy] // a declared one's TLS policy, as it was last
+	held     int                          // connections; of Server.mu
 }
 
 // Listen opens every endpoint, or none: on an error the opened ones are closed.
 func (s *Server) Listen(ctx context.Context) error {
-	s.conns, s.held = make(map[*trackedConn]struct{}), make([]int, len(s.Endpoints))
+	s.conns, s.declared, s.begun = make(map[*trackedConn]struct{}), map[string]*port{}, make(chan struct{})
 	if s.reserve == 0 {
 		s.reserve = maxDescriptors() / 10 * 9
 	}
@@ -143,43 +134,47 @@ func (s *Server) Listen(ctx context.Context) error {
 	if s.Sockets == nil {
 		s.Sockets = &handover.Sockets{}
 	}
-	for i := range s.Endpoints {
-		s.Endpoints[i].index = i
-	}
 	for _, e := range s.Endpoints {
-		l, err := s.Sockets.Listen(ctx, e.Name, "tcp", e.Address)
+		p, err := s.listen(ctx, e.Name, &gate{e, &tenure{}})
 		if err != nil {
 			s.unlisten()
 			return fmt.Errorf("listening on %s for %s: %w", e.Address, e.Name, err)
 		}
-		s.listeners = append(s.listeners, l)
-		pc, err := s.listenPackets(ctx, e, l.Addr())
-		if err != nil {
+		s.ports = append(s.ports, p)
+		if p.packets, err = s.listenPackets(ctx, e, p.l.Addr()); err != nil {
 			s.unlisten()
-			return fmt.Errorf("listening on UDP %s for HTTP/3 of %s: %w", l.Addr(), e.Name, err)
+			return fmt.Errorf("listening on UDP %s for HTTP/3 of %s: %w", p.l.Addr(), e.Name, err)
 		}
-		s.packets = append(s.packets, pc)
 	}
 	return nil
 }
 
+// listen opens a port.
+func (s *Server) listen(ctx context.Context, purpose string, g *gate) (*port, error) {
+	l, err := s.Sockets.Listen(ctx, purpose, "tcp", g.Address)
+	if err != nil {
+		return nil, err
+	}
+	p := &port{name: handover.Socket{Network: "tcp", Address: g.Address, Purpose: purpose}, l: l}
+	p.gate.Store(g)
+	return p, nil
+}
+
 // unlisten closes what was opened.
 func (s *Server) unlisten() {
-	for _, l := range s.listeners {
-		_ = l.Close()
-	}
-	for _, pc := range s.packets {
-		if pc != nil {
-			_ = pc.Close()
+	for _, p := range s.ports {
+		_ = p.l.Close()
+		if p.packets != nil {
+			_ = p.packets.Close()
 		}
 	}
 }
 
 // Addresses are the addresses in use, in the order of Endpoints.
 func (s *Server) Addresses() []net.Addr {
-	list := make([]net.Addr, len(s.listeners))
-	for i, l := range s.listeners {
-		list[i] = l.Addr()
+	list := make([]net.Addr, len(s.ports))
+	for i, p := range s.ports {
+		list[i] = p.l.Addr()
 	}
 	return list
 }
@@ -192,22 +187,57 @@ func (s *Server) Run(ctx context.Context, force <-chan struct{}) error {
 	// Requests outlive ctx by the grace period; connections have their own end.
 	serving, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
-	var accepting sync.WaitGroup
-	for i, l := range s.listeners {
-		accepting.Go(func() { s.accept(serving, ctx, l, s.Endpoints[i]) })
-		s.servePackets(serving, ctx, i)
-	}
+	s.begin(serving, ctx)
 	<-ctx.Done()
 	given := handover.GivenBy(ctx)
-	for i, l := range s.listeners {
-		e := s.Endpoints[i]
-		if !given.Has(handover.Socket{Network: "tcp", Address: e.Address, Purpose: e.Name}) {
-			quiesce(l, func(c net.Conn) { s.admit(serving, c, e) })
-		}
-		_ = l.Close()
+	for _, p := range s.stop() {
+		s.close(p, given)
 	}
-	accepting.Wait()
+	s.accepting.Wait()
 	return s.drain(ctx, force)
+}
+
+// begin accepts from the listeners that are open, and from those that are opened later.
+func (s *Server) begin(serving, stopping context.Context) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.serving, s.stopping = serving, stopping
+	for _, p := range s.ports {
+		s.start(p)
+		s.servePackets(serving, stopping, p)
+	}
+	for _, p := range s.declared {
+		s.start(p)
+	}
+	close(s.begun)
+}
+
+// start accepts from a listener. s.mu is held.
+func (s *Server) start(p *port) {
+	serving, stopping := s.serving, s.stopping
+	s.accepting.Go(func() { s.accept(serving, stopping, p) })
+}
+
+// stop has no listener be opened any more, and answers those that are open.
+func (s *Server) stop() []*port {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stopped = true
+	list := slices.Clone(s.ports)
+	for _, p := range s.declared {
+		list = append(list, p)
+	}
+	return list
+}
+
+// close closes a listener. Whoever waits in its queue is served, here or by the process
+// that has it too.
+func (s *Server) close(p *port, given *handover.Given) {
+	p.closing.Store(true)
+	if !given.Has(p.name) {
+		quiesce(p.l, func(c net.Conn) { s.admit(s.serving, c, p.gate.Load()) })
+	}
+	_ = p.l.Close()
 }
 
 // ErrCut says that connections were still busy when the grace period ended.
@@ -224,11 +254,7 @@ func (s *Server) drain(ctx context.Context, force <-chan struct{}) error {
 		s.wg.Wait()
 		close(idle)
 	}()
-	grace := s.Grace
-	if grace == 0 {
-		grace = 30 * time.Second
-	}
-	timer := time.NewTimer(grace)
+	timer := time.NewTimer(s.grace())
 	defer timer.Stop()
 	select {
 	case <-idle:
@@ -246,235 +272,30 @@ func (s *Server) drain(ctx context.Context, force <-chan struct{}) error {
 	return fmt.Errorf("%w (%d of them)", ErrCut, left)
 }
 
+// grace is how long a drain may take.
+func (s *Server) grace() time.Duration {
+	if s.Grace == 0 {
+		return 30 * time.Second
+	}
+	return s.Grace
+}
+
 // accept is the loop of one listener. Errors such as too many open files are
 // waited out: a listener that is still open must never stop listening.
-func (s *Server) accept(ctx, stopping context.Context, l net.Listener, e Endpoint) {
+func (s *Server) accept(ctx, stopping context.Context, p *port) {
 	wait := 5 * time.Millisecond
 	for {
-		c, err := l.Accept()
+		c, err := p.l.Accept()
 		if err != nil {
-			if errors.Is(err, net.ErrClosed) || stopping.Err() != nil {
+			if errors.Is(err, net.ErrClosed) || stopping.Err() != nil || p.closing.Load() {
 				return
 			}
-			s.Log.Warn("accepting failed, trying again", slog.String("endpoint", e.Name), slog.Any("error", err), slog.Duration("wait", wait))
+			s.Log.Warn("accepting failed, trying again", slog.String("endpoint", p.gate.Load().Name), slog.Any("error", err), slog.Duration("wait", wait))
 			pause(ctx, wait)
 			wait = min(2*wait, time.Second)
 			continue
 		}
 		wait = 5 * time.Millisecond
-		s.admit(ctx, c, e)
-	}
-}
-
-// admit serves an accepted connection on a goroutine of its own, or refuses it.
-func (s *Server) admit(ctx context.Context, c net.Conn, e Endpoint) {
-	tc := &trackedConn{Conn: c, fast: sock.New(c)}
-	if s.Overload.Short() {
-		s.Observer.Refused(e.Name, ShedMemory)
-		reset(c)
-		return
-	}
-	// What is left is for upstreams, files and lookups, without which nobody is served.
-	if s.reserve > 0 && descriptorOf(c) >= s.reserve {
-		s.Observer.Refused(e.Name, refusedDescriptors)
-		reset(c)
-		return
-	}
-	if why := s.track(tc, &e); why != "" {
-		s.Observer.Refused(e.Name, why)
-		reset(c)
-		return
-	}
-	go s.serve(ctx, tc, e)
-}
-
-// track counts a connection in, or answers why there are too many.
-func (s *Server) track(c *trackedConn, e *Endpoint) (why string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case s.MaxConns > 0 && len(s.conns) >= s.MaxConns:
-		return refusedFull
-	case e.MaxConns > 0 && s.held[e.index] >= e.MaxConns:
-		return refusedListener
-	}
-	c.at = e.index
-	s.conns[c] = struct{}{}
-	s.held[e.index]++
-	s.wg.Add(1)
-	return ""
-}
-
-func (s *Server) untrack(c *trackedConn) {
-	s.mu.Lock()
-	delete(s.conns, c)
-	s.held[c.at]--
-	s.mu.Unlock()
-	s.wg.Done()
-}
-
-// serve is the life of one connection.
-func (s *Server) serve(ctx context.Context, c *trackedConn, e Endpoint) {
-	defer s.untrack(c)
-	s.Observer.Opened(e.Name)
-	defer s.Observer.Closed(e.Name)
-	defer func() {
-		if p := recover(); p != nil {
-			s.Log.Error("connection panicked", slog.String("endpoint", e.Name), slog.Any("panic", p))
-			_ = c.Close()
-		}
-	}()
-	info := &exchange.Conn{
-		ID: s.next.Add(1), Listener: e.Name, Protocol: "HTTP/1.1", Opened: time.Now(),
-		Peer: addrPort(c.RemoteAddr()), Local: addrPort(c.LocalAddr()),
-	}
-	if e.Proxied && s.Config.trusts(info.Peer.Addr().Unmap()) && !s.introduce(c, info) {
-		s.Observer.Refused(e.Name, refusedHeader)
-		return
-	}
-	client := info.Peer.Addr()
-	if !s.admission.enter(client) {
-		s.Observer.Refused(e.Name, refusedClient)
-		reset(c.Conn)
-		return
-	}
-	defer s.admission.leave(client)
-	policy := e.Policy
-	if policy == "" {
-		policy = s.Config.Policy
-	}
-	ci := s.Config.newConnInfo(info, policy)
-	ci.altSvc = e.altSvc(ci.port)
-	info.Policy = ci
-	if e.Stream {
-		s.serveStream(ctx, c, e, info, ci)
-		return
-	}
-	if !e.TLS {
-		s.serveClear(ctx, c, e, info)
-		return
-	}
-	if !s.admission.shake() {
-		s.Observer.Refused(e.Name, refusedHandshakes)
-		reset(c.Conn)
-		return
-	}
-	tc := s.handshake(ctx, c, c, client)
-	s.admission.shaken()
-	if tc == nil {
-		return
-	}
-	c.shook.Store(true)
-	info.Last = s.revoked.has(&c.facts) // in this very moment
-	state := tc.ConnectionState()
-	if state.NegotiatedProtocol == challengeALPN {
-		_ = tc.Close() // the handshake was all that it was for
-		return
-	}
-	info.TLS, ci.tls = &state, &c.facts
-	info.CertSerial = c.facts.certVersion()
-	if state.NegotiatedProtocol == "h2" {
-		info.Protocol = "HTTP/2.0"
-		s.HTTP2.ServeConn(ctx, tc, info)
-		return
-	}
-	s.HTTP1.ServeConn(ctx, tc, info)
-}
-
-// serveClear serves a connection without TLS.
-func (s *Server) serveClear(ctx context.Context, c *trackedConn, e Endpoint, info *exchange.Conn) {
-	if !e.H2C {
-		s.HTTP1.ServeConn(ctx, c, info)
-		return
-	}
-	cc := &clearConn{trackedConn: c}
-	if cc.speaksHTTP2(s.handshakeLimit()) {
-		info.Protocol = "HTTP/2.0"
-		s.HTTP2.ServeConn(ctx, cc, info)
-		return
-	}
-	s.HTTP1.ServeConn(ctx, cc, info)
-}
-
-// introduce takes the client from the PROXY header of a trusted peer. It answers
-// false, and c is closed, when there is no good one: a connection without is one
-// that somebody made past the load balancer, or a mistake of its configuration.
-func (s *Server) introduce(c *trackedConn, info *exchange.Conn) bool {
-	_ = c.SetReadDeadline(time.Now().Add(s.handshakeLimit()))
-	h, err := proxyproto.Read(c.Conn)
-	if err != nil {
-		if !errors.Is(err, io.EOF) { // a look at whether the port is open
-			s.Log.Warn("connection closed: a peer of trusted_ips has to begin with a PROXY header on this listener (proxy_protocol)", slog.String("endpoint", info.Listener), slog.String("peer", info.Peer.String()), slog.Any("error", err))
-		}
-		_ = c.Close()
-		return false
-	}
-	_ = c.SetReadDeadline(time.Time{})
-	if h.Known() {
-		info.Peer = h.Source
-	}
-	return true
-}
-
-func (s *Server) handshakeLimit() time.Duration {
-	if s.HandshakeTimeout == 0 {
-		return 10 * time.Second
-	}
-	return s.HandshakeTimeout
-}
-
-// handshake makes the TLS connection over c, which over leads to; nil when there is
-// none and c is closed.
-func (s *Server) handshake(ctx context.Context, c *trackedConn, over net.Conn, peer netip.Addr) *tls.Conn {
-	began := time.Now()
-	_ = c.SetDeadline(began.Add(s.handshakeLimit()))
-	tc := tls.Server(over, s.Terminator.Config())
-	err := tc.HandshakeContext(ctx)
-	if err == nil {
-		_ = c.SetDeadline(time.Time{})
-		state := tc.ConnectionState()
-		c.facts.tried(peer, &state, nil)
-		// Whoever stays for days must not keep what was in force when it came.
-		c.facts.snap, c.facts.resumed = nil, state.DidResume
-		s.Observer.Handshake(state.ServerName, &state, time.Since(began), nil)
-		return tc
-	}
-	c.facts.tried(peer, nil, err)
-	s.Observer.Handshake("", nil, time.Since(began), err)
-	var record tls.RecordHeaderError
-	if errors.As(err, &record) && record.Conn != nil && looksLikeHTTP(record.RecordHeader) {
-		_, _ = io.WriteString(record.Conn, "HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\nThe plain HTTP request was sent to HTTPS port\n")
-	}
-	_ = c.Close()
-	return nil
-}
-
-// looksLikeHTTP says whether what came instead of a TLS record is the begin of
-// an HTTP request: a client that forgot the s of https deserves a readable answer.
-func looksLikeHTTP(head [5]byte) bool {
-	switch string(head[:]) {
-	case "GET /", "HEAD ", "POST ", "PUT /", "PATCH", "DELET", "OPTIO":
-		return true
-	}
-	return false
-}
-
-func addrPort(a net.Addr) netip.AddrPort {
-	switch t := a.(type) {
-	case *net.TCPAddr:
-		return t.AddrPort()
-	case *net.UDPAddr:
-		return t.AddrPort()
-	}
-	return netip.AddrPort{}
-}
-
-// pause waits for d, or until ctx ends.
-func pause(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
+		s.admit(ctx, c, p.gate.Load())
 	}
 }

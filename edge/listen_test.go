@@ -421,7 +421,7 @@ func TestServerListensOnAllOrNone(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), taken.Addr().String()) || !strings.Contains(err.Error(), "two") {
 		t.Fatalf("the error must name address and endpoint: %v", err)
 	}
-	if c, err := net.Dial("tcp", s.listeners[0].Addr().String()); err == nil {
+	if c, err := net.Dial("tcp", s.ports[0].l.Addr().String()); err == nil {
 		_ = c.Close()
 		t.Error("the first endpoint is still open")
 	}

@@ -36,7 +36,7 @@ var errTurnedAway = errors.New("as many connections or handshakes as may be are 
 // Door is what a Server decides about the connections of one endpoint over UDP.
 type Door struct {
 	s *Server
-	e Endpoint
+	e *gate
 }
 
 // TLS is the configuration of handshakes.
@@ -58,7 +58,7 @@ func (d *Door) Crowded() bool {
 func (d *Door) Enter(ctx context.Context, peer net.Addr) (context.Context, error) {
 	g := &guest{d: d, peer: peer, began: time.Now()}
 	g.tc.Conn = g
-	if why := d.s.track(&g.tc, &d.e); why != "" {
+	if why := d.s.track(&g.tc, d.e); why != "" {
 		d.s.Observer.Refused(d.e.Name, why)
 		return nil, errTurnedAway
 	}
@@ -98,7 +98,7 @@ func (d *Door) Welcome(ctx context.Context, state *tls.ConnectionState, local ne
 		TLS: state, CertSerial: facts.certVersion(), Last: s.revoked.has(facts), // in this very moment
 	}
 	ci := s.Config.newConnInfo(info, policy)
-	ci.tls = facts
+	ci.at, ci.tls = d.e, facts
 	info.Policy = ci
 	return info
 }
@@ -194,13 +194,14 @@ func (s *Server) listenPackets(ctx context.Context, e Endpoint, beside net.Addr)
 }
 
 // servePackets has an engine serve the UDP side of an endpoint until the drain is over.
-func (s *Server) servePackets(ctx, stopping context.Context, i int) {
-	if s.packets[i] == nil {
+func (s *Server) servePackets(ctx, stopping context.Context, p *port) {
+	if p.packets == nil {
 		return
 	}
 	s.wg.Go(func() {
-		if err := s.HTTP3.Serve(ctx, stopping, s.packets[i], &Door{s, s.Endpoints[i]}); err != nil {
-			s.Log.Error("HTTP/3 ended", slog.String("endpoint", s.Endpoints[i].Name), slog.Any("error", err))
+		g := p.gate.Load()
+		if err := s.HTTP3.Serve(ctx, stopping, p.packets, &Door{s, g}); err != nil {
+			s.Log.Error("HTTP/3 ended", slog.String("endpoint", g.Name), slog.Any("error", err))
 		}
 	})
 }

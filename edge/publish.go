@@ -81,9 +81,7 @@ func (p *Publisher) Ready() <-chan struct{} { return p.ready }
 // with the one in force first, and with each after it.
 func (p *Publisher) Await(ctx context.Context, ok func(*Snapshot) bool) bool {
 	for {
-		p.mu.Lock()
-		next := p.next
-		p.mu.Unlock()
+		next := p.published()
 		if s := p.current.Load(); s != nil && ok(s) {
 			return true
 		}
@@ -93,6 +91,13 @@ func (p *Publisher) Await(ctx context.Context, ok func(*Snapshot) bool) bool {
 			return false
 		}
 	}
+}
+
+// published is closed at the next publication.
+func (p *Publisher) published() <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.next
 }
 
 const (

@@ -40,6 +40,9 @@ type Snapshot struct {
 
 	streams        *routing.Streams
 	streamBindings map[streamKey]Routed
+
+	listens  []*Listen                // what documents want open
+	fallback map[string]*certs.Policy // TLS policy of names that have none, by address of the listener
 }
 
 // binding is what one route leads to. closed is why it answers 503 instead:

@@ -156,7 +156,7 @@ func (r *Routed) Dial(ctx context.Context, d upstream.Dialing) (*upstream.Tunnel
 }
 
 // serveStream hands a connection of a stream listener to its engine.
-func (s *Server) serveStream(ctx context.Context, c *trackedConn, e Endpoint, info *exchange.Conn, ci *connInfo) {
+func (s *Server) serveStream(ctx context.Context, c *trackedConn, e *gate, info *exchange.Conn, ci *connInfo) {
 	sc := &StreamConn{Conn: c.Conn, Info: info, Limit: s.handshakeLimit()}
 	if e.TLS {
 		sc.Terminate = func(ctx context.Context, snap *Snapshot, ahead []byte) *tls.Conn {
@@ -168,7 +168,7 @@ func (s *Server) serveStream(ctx context.Context, c *trackedConn, e Endpoint, in
 }
 
 // terminate makes the TLS connection of a stream.
-func (s *Server) terminate(ctx context.Context, c *trackedConn, e Endpoint, info *exchange.Conn, ci *connInfo, ahead []byte) *tls.Conn {
+func (s *Server) terminate(ctx context.Context, c *trackedConn, e *gate, info *exchange.Conn, ci *connInfo, ahead []byte) *tls.Conn {
 	if !s.admission.shake() {
 		s.Observer.Refused(e.Name, refusedHandshakes)
 		reset(c.Conn)

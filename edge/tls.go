@@ -15,6 +15,7 @@ import (
 
 // tlsFacts is what a handshake chose, kept with its connection.
 type tlsFacts struct {
+	at      *gate     // what the connection came to, nil beside the proxy
 	snap    *Snapshot // pinned at the ClientHello: policy and certificate are of one generation; nil after the handshake
 	policy  *certs.Policy
 	slot    *certs.Slot
@@ -110,10 +111,7 @@ func (t *Terminator) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) 
 		return c, nil
 	}
 	m := snap.Certs.Find(hostName(hello.ServerName))
-	facts.slot, facts.policy = m.Slot, m.Policy
-	if facts.policy == nil {
-		facts.policy = snap.policies[""]
-	}
+	facts.slot, facts.policy = m.Slot, snap.policyFor(m.Policy, facts.at)
 	c := facts.policy.Config(t.base)
 	if facts.stream {
 		c = c.Clone()
@@ -236,10 +234,7 @@ func (h *Handler) misdirected(r *request) *policy.Reply {
 	if len(snap.policies) == 1 && (r.info.tls == nil || r.info.tls.policy.Fingerprint == snap.policies[""].Fingerprint) {
 		return nil
 	}
-	want := snap.Certs.Find(hostOnly(r.x.Request.Host)).Policy
-	if want == nil {
-		want = snap.policies[""]
-	}
+	want := snap.policyFor(snap.Certs.Find(hostOnly(r.x.Request.Host)).Policy, r.info.at)
 	reply := &policy.Reply{Status: http.StatusMisdirectedRequest, Message: "Misdirected request"}
 	switch f := r.info.tls; {
 	case f == nil:

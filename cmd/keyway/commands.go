@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/keyway-edge/keyway/edge"
 	"github.com/keyway-edge/keyway/edge/control"
 	"github.com/keyway-edge/keyway/edge/telemetry"
 	"github.com/keyway-edge/keyway/routing"
@@ -29,7 +30,7 @@ func (c *cli) validateCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			problems, warnings, err := validate(args, s.RouterFlavor)
+			problems, warnings, err := validate(args, s)
 			if err != nil {
 				return err
 			}
@@ -76,19 +77,21 @@ func (c *cli) verdict(files []string, problems, warnings spec.Problems) error {
 }
 
 // validate loads documents and compiles what can be compiled without a node.
-func validate(paths []string, flavor string) (problems, warnings spec.Problems, err error) {
+func validate(paths []string, set *settings) (problems, warnings spec.Problems, err error) {
 	sources, err := file.Read(paths)
 	if err != nil {
 		return nil, nil, err
 	}
 	doc, problems := spec.Load(sources, schemas())
 	if len(problems) == 0 {
-		problems = doc.CheckFlavor(flavor)
+		problems = doc.CheckFlavor(set.RouterFlavor)
 	}
 	if len(problems) > 0 {
 		return problems, nil, nil
 	}
 	table, problems := routing.Compile(nil, doc)
+	_, unserved := edge.PlanListeners(doc, set.fixed())
+	problems = append(problems, unserved...)
 	for _, s := range table.Shadowed() {
 		r := s.Route.Spec
 		how := "no request reaches it: route " + strconv.Quote(nameOr(s.By.Spec.Name, s.By.Spec.ID)) + " is considered first and matches everything that this one matches"

@@ -22,6 +22,7 @@ import (
 // explanation is what would become of a request, and why.
 type explanation struct {
 	Generation  uint64            `json:"generation"`
+	Listener    string            `json:"listener,omitempty"` // of the document
 	Certificate certificateChoice `json:"certificate"`
 	Path        string            `json:"normalised_path"`
 	Refused     string            `json:"refused,omitempty"`
@@ -88,14 +89,21 @@ func explain(s *edge.Snapshot, config *edge.Config, q control.Question) (*explan
 	if _, err := netip.ParseAddr(u.Hostname()); sni == "" && err != nil {
 		sni = u.Hostname()
 	}
-	query := routing.Query{Method: cmp.Or(q.Method, "GET"), Scheme: u.Scheme, Host: u.Host, SNI: sni, Secure: u.Scheme == "https", Fields: &fields, RawQuery: u.RawQuery, Policy: config.Policy}
+	port, err := portOf(u, q.Port)
+	if err != nil {
+		return nil, err
+	}
+	query := routing.Query{Dst: netip.AddrPortFrom(netip.IPv4Unspecified(), port), Method: cmp.Or(q.Method, "GET"), Scheme: u.Scheme, Host: u.Host, SNI: sni, Secure: u.Scheme == "https", Fields: &fields, RawQuery: u.RawQuery, Policy: config.Policy}
 	raw := u.EscapedPath()
 	if raw == "" {
 		raw = "/"
 	}
 	e := &explanation{Generation: s.Generation, Candidates: []candidate{}}
+	var at *edge.Listen
+	at, e.Listener = listenerAt(s, port, query.Secure)
 	if query.Secure {
 		e.Certificate = chooseCertificate(s, config, sni)
+		e.Certificate.Policy = s.PolicyOf(sni, at).Name
 	} else {
 		e.Certificate.Why = "the request is in clear"
 	}
@@ -196,10 +204,7 @@ func serviceName(s *edge.Snapshot, id string) string {
 // chooseCertificate says which certificate a handshake for a name shows.
 func chooseCertificate(s *edge.Snapshot, config *edge.Config, sni string) certificateChoice {
 	m := s.Certs.Find(sni)
-	c := certificateChoice{Pattern: m.Pattern, Policy: "default"}
-	if m.Policy != nil {
-		c.Policy = m.Policy.Name
-	}
+	c := certificateChoice{Pattern: m.Pattern}
 	if m.Slot != nil && m.Slot.Refused != nil {
 		c.Refused = m.Slot.Refused.Error()
 	} else {
@@ -269,6 +274,7 @@ func (c *cli) explainCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&q.Method, "method", q.Method, "request method")
+	cmd.Flags().IntVar(&q.Port, "port", 0, "port that the request comes to (default the URL's)")
 	cmd.Flags().StringVar(&q.SNI, "sni", "", "server name of the handshake (default the URL's host)")
 	cmd.Flags().StringArrayVar(&q.Headers, "header", nil, "request header, Name: value (repeatable)")
 	c.settingFlags(cmd, "data_dir")
@@ -280,6 +286,9 @@ func (c *cli) printExplanation(e *explanation) error {
 		return c.print(e, "", nil)
 	}
 	err := c.print(e, "WHAT ANSWER", func(add func(...string)) {
+		if e.Listener != "" {
+			add("listener", e.Listener)
+		}
 		add("certificate", orDash(e.Certificate.Name)+" ("+e.Certificate.Why+"; policy "+orDash(e.Certificate.Policy)+")")
 		if e.Certificate.Refused != "" {
 			add("newest version", "refused: "+e.Certificate.Refused)

@@ -141,7 +141,7 @@ func (n *node) recorder() edge.Recorder {
 
 // Remarks lists what an operator should know of a node that serves all the same.
 func (n *node) Remarks() []string {
-	list := n.kubeRemarks()
+	list := append(n.kubeRemarks(), n.declared.Remarks()...)
 	if n.lastGood == nil {
 		return list
 	}

@@ -66,7 +66,8 @@ type node struct {
 	cluster    *cluster  // objects of a cluster, nil for none
 	server     *edge.Server
 	packets    *stream.Packets
-	stapler    *ocsp.Stapler // nil when it is off
+	declared   *edge.Declared // listeners of documents
+	stapler    *ocsp.Stapler  // nil when it is off
 	rulings    *rulings.Store
 	condemned  chan struct{} // certificates were revoked
 	untold     untold
@@ -190,7 +191,7 @@ func (n *node) dataPath(ctx context.Context) error {
 		Overload: n.overload, Mirrors: n.mirrors,
 		Version: version, NodeID: n.config.NodeID, Ledger: n.ledger, Access: n.access, Log: n.log,
 		Current: func() *edge.Snapshot { return n.publisher.Current() }, Broker: n.broker.Stats, Credentials: n.broker.Current, LastGood: n.lastGoodFacts,
-		Staples: n.staples, Issuers: n.issuers, Keys: n.keyRings, Events: &n.events, Upgrades: n.upgradeFacts,
+		Staples: n.staples, Issuers: n.issuers, Keys: n.keyRings, Events: &n.events, Upgrades: n.upgradeFacts, Listeners: n.listenerFacts,
 	})
 	groups, err := curves(s.TLSCurves)
 	if err != nil {
@@ -202,7 +203,7 @@ func (n *node) dataPath(ctx context.Context) error {
 	})
 	base := certs.Base{NextProtos: []string{"h2", "http/1.1"}, Tickets: n.tickets, ECH: n.ech, Curves: groups}
 	builder := &edge.Builder{
-		Config: n.config, Kinds: plugins(), Pools: n.pools, Pause: newPacer().pause,
+		Config: n.config, Kinds: plugins(), Pools: n.pools, Pause: newPacer().pause, Fixed: s.fixed(),
 		Env: policy.Env{
 			Shared: sharedState(), Metrics: n.telemetry, Log: n.log,
 			Node: policy.NodeInfo{ID: n.config.NodeID, Version: version, Token: n.config.Token()},
@@ -245,9 +246,10 @@ func (n *node) listen(ctx context.Context) error {
 	n.packets = n.newPackets()
 	n.server = &edge.Server{
 		Streams:   stream.New(n.publisher.Current, n.telemetry, n.log),
-		Endpoints: n.endpoints(), Sockets: n.sockets, Config: n.config, Terminator: n.term, HTTP1: h1, HTTP2: h2, HTTP3: newHTTP3(handler, s), Observer: n.telemetry,
+		Endpoints: n.endpoints(), Pattern: s.pattern(), Sockets: n.sockets, Config: n.config, Terminator: n.term, HTTP1: h1, HTTP2: h2, HTTP3: newHTTP3(handler, s), Observer: n.telemetry,
 		Overload: n.overload, Log: n.log, HandshakeTimeout: s.HandshakeTimeout, Grace: s.Grace, MaxConns: s.MaxConnections, MaxPerClient: s.MaxPerClient, MaxHandshakes: s.MaxHandshakes,
 	}
+	n.declared = edge.NewDeclared(n.publisher, n.server, n.packets, n.log)
 	if err := n.server.Listen(ctx); err != nil {
 		return err
 	}
@@ -258,11 +260,7 @@ func (n *node) listen(ctx context.Context) error {
 		return err
 	}
 	n.control = control.New(n.settings.DataDir, (*controlled)(n))
-	if err := n.control.Listen(ctx, n.sockets); err != nil {
-		return err
-	}
-	n.sockets.Close() // what was handed over and is listened on no more
-	return nil
+	return n.control.Listen(ctx, n.sockets)
 }
 
 func (n *node) endpoints() []edge.Endpoint {

@@ -208,6 +208,7 @@ func (n *node) upstreams() *upstream.Set {
 func (n *node) frontTasks(forced <-chan struct{}) []task {
 	tasks := []task{
 		{"listeners", func(ctx context.Context) error { return n.server.Run(ctx, forced) }},
+		{"listeners of documents", n.declared.Run},
 		{"datagrams", func(ctx context.Context) error { return n.packets.Run(ctx, forced) }},
 		{"readiness", n.ready},
 		{"SIGHUP", onSignal(syscall.SIGHUP, func(ctx context.Context) {
@@ -233,7 +234,7 @@ func (n *node) frontTasks(forced <-chan struct{}) []task {
 
 // ready tells when the node serves, and when it does not any more.
 func (n *node) ready(ctx context.Context) error {
-	if waitFor(ctx, n.publisher.Ready(), time.Minute) {
+	if waitFor(ctx, n.declared.First(), time.Minute) {
 		n.banner()
 		// Where an older process stays as the parent, that one is what the manager watches.
 		n.notify(n.notifier.Ready(ctx, !n.succession.hasParent()))

@@ -91,7 +91,10 @@ func (n *node) NotReady() []string {
 		why = append(why, "draining: the node is stopping")
 	}
 	if n.publisher.Current() == nil {
-		why = append(why, "no configuration available: no document was loaded yet")
+		return append(why, "no configuration available: no document was loaded yet")
+	}
+	if !n.declared.Passed() {
+		why = append(why, "the document's listeners are not open yet")
 	}
 	return why
 }

@@ -75,6 +75,11 @@ func (c *cli) showStatus(o *overview, now time.Time) error {
 	if err := c.statusCredentials(o); err != nil {
 		return err
 	}
+	for _, l := range o.Listeners {
+		if l.Reason != "" {
+			fmt.Fprintf(c.out, "listener: %s (%s on %s): %s: %s\n", l.Name, l.Protocol, l.Address, l.State, l.Reason)
+		}
+	}
 	for _, p := range o.Problems {
 		fmt.Fprintf(c.out, "problem: %s %s: %s: %s\n", p.Entity, named(p.Name, p.ID), orDash(p.Field), strings.Join(strings.Fields(p.Message), " "))
 	}

@@ -235,6 +235,8 @@ func (n *node) prepare(ctx context.Context, p *predecessor) error {
 	case <-ctx.Done():
 		return fmt.Errorf("waiting for the first snapshot: %w", context.Cause(ctx))
 	}
+	n.declared.Apply(ctx) // what documents want open was handed over too
+	n.sockets.Close()     // what was handed over and is listened on no more
 	if err := tellAll(p.link, tellTaken, n.sockets.Taken(), 100); err != nil {
 		return err
 	}

@@ -147,6 +147,7 @@ func (n *node) replaceMe(ctx context.Context, actor string) (upgraded, error) {
 	a := &attempt{n: n, p: p, pid: p.Pid, link: link, taken: map[handover.Socket]bool{}, values: map[string]bool{}, stays: n.staysAsParent()}
 	wait, cancel := context.WithTimeoutCause(ctx, n.settings.UpgradeTimeout, fmt.Errorf("the new process was not prepared within %s (setting upgrade_timeout)", n.settings.UpgradeTimeout))
 	defer cancel()
+	n.declared.Hold() // what is handed over stays what it is
 	if err = a.present(); err == nil {
 		err = a.await(wait, tellPrepared)
 	}
@@ -260,6 +261,7 @@ func (a *attempt) entrust(ctx context.Context) error {
 // undo ends the new process and has everything as it was before.
 func (a *attempt) undo(cause error) error {
 	n := a.n
+	defer n.declared.Resume()
 	_ = a.link.Close()
 	ended := make(chan *os.ProcessState, 1)
 	go func() {

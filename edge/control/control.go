@@ -52,6 +52,7 @@ type Question struct {
 	Method  string
 	URL     string
 	SNI     string
+	Port    int      // that the request comes to, 0 for the URL's
 	Headers []string // "Name: value"
 }
 

@@ -31,15 +31,18 @@ type Packets struct {
 	MaxPerClient int           // of them of one client address, or /64 of IPv6; zero for no limit
 	Grace        time.Duration // how long sessions may go on at the end
 
-	listeners []*handover.UDP
-	buffers   sync.Pool // of *datagram
-	draining  atomic.Bool
-	given     atomic.Bool // draining, and another process has the listeners: sessions last as ever
+	inlets   []*inlet  // of Addresses, in their order
+	buffers  sync.Pool // of *datagram
+	draining atomic.Bool
+	given    atomic.Bool // draining, and another process has the listeners: sessions last as ever
 
 	mu       sync.Mutex // guards the group below
 	sessions map[sessionKey]*session
 	clients  map[netip.Addr]int
-	wg       sync.WaitGroup
+	declared map[string]*inlet // listeners of documents, by address
+	serving  context.Context   //nolint:containedctx // what sessions live in; nil before Run
+	wg       sync.WaitGroup    // of sessions
+	reading  sync.WaitGroup    // of listeners
 }
 
 // datagram has room for the longest one there is.
@@ -50,8 +53,8 @@ const listenerName = "stream-udp"
 
 // sessionKey is a client of a listener.
 type sessionKey struct {
-	listener int
-	client   netip.AddrPort
+	in     *inlet
+	client netip.AddrPort
 }
 
 // quiet is how long a session must be silent to end while the node stops.
@@ -59,32 +62,31 @@ const quiet = time.Second
 
 // Listen opens every address, or none.
 func (p *Packets) Listen(ctx context.Context) error {
-	p.sessions, p.clients = map[sessionKey]*session{}, map[netip.Addr]int{}
+	p.sessions, p.clients, p.declared = map[sessionKey]*session{}, map[netip.Addr]int{}, map[string]*inlet{}
 	p.buffers.New = func() any { return new(datagram) }
 	if p.Sockets == nil {
 		p.Sockets = &handover.Sockets{}
 	}
-	for i, a := range p.Addresses {
-		c, err := p.Sockets.ListenPacket(ctx, listenerName, a)
+	for _, a := range p.Addresses {
+		in, err := p.open(ctx, listenerName, listenerName, a)
 		if err != nil {
-			for _, open := range p.listeners {
+			for _, open := range p.inlets {
 				_ = open.Close()
 			}
 			return fmt.Errorf("listening on %s for %s: %w", a, listenerName, err)
 		}
-		c.Clients = func() []netip.AddrPort { return p.of(i) }
-		p.listeners = append(p.listeners, c)
+		p.inlets = append(p.inlets, in)
 	}
 	return nil
 }
 
 // of lists the clients of a listener.
-func (p *Packets) of(listener int) []netip.AddrPort {
+func (p *Packets) of(in *inlet) []netip.AddrPort {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var list []netip.AddrPort
 	for key := range p.sessions {
-		if key.listener == listener {
+		if key.in == in {
 			list = append(list, key.client)
 		}
 	}
@@ -98,10 +100,7 @@ func (p *Packets) of(listener int) []netip.AddrPort {
 func (p *Packets) Run(ctx context.Context, force <-chan struct{}) error {
 	serving, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
-	var reading sync.WaitGroup
-	for i, l := range p.listeners {
-		reading.Go(func() { p.read(serving, i, l) })
-	}
+	p.begin(serving)
 	<-ctx.Done()
 	p.mu.Lock()
 	p.given.Store(handover.GivenBy(ctx) != nil)
@@ -122,10 +121,10 @@ func (p *Packets) Run(ctx context.Context, force <-chan struct{}) error {
 	}
 	cut()
 	p.each((*session).close)
-	for _, l := range p.listeners {
-		_ = l.Close()
+	for _, in := range p.all() {
+		_ = in.Close()
 	}
-	reading.Wait()
+	p.reading.Wait()
 	<-idle
 	return nil
 }
@@ -143,10 +142,10 @@ func (p *Packets) each(f func(*session)) {
 }
 
 // read is the loop of one listener.
-func (p *Packets) read(ctx context.Context, listener int, l *handover.UDP) {
+func (p *Packets) read(ctx context.Context, in *inlet) {
 	buf := new(datagram)
 	for {
-		n, from, err := l.ReadFromUDPAddrPort(buf[:])
+		n, from, err := in.ReadFromUDPAddrPort(buf[:])
 		if err != nil {
 			if errors.Is(err, net.ErrClosed) {
 				return
@@ -154,12 +153,12 @@ func (p *Packets) read(ctx context.Context, listener int, l *handover.UDP) {
 			// What a client's host refused comes back here: it concerns nobody else.
 			continue
 		}
-		key := sessionKey{listener, netip.AddrPortFrom(from.Addr().Unmap(), from.Port())}
+		key := sessionKey{in, netip.AddrPortFrom(from.Addr().Unmap(), from.Port())}
 		p.mu.Lock()
 		s := p.sessions[key]
 		p.mu.Unlock()
 		if s == nil {
-			if s = p.enter(ctx, key, l); s == nil {
+			if s = p.enter(ctx, key); s == nil {
 				continue
 			}
 		}
@@ -168,14 +167,16 @@ func (p *Packets) read(ctx context.Context, listener int, l *handover.UDP) {
 }
 
 // enter makes the session of a client, or answers nil.
-func (p *Packets) enter(ctx context.Context, key sessionKey, l *handover.UDP) *session {
-	local, _ := l.LocalAddr().(*net.UDPAddr)
+func (p *Packets) enter(ctx context.Context, key sessionKey) *session {
+	in := key.in
+	name := *in.name.Load()
+	local, _ := in.LocalAddr().(*net.UDPAddr)
 	now := time.Now()
-	info := &exchange.Conn{Listener: listenerName, Peer: key.client, Local: local.AddrPort(), Protocol: routing.UDP, Opened: now}
-	s := &session{packets: p, key: key, back: l, info: info, waiting: make(chan []byte, 16)}
-	s.end = &edge.StreamEnd{Protocol: routing.UDP, Listener: listenerName, Client: key.client, Local: info.Local, Began: now}
-	if p.draining.Load() {
-		l.Forget(key.client)
+	info := &exchange.Conn{Listener: name, Peer: key.client, Local: local.AddrPort(), Protocol: routing.UDP, Opened: now}
+	s := &session{packets: p, key: key, back: in.UDP, info: info, waiting: make(chan []byte, 16)}
+	s.end = &edge.StreamEnd{Protocol: routing.UDP, Listener: name, Client: key.client, Local: info.Local, Began: now}
+	if p.draining.Load() || in.closing.Load() {
+		in.Forget(key.client)
 		return nil
 	}
 	bad := s.find(ctx)
@@ -195,11 +196,12 @@ func (p *Packets) admit(key sessionKey, s *session) bool {
 	client := network(key.client.Addr())
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.MaxSessions > 0 && len(p.sessions) >= p.MaxSessions || p.MaxPerClient > 0 && p.clients[client] >= p.MaxPerClient || p.draining.Load() {
+	if p.MaxSessions > 0 && len(p.sessions) >= p.MaxSessions || p.MaxPerClient > 0 && p.clients[client] >= p.MaxPerClient || p.draining.Load() || key.in.closing.Load() {
 		return false
 	}
 	p.sessions[key] = s
 	p.clients[client]++
+	key.in.held++
 	p.wg.Add(1)
 	return true
 }
@@ -209,6 +211,7 @@ func (p *Packets) forget(key sessionKey) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.sessions, key)
+	key.in.held--
 	if p.clients[client]--; p.clients[client] <= 0 {
 		delete(p.clients, client)
 	}
@@ -293,7 +296,7 @@ func (s *session) run(ctx context.Context) {
 	defer s.packets.forget(s.key)
 	defer func() {
 		if p := recover(); p != nil {
-			s.packets.Log.Error("session panicked", slog.String("endpoint", listenerName), slog.Any("panic", p))
+			s.packets.Log.Error("session panicked", slog.String("endpoint", s.info.Listener), slog.Any("panic", p))
 		}
 	}()
 	t, err := s.routed.Dial(ctx, upstream.Dialing{Network: "udp", Client: s.key.client.Addr()})
@@ -366,7 +369,7 @@ func (s *session) answers(t *upstream.Tunnel) *refusal {
 func (s *session) await(idle time.Duration) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.packets.draining.Load() && !s.packets.given.Load() {
+	if s.packets.draining.Load() && !s.packets.given.Load() || s.key.in.closing.Load() {
 		idle = min(idle, quiet)
 	}
 	until := time.Unix(0, s.last.Load()).Add(idle)

@@ -82,7 +82,7 @@ func TestPacketsDrain(t *testing.T) {
 	if err := p.Listen(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	address := p.listeners[0].LocalAddr().String()
+	address := p.inlets[0].LocalAddr().String()
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- p.Run(ctx, nil) }()
@@ -157,7 +157,7 @@ func TestPacketsCut(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	force, ended := make(chan struct{}), make(chan error, 1)
 	go func() { ended <- p.Run(ctx, force) }()
-	c, err := net.Dial("udp", p.listeners[0].LocalAddr().String())
+	c, err := net.Dial("udp", p.inlets[0].LocalAddr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -179,8 +179,8 @@ func TestPacketsCut(t *testing.T) {
 
 // TestPacketsCountNetworks counts the addresses of one /64 as one client.
 func TestPacketsCountNetworks(t *testing.T) {
-	p := &Packets{MaxPerClient: 2, sessions: map[sessionKey]*session{}, clients: map[netip.Addr]int{}}
-	key := func(client string) sessionKey { return sessionKey{0, netip.MustParseAddrPort(client)} }
+	p, in := &Packets{MaxPerClient: 2, sessions: map[sessionKey]*session{}, clients: map[netip.Addr]int{}}, &inlet{}
+	key := func(client string) sessionKey { return sessionKey{in, netip.MustParseAddrPort(client)} }
 	for _, c := range []struct {
 		client string
 		admits bool

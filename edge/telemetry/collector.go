@@ -93,6 +93,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	c.events(out)
 	c.lastGood(out)
 	c.upgrades(out)
+	c.listeners(out)
 	c.snapshot(out)
 	t.kong.collect(t, out)
 	emit(out, "keyway_process_start_time_seconds", "When this process started", prometheus.GaugeValue, float64(t.started.Unix()), nil)

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/keyway-edge/keyway/certs"
+	"github.com/keyway-edge/keyway/edge"
 	"github.com/keyway-edge/keyway/routing/spec"
 	"github.com/keyway-edge/keyway/secrets"
 )
@@ -29,6 +30,8 @@ type Status struct {
 	Problems   []Problem `json:"problems"`
 	Expiring   []Expiry  `json:"expiring"` // certificates in use that end within 30 days
 	Sources    []Source  `json:"sources,omitempty"`
+	// Listeners are those that documents declare.
+	Listeners []edge.ListenerState `json:"listeners,omitempty"`
 }
 
 // Source is one place where credentials come from.
@@ -93,6 +96,9 @@ func (t *Telemetry) Status(h Health) Status {
 	}
 	if t.opts.Broker != nil {
 		st.Sources = sourceList(t.opts.Broker())
+	}
+	if t.opts.Listeners != nil {
+		st.Listeners = t.opts.Listeners().States
 	}
 	s := t.opts.Current()
 	if s == nil {

@@ -106,3 +106,25 @@ func (c *collector) streams(out chan<- prometheus.Metric) {
 		return true
 	})
 }
+
+// Listeners is how those stand that documents declare.
+type Listeners struct {
+	States   []edge.ListenerState
+	Failures uint64 // times that one could not be opened
+}
+
+// listeners samples the listeners that documents declare.
+func (c *collector) listeners(out chan<- prometheus.Metric) {
+	if c.t.opts.Listeners == nil {
+		return
+	}
+	l := c.t.opts.Listeners()
+	counts := map[string]int{"open": 0, "failing": 0, "settings": 0}
+	for _, st := range l.States {
+		counts[st.State]++
+	}
+	for state, n := range counts {
+		emit(out, "keyway_listeners", "Listeners that documents declare, by state", prometheus.GaugeValue, float64(n), labels{"state", state})
+	}
+	emit(out, "keyway_listener_failures_total", "Times that a listener of documents could not be opened", prometheus.CounterValue, float64(l.Failures), nil)
+}

@@ -34,6 +34,7 @@ type Options struct {
 	Events          *Events               // nil for none
 	LastGood        func() LastGood       // nil for none
 	Upgrades        func() Upgrades       // nil for none
+	Listeners       func() Listeners      // that documents declare, nil for none
 	Access          *AccessLog            // nil for off
 	Overload        *edge.Overload        // nil for none
 	Mirrors         *edge.Mirrors         // nil for none

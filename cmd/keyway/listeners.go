@@ -1,0 +1,104 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/keyway-edge/keyway/edge"
+	"github.com/keyway-edge/keyway/edge/telemetry"
+)
+
+// fixed are the listeners that the settings have: documents share them, or leave their
+// ports alone.
+func (s *settings) fixed() []edge.Fixed {
+	var list []edge.Fixed
+	add := func(setting, protocol string, addresses []string) {
+		for _, a := range addresses {
+			list = append(list, edge.Fixed{Setting: setting, Address: a, Protocol: protocol})
+		}
+	}
+	add("proxy_listen", "http", s.ProxyListen)
+	add("proxy_tls_listen", "https", s.ProxyTLSListen)
+	for _, a := range s.StreamListen {
+		f := edge.Fixed{Setting: "stream_listen", Address: a.address, Protocol: "tcp", UDP: a.udp}
+		switch {
+		case a.udp:
+			f.Protocol = "udp"
+		case a.secure:
+			f.Protocol = "tls"
+		}
+		list = append(list, f)
+	}
+	for _, a := range s.ProxyTLSListen {
+		if s.speaksHTTP3(a) {
+			list = append(list, edge.Fixed{Setting: "http3", Address: a, UDP: true})
+		}
+	}
+	add("status_listen", "", s.StatusListen)
+	add("status_tls_listen", "", s.StatusTLSListen)
+	add("admin_listen", "", s.AdminListen)
+	add("admin_tls_listen", "", s.AdminTLSListen)
+	add("manager_listen", "", s.ManagerListen)
+	add("manager_tls_listen", "", s.ManagerTLSListen)
+	if s.starts() && s.EchoListen != "off" {
+		add("echo_listen", "", []string{s.EchoListen})
+	}
+	return list
+}
+
+// pattern is what listeners of documents have of the settings that are for every listener.
+func (s *settings) pattern() edge.Endpoint {
+	return edge.Endpoint{H2C: slices.Contains(s.H2C, "all"), NoHTTP3: slices.Contains(s.HTTP3, "clear"), MaxConns: s.MaxPerListener.all}
+}
+
+// listenerFacts is what status and metrics tell of listeners of documents.
+func (n *node) listenerFacts() telemetry.Listeners {
+	return telemetry.Listeners{States: n.declared.States(), Failures: n.declared.Failures()}
+}
+
+// portOf is the port that a request for a URL comes to.
+func portOf(u *url.URL, given int) (uint16, error) {
+	text := u.Port()
+	switch {
+	case given != 0:
+		text = strconv.Itoa(given)
+	case text == "" && u.Scheme == "https":
+		text = "443"
+	case text == "":
+		text = "80"
+	}
+	port, err := strconv.ParseUint(text, 10, 16)
+	if err != nil || port == 0 {
+		return 0, fmt.Errorf("%s is no port; expected 1 to 65535", text)
+	}
+	return uint16(port), nil
+}
+
+// listenerAt says which of the document's listeners a request comes to. It answers nil where
+// the document declares none.
+func listenerAt(s *edge.Snapshot, port uint16, secure bool) (*edge.Listen, string) {
+	if len(s.Listens()) == 0 {
+		return nil, ""
+	}
+	l := s.ListenAt("tcp", netip.AddrPortFrom(netip.IPv4Unspecified(), port))
+	if l == nil {
+		return nil, fmt.Sprintf("the document declares none for port %d", port)
+	}
+	names := make([]string, len(l.Listeners))
+	for i, x := range l.Listeners {
+		names[i] = nameOr(x.Name, x.ID)
+	}
+	text := strings.Join(names, ", ") + " (" + l.Protocol + " on " + l.Address
+	if l.Fixed != nil {
+		text += ", by the setting " + l.Fixed.Setting
+	}
+	text += ")"
+	if want := map[bool]string{false: "http", true: "https"}[secure]; l.Protocol != want {
+		text += ", which does not speak " + want
+	}
+	return l, text
+}
