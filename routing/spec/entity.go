@@ -66,6 +66,8 @@ type Service struct {
 	UpstreamProtocol  string        // x_keyway_upstream_protocol: "" or http/1.1, h2 over TLS, h2c in clear
 	Retry             *Retry        // x_keyway_retry, nil for none
 	ProxyProtocol     string        // x_keyway_proxy_protocol: v1 or v2, "" for null
+	TLSName           string        // x_keyway_tls_name: asked for and verified in place of the host, "" for null
+	TLSSubjects       []string      // x_keyway_tls_subjects: of which a certificate has to have one in place of that name
 }
 
 // GRPC says whether the service speaks gRPC; a route without one does not.

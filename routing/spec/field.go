@@ -82,6 +82,8 @@ var (
 	serviceHost     = &rule{required: true, check: checkServiceHost}
 	servicePath     = &rule{check: checkServicePath}
 	proxyVersion    = &rule{oneOf: []string{"v1", "v2"}}
+	tlsName         = &rule{check: checkTLSName}
+	tlsSubjects     = &rule{check: checkTLSSubject}
 	serviceRetries  = &rule{bounds: &[2]float64{0, 32767}}
 
 	routeExpression = &rule{check: checkExpression}

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"net/url"
 	"slices"
 	"strings"
 )
@@ -70,11 +71,31 @@ func (o *object) judgeService(s *Service) {
 	if s.Protocol == "https" || s.Protocol == "tls" {
 		return
 	}
-	for _, name := range []string{"client_certificate", "tls_verify", "tls_verify_depth", "ca_certificates"} {
+	for _, name := range []string{"client_certificate", "tls_verify", "tls_verify_depth", "ca_certificates", "x_keyway_tls_name", "x_keyway_tls_subjects"} {
 		if o.given(name) {
 			o.unmet("protocol", name, ReasonConflict, "value must be null")
 		}
 	}
+}
+
+// checkTLSName holds a name in a handshake to what certificates can have.
+func checkTLSName(s string) string {
+	if strings.Contains(s, "*") {
+		return "invalid value '" + s + "': expected the name of one host"
+	}
+	return checkSNI(s)
+}
+
+// checkTLSSubject holds a subject to what certificates can have: a host, all hosts below
+// one, or a URI.
+func checkTLSSubject(s string) string {
+	if strings.Contains(s, "://") {
+		if u, err := url.Parse(s); err != nil || u.Scheme == "" {
+			return "invalid value '" + s + "': expected a host, a URI, or *. before a host"
+		}
+		return ""
+	}
+	return checkTLSName(strings.TrimPrefix(s, "*."))
 }
 
 // judgeUpstreamProtocol holds x_keyway_upstream_protocol to the service's own protocol.

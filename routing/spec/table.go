@@ -72,6 +72,8 @@ func (s *Service) fields(visit func(field)) {
 	visit(field{"x_keyway_retry", retryOf(&s.Retry), noRule})
 	visit(field{"x_keyway_upstream_protocol", &s.UpstreamProtocol, upstreamProtocol})
 	visit(field{"x_keyway_proxy_protocol", &s.ProxyProtocol, proxyVersion})
+	visit(field{"x_keyway_tls_name", &s.TLSName, tlsName})
+	visit(field{"x_keyway_tls_subjects", &s.TLSSubjects, tlsSubjects})
 }
 
 func (r *Route) fields(visit func(field)) {

@@ -277,7 +277,10 @@ func (k *call) identity(t *target, addr netip.AddrPort) (identity, string) {
 	if cl.tls == nil {
 		return id, host
 	}
-	if name == "" {
+	switch {
+	case cl.tls.name != "":
+		name = cl.tls.name
+	case name == "":
 		name = serverName(host)
 	}
 	id.secure, id.server, id.trust, id.client = true, name, cl.tls.trustPrint, cl.tls.clientPrint

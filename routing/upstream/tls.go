@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/keyway-edge/keyway/certs"
 	"github.com/keyway-edge/keyway/routing/spec"
@@ -23,6 +25,9 @@ type transport struct {
 	roots  *x509.CertPool // nil for the system's
 	client *tls.Certificate
 
+	name     string   // that is asked for and verified, "" for the host's
+	subjects []string // of which a certificate has to have one in place of the name; none for the name
+
 	trustPrint  string
 	clientPrint string
 }
@@ -32,7 +37,7 @@ func (in *Inputs) transport(s *spec.Service, up *spec.Upstream) (*transport, err
 	if s.Protocol != "https" && s.Protocol != "grpcs" && s.Protocol != "tls" {
 		return nil, nil
 	}
-	t := &transport{verify: in.Pools.set.VerifyDefault, depth: -1}
+	t := &transport{verify: in.Pools.set.VerifyDefault, depth: -1, name: s.TLSName, subjects: s.TLSSubjects}
 	if s.TLSVerify != nil {
 		t.verify = *s.TLSVerify
 	}
@@ -51,6 +56,9 @@ func (in *Inputs) transport(s *spec.Service, up *spec.Upstream) (*transport, err
 			return nil, fmt.Errorf("ca_certificates: no certificates are available here")
 		}
 		t.trustPrint = print + "/" + strconv.Itoa(t.depth)
+		for _, subject := range t.subjects {
+			t.trustPrint += " " + strconv.Quote(subject)
+		}
 	}
 	bundle, err := in.bundle(s, up)
 	if err == nil {
@@ -144,17 +152,68 @@ func (t *transport) config(s *stack) *tls.Config {
 		// the server's list of names would send none where the list is incomplete.
 		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return t.client, nil }
 	}
-	if t.verify && t.depth >= 0 {
+	if t.verify && len(t.subjects) > 0 {
+		c.InsecureSkipVerify = true //nolint:gosec // it is verified here, by other names than the one asked for
+		c.VerifyConnection = t.verifySubjects
+	} else if t.verify && t.depth >= 0 {
 		c.VerifyConnection = func(st tls.ConnectionState) error {
-			for _, chain := range st.VerifiedChains {
-				if len(chain)-2 <= t.depth {
-					return nil
-				}
-			}
-			return fmt.Errorf("tls_verify_depth: expected at most %d intermediate certificates; raise the depth or shorten the chain", t.depth)
+			return t.shallow(st.VerifiedChains)
 		}
 	}
 	return c
+}
+
+// shallow says whether one of some chains is no longer than is wanted.
+func (t *transport) shallow(chains [][]*x509.Certificate) error {
+	for _, chain := range chains {
+		if t.depth < 0 || len(chain)-2 <= t.depth {
+			return nil
+		}
+	}
+	return fmt.Errorf("tls_verify_depth: expected at most %d intermediate certificates; raise the depth or shorten the chain", t.depth)
+}
+
+// verifySubjects verifies a certificate as crypto/tls does, but for its names: it has to
+// have one of the subjects.
+func (t *transport) verifySubjects(st tls.ConnectionState) error {
+	if len(st.PeerCertificates) == 0 {
+		return errors.New("expected a certificate of the server")
+	}
+	leaf, more := st.PeerCertificates[0], x509.NewCertPool()
+	for _, c := range st.PeerCertificates[1:] {
+		more.AddCert(c)
+	}
+	chains, err := leaf.Verify(x509.VerifyOptions{Roots: t.roots, Intermediates: more, CurrentTime: time.Now()})
+	if err != nil {
+		return fmt.Errorf("verifying the server's certificate: %w", err)
+	}
+	for _, subject := range t.subjects {
+		if hasSubject(leaf, subject) {
+			return t.shallow(chains)
+		}
+	}
+	return fmt.Errorf("x_keyway_tls_subjects: expected a certificate for one of %q; it is for %q and %q", t.subjects, leaf.DNSNames, leaf.URIs)
+}
+
+// hasSubject says whether a certificate is for a host, for hosts below one, or for a URI.
+func hasSubject(c *x509.Certificate, subject string) bool {
+	if strings.Contains(subject, "://") {
+		for _, u := range c.URIs {
+			if u.String() == subject {
+				return true
+			}
+		}
+		return false
+	}
+	if rest, wild := strings.CutPrefix(strings.ToLower(subject), "*"); wild {
+		for _, name := range c.DNSNames {
+			if strings.HasSuffix(strings.ToLower(name), rest) {
+				return true
+			}
+		}
+		return false
+	}
+	return c.VerifyHostname(subject) == nil
 }
 
 // key writes an identity so that no two are written alike.

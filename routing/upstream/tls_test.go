@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -183,6 +184,19 @@ func TestTLSIsVerified(t *testing.T) {
 	f("address not on it", 502, ca.leaf(t, nil, "a.test"), ca, nil, nil)
 	f("unknown CA", 502, other.leaf(t, nil, "127.0.0.1"), ca, nil, nil)
 	f("expired", 502, ca.leaf(t, expired, "127.0.0.1"), ca, nil, nil)
+	called := func(name string, subjects ...string) func(*spec.Service) {
+		return func(s *spec.Service) { s.TLSName, s.TLSSubjects = name, subjects }
+	}
+	workload, _ := url.Parse("spiffe://a.test/web")
+	uri := func(c *x509.Certificate) { c.URIs = append(c.URIs, workload) }
+	f("a name of the service's own", 200, ca.leaf(t, nil, "b.test"), ca, called("b.test"), named("a.test"))
+	f("a name of the service's own, not on it", 502, ca.leaf(t, nil, "a.test"), ca, called("b.test"), named("a.test"))
+	f("a subject", 200, ca.leaf(t, nil, "c.test"), ca, called("b.test", "d.test", "c.test"), named("a.test"))
+	f("a subject that is a URI", 200, ca.leaf(t, uri), ca, called("b.test", "spiffe://a.test/web"), nil)
+	f("subjects below a host", 200, ca.leaf(t, nil, "x.c.test"), ca, called("b.test", "*.c.test"), nil)
+	f("no subject", 502, ca.leaf(t, uri, "b.test", "a.test"), ca, called("b.test", "d.test", "spiffe://a.test/other"), named("a.test"))
+	f("a subject of an unknown CA", 502, other.leaf(t, nil, "c.test"), ca, called("b.test", "c.test"), nil)
+	f("a subject, expired", 502, ca.leaf(t, expired, "c.test"), ca, called("b.test", "c.test"), nil)
 	f("all of it, unverified", 200, other.leaf(t, expired, "b.test"), ca, unverified, nil)
 }
 
