@@ -31,6 +31,7 @@ type kubeChoice struct {
 	Namespaces  []string // none for all
 	Class       string
 	Controllers []string
+	Gateways    []string // controllers of a GatewayClass
 
 	PublishService   string
 	PublishAddresses []translate.Address
@@ -51,20 +52,19 @@ func kubeSettings() []setting {
 			return kubeNames([]string{v})
 		}},
 		{key: "kube_controllers", def: "keyway.dev/ingress", form: "a comma list of names such as keyway.dev/ingress, ingress-controllers.konghq.com/kong", meaning: "names by which an IngressClass may call this controller", apply: func(s *settings, v string) error {
-			s.Kube.Controllers = commaList(v)
-			if len(s.Kube.Controllers) == 0 || slices.ContainsFunc(s.Kube.Controllers, func(name string) bool { return !strings.Contains(name, "/") }) {
-				return fmt.Errorf("%q is not", v)
-			}
-			return nil
+			return kubeControllers(&s.Kube.Controllers, v)
 		}},
-		{key: "kube_publish_service", def: "", form: "namespace/name", meaning: "the Service whose addresses the status of Ingresses says", apply: func(s *settings, v string) error {
+		{key: "kube_gateway_controllers", def: "keyway.dev/gateway", form: "a comma list of names such as keyway.dev/gateway, konghq.com/kic-gateway-controller", meaning: "names by which a GatewayClass may call this controller", apply: func(s *settings, v string) error {
+			return kubeControllers(&s.Kube.Gateways, v)
+		}},
+		{key: "kube_publish_service", def: "", form: "namespace/name", meaning: "the Service whose addresses the status of Ingresses and Gateways says", apply: func(s *settings, v string) error {
 			s.Kube.PublishService = v
 			if namespace, name, ok := strings.Cut(v, "/"); v != "" && (!ok || kubeNames([]string{namespace, name}) != nil) {
 				return fmt.Errorf("%q is not", v)
 			}
 			return nil
 		}},
-		{key: "kube_publish_address", def: "", form: "a comma list of addresses and host names", meaning: "what the status of Ingresses says in place of the addresses of a Service", apply: func(s *settings, v string) error {
+		{key: "kube_publish_address", def: "", form: "a comma list of addresses and host names", meaning: "what the status of Ingresses and Gateways says in place of the addresses of a Service", apply: func(s *settings, v string) error {
 			s.Kube.PublishAddresses = nil
 			for _, item := range commaList(v) {
 				if _, err := netip.ParseAddr(item); err == nil {
@@ -78,6 +78,15 @@ func kubeSettings() []setting {
 			return nil
 		}},
 	}
+}
+
+// kubeControllers reads names of controllers.
+func kubeControllers(list *[]string, v string) error {
+	*list = commaList(v)
+	if len(*list) == 0 || slices.ContainsFunc(*list, func(name string) bool { return !strings.Contains(name, "/") }) {
+		return fmt.Errorf("%q is not", v)
+	}
+	return nil
 }
 
 // kubeNames checks names of objects.
@@ -122,7 +131,7 @@ func (n *node) openKube() error {
 		return nil
 	}
 	p, err := kube.New(kube.Config{
-		Connection: s.kubeConnection(), Namespaces: s.Kube.Namespaces, Class: s.Kube.Class, Controllers: s.Kube.Controllers,
+		Connection: s.kubeConnection(), Namespaces: s.Kube.Namespaces, Class: s.Kube.Class, Controllers: s.Kube.Controllers, GatewayControllers: s.Kube.Gateways,
 		Vault: kubeVault, Schemas: schemas(), Log: n.log,
 		PublishService: s.Kube.PublishService, PublishAddresses: s.Kube.PublishAddresses, Identity: n.config.NodeID,
 	})

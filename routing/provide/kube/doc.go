@@ -1,5 +1,5 @@
-// Package kube provides documents from a Kubernetes API server: Ingresses, Services
-// and what belongs to them.
+// Package kube provides documents from a Kubernetes API server: Ingresses, Gateways,
+// Services and what belongs to them.
 //
 // Reflectors of client-go list and watch each kind of object and put what they get
 // into an inbox, where only the latest of each object stands. One loop takes from

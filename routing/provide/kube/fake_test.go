@@ -83,7 +83,7 @@ func (s *server) store(path string, o map[string]any) {
 		o["metadata"] = m
 	}
 	m["name"] = parts[len(parts)-1]
-	if i := slices.Index(parts, "namespaces"); i >= 0 {
+	if i := slices.Index(parts, "namespaces"); i >= 0 && i < len(parts)-2 { // or it is a Namespace itself
 		m["namespace"] = parts[i+1]
 	}
 	s.version++

@@ -20,9 +20,11 @@ type Config struct {
 	Namespaces  []string // that are watched, none for all
 	Class       string   // name of the class of objects that are served
 	Controllers []string // names by which an IngressClass may call this controller
-	Vault       string   // prefix of the broker's vault of Secrets
-	Schemas     spec.Schemas
-	// PublishAddresses are what the status of Ingresses says, PublishService is the
+
+	GatewayControllers []string // and a GatewayClass
+	Vault              string   // prefix of the broker's vault of Secrets
+	Schemas            spec.Schemas
+	// PublishAddresses are what the status of Ingresses and Gateways says, PublishService is the
 	// Service (namespace/name) whose addresses it says in their place.
 	PublishAddresses []translate.Address
 	PublishService   string
@@ -41,7 +43,7 @@ type Provider struct {
 	plans   plans
 
 	state  *translate.State            // owned by Run
-	wanted map[translate.Ref]*followed // likewise: Secrets that configs of plugins are in
+	wanted map[translate.Ref]*followed // likewise: Secrets and ConfigMaps that something names
 
 	mu       sync.Mutex // guards the group below
 	document *spec.Document
@@ -58,7 +60,7 @@ type followed struct {
 // resources are what is watched. Those of a kind that the server may not know come
 // with definitions of their own.
 func resources() []*resource {
-	const kong = "apis/configuration.konghq.com/"
+	const kong, gateway = "apis/configuration.konghq.com/", "apis/gateway.networking.k8s.io/v1"
 	return []*resource{
 		{kind: translate.KindIngressClass, group: "apis/networking.k8s.io/v1", plural: "ingressclasses", global: true},
 		{kind: translate.KindIngress, group: "apis/networking.k8s.io/v1", plural: "ingresses"},
@@ -74,7 +76,17 @@ func resources() []*resource {
 		{kind: translate.KindKongIngress, group: kong + "v1", plural: "kongingresses", custom: true},
 		{kind: translate.KindTCPIngress, group: kong + "v1beta1", plural: "tcpingresses", custom: true},
 		{kind: translate.KindUDPIngress, group: kong + "v1beta1", plural: "udpingresses", custom: true},
-		{kind: translate.KindGrant, group: "apis/gateway.networking.k8s.io/v1", plural: "referencegrants", custom: true},
+		{kind: translate.KindGatewayClass, group: gateway, plural: "gatewayclasses", global: true, custom: true},
+		{kind: translate.KindGateway, group: gateway, plural: "gateways", custom: true},
+		{kind: translate.KindListenerSet, group: gateway, plural: "listenersets", custom: true},
+		{kind: translate.KindHTTPRoute, group: gateway, plural: "httproutes", custom: true},
+		{kind: translate.KindGRPCRoute, group: gateway, plural: "grpcroutes", custom: true},
+		{kind: translate.KindTLSRoute, group: gateway, plural: "tlsroutes", custom: true},
+		{kind: translate.KindTCPRoute, group: gateway, plural: "tcproutes", custom: true},
+		{kind: translate.KindUDPRoute, group: gateway, plural: "udproutes", custom: true},
+		{kind: translate.KindBackendTLS, group: gateway, plural: "backendtlspolicies", custom: true},
+		{kind: translate.KindGrant, group: gateway, plural: "referencegrants", custom: true},
+		{kind: translate.KindNamespace, group: "api/v1", plural: "namespaces", global: true},
 		{kind: translate.KindCredential, group: "api/v1", plural: "secrets", selector: "konghq.com/credential"},
 		{kind: translate.KindAuthority, group: "api/v1", plural: "secrets", selector: "konghq.com/ca-cert=true"},
 		{kind: translate.KindAuthorityMap, group: "api/v1", plural: "configmaps", selector: "konghq.com/ca-cert=true"},
@@ -89,10 +101,16 @@ func New(cfg Config) (*Provider, error) {
 	}
 	p := &Provider{
 		cfg: cfg, api: &cluster.API{Base: base, Client: client}, own: own, inbox: newInbox(), changed: make(chan struct{}, 1), wanted: map[translate.Ref]*followed{}, plans: make(plans),
-		state: translate.NewState(translate.Config{Class: cfg.Class, Controllers: cfg.Controllers, Vault: cfg.Vault, Schemas: cfg.Schemas}),
+		state: translate.NewState(translate.Config{Class: cfg.Class, Controllers: cfg.Controllers, GatewayControllers: cfg.GatewayControllers, Vault: cfg.Vault, Schemas: cfg.Schemas}),
 	}
 	for _, r := range resources() {
 		namespaces := cfg.Namespaces
+		if r.kind == translate.KindNamespace && len(namespaces) > 0 {
+			for _, ns := range namespaces { // one by one: others are nobody's business here
+				p.sources = append(p.sources, p.source(&resource{kind: r.kind, group: r.group, plural: r.plural, global: true, name: ns}, ""))
+			}
+			continue
+		}
 		if r.global || len(namespaces) == 0 {
 			namespaces = []string{""}
 		}
@@ -188,7 +206,7 @@ func (p *Provider) loop(ctx context.Context) error {
 			switch {
 			case o == nil:
 				p.state.Delete(r)
-			case r.Kind == translate.KindSecret && p.wanted[r] == nil:
+			case translate.Followed(r.Kind) && p.wanted[r] == nil:
 				// It came while it ceased to be wanted.
 			default:
 				p.state.Put(o)
@@ -227,7 +245,7 @@ func (p *Provider) whole() bool {
 	})
 }
 
-// follow watches the Secrets that plugins want, and no others.
+// follow watches the Secrets and ConfigMaps that something names, and no others.
 func (p *Provider) follow(ctx context.Context) {
 	now := p.state.Wanted()
 	for r, f := range p.wanted {
@@ -242,7 +260,11 @@ func (p *Provider) follow(ctx context.Context) {
 		if p.wanted[r] != nil {
 			continue
 		}
-		s := p.source(&resource{kind: translate.KindSecret, group: "api/v1", plural: "secrets", name: r.Name}, r.Namespace)
+		plural := "secrets"
+		if r.Kind == translate.KindBundle {
+			plural = "configmaps"
+		}
+		s := p.source(&resource{kind: r.Kind, group: "api/v1", plural: plural, name: r.Name}, r.Namespace)
 		own, cancel := context.WithCancel(ctx)
 		done := make(chan struct{})
 		go func() { // its owner is the entry in wanted

@@ -172,7 +172,7 @@ func TestProviderWatchesItsNamespacesOnly(t *testing.T) {
 	x.server.mu.Lock()
 	defer x.server.mu.Unlock()
 	for path := range x.lists {
-		if !strings.Contains(path, "/namespaces/shop/") && !strings.Contains(path, "/namespaces/other/") && !strings.HasSuffix(path, "/ingressclasses") && !strings.HasSuffix(path, "/kongvaults") && !strings.HasSuffix(path, "/kongclusterplugins") {
+		if !strings.Contains(path, "/namespaces/shop/") && !strings.Contains(path, "/namespaces/other/") && !strings.HasSuffix(path, "/ingressclasses") && !strings.HasSuffix(path, "/gatewayclasses") && path != "api/v1/namespaces" && !strings.HasSuffix(path, "/kongvaults") && !strings.HasSuffix(path, "/kongclusterplugins") {
 			t.Errorf("%s was listed", path)
 		}
 	}

@@ -175,9 +175,15 @@ func (p *Provider) plan() []write {
 			if full() {
 				return list
 			}
-			if body := p.statusOf(o, addresses, wrong); body != nil {
-				m := o.Common()
-				list = append(list, write{method: http.MethodPatch, path: r.path(m.Namespace) + "/" + m.Name + "/status", body: map[string]any{"status": body}, object: translate.RefOf(o).String()})
+			m := o.Common()
+			w := write{method: http.MethodPatch, path: r.path(m.Namespace) + "/" + m.Name + "/status", object: translate.RefOf(o).String()}
+			if body := p.state.Status(o, addresses, time.Now()); body != nil {
+				// Others write into the same lists: what they wrote meanwhile is not to be lost.
+				w.body = map[string]any{"metadata": map[string]any{"resourceVersion": m.ResourceVersion}, "status": body}
+				list = append(list, w)
+			} else if body := p.statusOf(o, addresses, wrong); body != nil {
+				w.body = map[string]any{"status": body}
+				list = append(list, w)
 			}
 		}
 	}

@@ -100,6 +100,52 @@ func TestWhatMayNotBeWrittenKeepsNothingElse(t *testing.T) {
 	}
 }
 
+func TestGatewayStatus(t *testing.T) {
+	const (
+		gateway = "apis/gateway.networking.k8s.io/v1/"
+		edge    = gateway + "namespaces/infra/gateways/edge"
+		of      = gateway + "namespaces/shop/httproutes/r"
+		another = `{"parentRef": {"name": "other"}, "controllerName": "another.dev/gateway", "conditions": [{"type": "Accepted", "status": "True", "reason": "Theirs", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}`
+	)
+	x := provide(t, func(c *Config, s *server) {
+		c.Identity, c.GatewayControllers, c.PublishAddresses = "replica-1", []string{"keyway.dev/gateway"}, []translate.Address{{IP: "192.0.2.9"}}
+		s.put(gateway+"gatewayclasses/keyway", `{"metadata": {"generation": 1}, "spec": {"controllerName": "keyway.dev/gateway"}}`)
+		s.put(edge, `{"metadata": {"generation": 5}, "spec": {"gatewayClassName": "keyway", "listeners": [{"name": "http", "port": 80, "protocol": "HTTP", "allowedRoutes": {"namespaces": {"from": "Selector", "selector": {"matchLabels": {"team": "a"}}}}},
+			{"name": "https", "port": 443, "protocol": "HTTPS", "tls": {"certificateRefs": [{"name": "pair"}]}}]}}`)
+		s.put(of, `{"metadata": {"generation": 2}, "spec": {"parentRefs": [{"name": "other"}, {"name": "edge", "namespace": "infra"}], "rules": [{"backendRefs": [{"name": "web", "port": 80}]}]}, "status": {"parents": [`+another+`]}}`)
+		s.put("api/v1/namespaces/shop", `{"metadata": {"labels": {"team": "b"}}}`)
+	})
+	x.shop()
+	expect := func(path, field string, want any) {
+		t.Helper()
+		poll(t, fmt.Sprintf("%s of %s is %v", field, path, want), func() bool { return x.at(path, field) == want })
+	}
+	expect(gateway+"gatewayclasses/keyway", "status.conditions.0.reason", "Accepted")
+	expect(edge, "status.addresses.0.value", "192.0.2.9")
+	expect(edge, "status.listeners.1.conditions.2.reason", "InvalidCertificateRef")
+	expect(of, "status.parents.1.conditions.0.reason", "NotAllowedByListeners")
+	x.server.put("api/v1/namespaces/shop", `{"metadata": {"labels": {"team": "a"}}}`)
+	expect(of, "status.parents.1.conditions.0.status", "True")
+	expect(of, "status.parents.1.conditions.0.observedGeneration", 2.0)
+	expect(of, "status.parents.0.conditions.0.reason", "Theirs")
+	expect(edge, "status.listeners.0.attachedRoutes", 1.0)
+	x.until("shop.i.web.a.test.80 httproute.shop.r.0.0._")
+	// A certificate that was missing comes.
+	x.server.put("api/v1/namespaces/infra/secrets/pair", `{"data": {"tls.crt": "QQ==", "tls.key": "QQ=="}}`)
+	poll(t, "the Secret is looked at", func() bool {
+		text, _ := x.at(edge, "status.listeners.1.conditions.2.message").(string)
+		return strings.Contains(text, "infra/pair: expected a certificate in tls.crt and the key that belongs to it")
+	})
+	// Nothing changed: nothing is written, but for the lease.
+	before := len(x.wrote("gateway.networking"))
+	<-time.After(3 * look)
+	if now := x.wrote("gateway.networking"); len(now) != before {
+		t.Errorf("written although nothing changed: %v", now[before:])
+	}
+	x.remove(of)
+	expect(edge, "status.listeners.0.attachedRoutes", 0.0)
+}
+
 func TestOneReplicaLeads(t *testing.T) {
 	s := newServer(t)
 	cfg := Config{Log: discard()}

@@ -85,7 +85,7 @@ func consumerID(c *Consumer) string {
 func oldest(all []said) *claim {
 	var best *claim
 	for _, s := range all {
-		if c, ok := s.v.(claim); ok && (best == nil || c.Created.Before(best.Created)) {
+		if c, ok := s.v.(claim); ok && (best == nil || best.Implied && !c.Implied || best.Implied == c.Implied && c.Created.Before(best.Created)) {
 			best = &c
 		}
 	}

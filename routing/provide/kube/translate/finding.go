@@ -8,6 +8,7 @@ const (
 	Ignored Effect = "ignored" // the value alone; its default stands
 	Closed  Effect = "closed"  // what the object serves answers 503
 	Kept    Effect = "kept"    // the object's last good form serves
+	Failed  Effect = "failed"  // its share of requests answers 500
 )
 
 // Finding is one thing that was refused: of which object, which field, and what was
@@ -28,6 +29,8 @@ func (f Finding) Error() string {
 		return text + "; what it serves answers 503 until then"
 	case Kept:
 		return text + "; its last good form serves until then"
+	case Failed:
+		return text + "; its share of requests answers 500 until then"
 	}
 	return text + "; it is left out"
 }
@@ -45,6 +48,13 @@ func (w *run) refuse(field, message string) {
 		w.refused, w.why = true, of.String()+": "+field+": "+message
 	}
 	w.find(field, message, Closed)
+}
+
+// findOf notes a finding of an object that may be another than the unit's.
+func (w *run) findOf(of Ref, field, message string, effect Effect) {
+	if o := w.look(of.Kind, of.Namespace, of.Name); o != nil {
+		w.findings = append(w.findings, Finding{Object: of, UID: o.Common().UID, Field: field, Message: message, Effect: effect})
+	}
 }
 
 func (w *run) find(field, message string, effect Effect) {

@@ -1,6 +1,7 @@
 package translate
 
 import (
+	"cmp"
 	"time"
 
 	"github.com/keyway-edge/keyway/routing/spec"
@@ -11,6 +12,14 @@ type claim struct {
 	Object  Ref
 	Created time.Time
 	Secret  string // of a server name
+
+	Namespace string // of the Secret, "" for the object's
+	Implied   bool   // the name is one of the certificate's, or every name: others go before it
+}
+
+// pair is the unit of the certificate of a server name.
+func (c *claim) pair() Ref {
+	return Ref{unitPair, cmp.Or(c.Namespace, c.Object.Namespace), c.Secret}
 }
 
 // first is the oldest claim, of equal ones the first by name. What the others lose is a
@@ -19,15 +28,14 @@ func (w *run) first(all []said, field, what string) *claim {
 	best := oldest(all)
 	for _, s := range all {
 		c, ok := s.v.(claim)
-		if !ok || c == *best || c.Secret != "" && c.Secret == best.Secret && c.Object.Namespace == best.Object.Namespace {
+		if !ok || c == *best || c.Implied || c.Secret != "" && c.pair() == best.pair() {
 			continue
 		}
-		if o := w.look(c.Object.Kind, c.Object.Namespace, c.Object.Name); o != nil {
-			w.findings = append(w.findings, Finding{
-				Object: c.Object, UID: o.Common().UID, Field: field, Effect: Ignored,
-				Message: "expected nobody before it to ask for " + what + "; " + best.Object.String() + " is older",
-			})
+		at := field
+		if c.Object.Kind == KindGateway || c.Object.Kind == KindListenerSet {
+			at = "spec.listeners"
 		}
+		w.findOf(c.Object, at, "expected nobody before it to ask for "+what+"; "+best.Object.String()+" is older", Ignored)
 	}
 	return best
 }
@@ -38,7 +46,7 @@ func (w *run) host() {
 	if best == nil {
 		return
 	}
-	pair := Ref{unitPair, best.Object.Namespace, best.Secret}
+	pair := best.pair()
 	w.need(pair)
 	w.compose(map[string][]any{"snis": {map[string]any{"name": w.self.Name, "certificate": pairID(pair)}}}, nil)
 }

@@ -257,5 +257,10 @@ func New(kind string) Object {
 	case KindSecret:
 		return &Secret{}
 	}
-	return nil
+	return newOfGateway(kind)
+}
+
+// Followed says whether objects of a kind are watched one by one, as State.Wanted says.
+func Followed(kind string) bool {
+	return kind == KindSecret || kind == KindPair || kind == KindBundle
 }

@@ -31,6 +31,19 @@ var (
 func (w *run) options(o *Ingress) *options {
 	m := &o.Meta
 	opts := &options{fields: map[string]any{}, origins: map[string]string{"routes.expression": "spec.rules", "routes.name": "metadata.name", "routes.tags": annotation(kongPrefix + "tags")}, tags: w.tags(o), legacyRegex: w.parameters().Spec.EnableLegacyRegexDetection}
+	w.flags(m, opts)
+	w.whole(m, "regex-priority", 0, 1<<15-1, func(n int) { opts.regexPriority = n })
+	if opts.regexPrefix, _ = annotated(m, "regex-prefix"); opts.regexPrefix == "" {
+		opts.regexPrefix = "/~"
+	}
+	w.protocols(m, opts)
+	w.conditions(m, opts)
+	w.rewrite(m, opts)
+	return opts
+}
+
+// flags reads what annotations say of routes of any kind.
+func (w *run) flags(m *Meta, opts *options) {
 	set := func(name, field string, v any) {
 		opts.fields[field] = v
 		_, opts.origins["routes."+field] = annotated(m, name)
@@ -46,13 +59,17 @@ func (w *run) options(o *Ingress) *options {
 	w.choice(m, "https-redirect-status-code", []string{"301", "302", "307", "308", "426"}, func(code string) {
 		set("https-redirect-status-code", "https_redirect_status_code", atoi(code))
 	})
-	w.whole(m, "regex-priority", 0, 1<<15-1, func(n int) { opts.regexPriority = n })
-	if opts.regexPrefix, _ = annotated(m, "regex-prefix"); opts.regexPrefix == "" {
-		opts.regexPrefix = "/~"
+}
+
+// routeOptions is what annotations say of the routes of an HTTPRoute or a GRPCRoute.
+func (w *run) routeOptions(r *Route) *options {
+	opts := &options{fields: map[string]any{}, origins: map[string]string{"routes.expression": "spec.rules", "routes.tags": annotation(kongPrefix + "tags")}, tags: w.tags(r)}
+	opts.fields["protocols"] = httpProtocols
+	if r.kind == KindGRPCRoute {
+		opts.fields["protocols"] = grpcProtocols
 	}
-	w.protocols(m, opts)
-	w.conditions(m, opts)
-	w.rewrite(m, opts)
+	w.flags(&r.Meta, opts)
+	w.protocols(&r.Meta, opts)
 	return opts
 }
 

@@ -187,7 +187,7 @@ func (w *run) plugins(m *Meta, kind string, ids []string) (closed string) {
 		ref := pluginRef{m.Namespace, item}
 		if ns, name, elsewhere := strings.Cut(item, ":"); elsewhere {
 			ref = pluginRef{strings.TrimSpace(ns), strings.TrimSpace(name)}
-			if ref.namespace != m.Namespace && !w.granted(ref, m.Namespace) {
+			if !w.lends(RefOf(w.subject), ref.namespace, konghq, KindPlugin, ref.name) {
 				w.refuse(field, "expected plugins of namespace "+m.Namespace+", or ones that a ReferenceGrant in "+ref.namespace+" lends to "+w.subject.Kind()+"s of it, not '"+item+"'")
 				continue
 			}
@@ -207,53 +207,51 @@ func (w *run) plugins(m *Meta, kind string, ids []string) (closed string) {
 			continue
 		}
 		seen[state.Plugin] = item
-		users := Ref{collectUses, unit.Namespace, unit.Name}
-		closed = cmp.Or(closed, state.Closed, w.peek(users))
-		list, _ := w.gives[users].([]use)
-		for _, id := range ids {
-			list = append(list, use{kind, id})
-		}
-		if len(list) > 0 {
-			w.give(users, list)
-		}
+		closed = cmp.Or(closed, w.use(unit, state, kind, ids))
 	}
 	return closed
 }
 
-// peek reads the reason that a unit of uses has for closing what uses its plugin. It is
-// made after what asks, which is made again when it differs.
-func (w *run) peek(users Ref) string {
-	w.reads[users.published()] = struct{}{}
-	if u := w.units[users]; u != nil {
-		reason, _ := u.value.(string)
-		return reason
+// use says that entities use a plugin, and answers why they are closed, "" if they are not.
+func (w *run) use(unit Ref, state pluginState, kind string, ids []string) (closed string) {
+	users := Ref{collectUses, unit.Namespace, unit.Name}
+	reason, _ := w.peeked(users).(string) // for closing what uses the plugin
+	list, _ := w.gives[users].([]use)
+	for _, id := range ids {
+		if u := (use{kind, id}); !slices.Contains(list, u) {
+			list = append(list, u)
+		}
 	}
-	return ""
+	if len(list) > 0 {
+		w.give(users, list)
+	}
+	return cmp.Or(state.Closed, reason)
 }
 
-// granted says whether a ReferenceGrant lends a plugin to objects of a namespace.
-func (w *run) granted(ref pluginRef, from string) bool {
-	w.reads[Ref{collectGrants, ref.namespace, ""}] = struct{}{}
-	group, _ := GroupOf(w.subject.Kind())
-	for _, o := range w.grants[ref.namespace] {
-		lent := slices.ContainsFunc(o.Spec.To, func(t struct {
-			Group string  `json:"group"`
-			Kind  string  `json:"kind"`
-			Name  *string `json:"name"`
-		},
-		) bool {
-			return t.Group == konghq && t.Kind == KindPlugin && (t.Name == nil || *t.Name == ref.name)
-		})
-		if !lent {
+// usePlugins says that a route uses plugins of its namespace that filters name. What is
+// not there or not right would leave it open: it is refused, or the reason answered for
+// which it is closed.
+func (w *run) usePlugins(refs []pluginRef, route string) (closed string) {
+	for _, ref := range refs {
+		unit := pluginUnit(ref.namespace, ref.name)
+		state, _ := w.value(unit).(pluginState)
+		if state.Missing != "" {
+			w.refuse("spec.rules.filters.extensionRef", "expected the name of a KongPlugin in namespace "+ref.namespace+"; '"+ref.name+"': "+state.Missing)
 			continue
 		}
-		for _, f := range o.Spec.From {
-			if f.Namespace == from && f.Kind == w.subject.Kind() && f.Group == group {
-				return true
-			}
-		}
+		closed = cmp.Or(closed, w.use(unit, state, "route", []string{route}))
 	}
-	return false
+	return closed
+}
+
+// peeked reads the value of a unit that is made after what asks, which is made again when
+// it differs.
+func (w *run) peeked(unit Ref) any {
+	w.reads[unit.published()] = struct{}{}
+	if u := w.units[unit]; u != nil {
+		return u.value
+	}
+	return nil
 }
 
 const konghq = "configuration.konghq.com"

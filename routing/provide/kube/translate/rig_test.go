@@ -53,7 +53,7 @@ func manifests(t testing.TB, text string) []Object {
 }
 
 func newState() *State {
-	return NewState(Config{Class: "keyway", Controllers: []string{"keyway.dev/ingress"}, Vault: "node.kubernetes", Schemas: testSchemas()})
+	return NewState(Config{Class: "keyway", Controllers: []string{"keyway.dev/ingress"}, GatewayControllers: []string{"keyway.dev/gateway"}, Vault: "node.kubernetes", Schemas: testSchemas()})
 }
 
 // testSchemas are two plugins that are like those of a build.
@@ -64,8 +64,31 @@ func testSchemas() spec.Schemas {
 			{Name: "policy", Type: spec.String, Default: "local"},
 			{Name: "redis", Type: spec.Record, Fields: []spec.Schema{{Name: "password", Type: spec.String, Referenceable: true}}},
 		}},
-		"key-auth":            {Name: "key-auth", NoConsumer: true, Fields: []spec.Schema{{Name: "hide_credentials", Type: spec.Boolean, Default: false}}},
+		"key-auth": {Name: "key-auth", NoConsumer: true, Fields: []spec.Schema{{Name: "hide_credentials", Type: spec.Boolean, Default: false}}},
+		"cors": {Name: "cors", Fields: []spec.Schema{
+			{Name: "origins", Type: spec.Array, Elements: &spec.Schema{Type: spec.String}}, {Name: "methods", Type: spec.Array, Elements: &spec.Schema{Type: spec.String}},
+			{Name: "headers", Type: spec.Array, Elements: &spec.Schema{Type: spec.String}}, {Name: "exposed_headers", Type: spec.Array, Elements: &spec.Schema{Type: spec.String}},
+			{Name: "credentials", Type: spec.Boolean}, {Name: "max_age", Type: spec.Number},
+		}},
+		"route-filters":       {Name: "route-filters", Fields: filterFields()},
 		"request-transformer": {Name: "request-transformer", Fields: []spec.Schema{{Name: "replace", Type: spec.Record, Fields: []spec.Schema{{Name: "uri", Type: spec.String}}}}},
+	}
+}
+
+// filterFields are those of the plugin for filters.
+func filterFields() []spec.Schema {
+	text := func(name string) spec.Schema { return spec.Schema{Name: name, Type: spec.String} }
+	record := func(name string, fields ...spec.Schema) spec.Schema {
+		return spec.Schema{Name: name, Type: spec.Record, Fields: fields}
+	}
+	line := record("", text("name"), text("value"))
+	headers := func(name string) spec.Schema {
+		return record(name, spec.Schema{Name: "set", Type: spec.Array, Elements: &line}, spec.Schema{Name: "add", Type: spec.Array, Elements: &line}, spec.Schema{Name: "remove", Type: spec.Array, Elements: &spec.Schema{Type: spec.String}})
+	}
+	path := record("path", text("full"), record("prefix", text("match"), text("replace")))
+	return []spec.Schema{
+		headers("request_headers"), headers("response_headers"), record("rewrite", text("hostname"), path),
+		record("redirect", text("scheme"), text("hostname"), spec.Schema{Name: "port", Type: spec.Integer}, path, spec.Schema{Name: "status_code", Type: spec.Integer}),
 	}
 }
 

@@ -19,6 +19,11 @@ const (
 	unitVault     = "vault"     // what a vault claims
 	unitAuthority = "authority" // what a Secret or ConfigMap of an authority claims
 
+	unitGateway     = "gateway"      // listeners
+	unitListenerSet = "listener-set" // which Gateway it is for
+	unitRoute       = "route"        // of any kind; the name ends in the kind
+	unitBackendTLS  = "backend-tls"  // a policy, by itself
+
 	// Of collections of claims, named like them.
 	unitDefault     = "default" // the one default backend
 	unitHost        = "host"    // a server name
@@ -28,13 +33,20 @@ const (
 	collectUses     = "uses"   // of a plugin object: the scopes it is for
 	unitScope       = "scope"  // a plugin of a document
 	unitPair        = "pair"   // a certificate in a Secret; not of a collection
+	unitPort        = "listen-port"
+	unitAnchor      = "anchor" // the certificate of an authority, by its digest
+	unitTie         = "tie"    // routes that take the same requests
 
 	// Collections that others read.
 	collectSlices   = "slices" // the EndpointSlices of a Service
 	collectGrants   = "grants" // of a namespace
 	collectUsername = "username"
 	collectCustomID = "custom-id"
-	collectMembers  = "members" // of a group of consumers
+	collectMembers  = "members"  // of a group of consumers
+	collectSets     = "sets"     // the ListenerSets of a Gateway
+	collectAttached = "attached" // the routes of a listener
+	collectTLS      = "tls"      // the policies of a Service
+	collectUsed     = "used"     // the Gateways whose routes lead to a Service
 	declaredVaults  = "declared-vaults"
 )
 
@@ -45,8 +57,9 @@ const ranks = 4
 // published is what is read of a unit's value: who reads it does not read what is said
 // in the collection of that name.
 func (r Ref) published() Ref {
-	if r.Kind == collectUses {
-		r.Kind = "uses-value"
+	switch r.Kind {
+	case collectUses, unitPort, unitTie:
+		r.Kind += "-value"
 	}
 	return r
 }
@@ -54,7 +67,7 @@ func (r Ref) published() Ref {
 // rank is the step at which a unit is made, unless one before needs what it says.
 func (r Ref) rank() int {
 	switch r.Kind {
-	case unitDefault, unitHost, unitPerson, unitPrefix, unitAuthorityID:
+	case unitDefault, unitHost, unitPerson, unitPrefix, unitAuthorityID, unitPort, unitAnchor, unitTie:
 		return 1
 	case collectUses:
 		return 2
@@ -85,7 +98,15 @@ func (r Ref) unit() Ref {
 		return Ref{unitAuthority, r.Namespace, r.Name}
 	case KindAuthorityMap:
 		return Ref{unitAuthority, r.Namespace, r.Name + ":map"}
-	case unitDefault, unitHost, unitPrefix, unitAuthorityID, collectUses, unitScope:
+	case KindGateway:
+		return Ref{unitGateway, r.Namespace, r.Name}
+	case KindListenerSet:
+		return Ref{unitListenerSet, r.Namespace, r.Name}
+	case KindBackendTLS:
+		return Ref{unitBackendTLS, r.Namespace, r.Name}
+	case KindHTTPRoute, KindGRPCRoute, KindTLSRoute, KindTCPRoute, KindUDPRoute:
+		return Ref{unitRoute, r.Namespace, r.Name + ":" + r.Kind}
+	case unitDefault, unitHost, unitPrefix, unitAuthorityID, collectUses, unitScope, unitPort, unitAnchor, unitTie:
 		return r
 	}
 	return Ref{}
@@ -115,6 +136,14 @@ func (r Ref) subject() Ref {
 			return Ref{KindUDPIngress, r.Namespace, name}
 		}
 		return Ref{KindTCPIngress, r.Namespace, name}
+	case unitGateway:
+		return Ref{KindGateway, r.Namespace, name}
+	case unitListenerSet:
+		return Ref{KindListenerSet, r.Namespace, name}
+	case unitBackendTLS:
+		return Ref{KindBackendTLS, r.Namespace, name}
+	case unitRoute:
+		return Ref{more, r.Namespace, name}
 	case unitPlugin:
 		if r.Namespace == "" {
 			return Ref{KindClusterPlugin, "", name}
@@ -128,11 +157,11 @@ func (r Ref) subject() Ref {
 // collection, or another unit that needs it.
 func (s *State) wanted(r Ref) bool {
 	switch r.Kind {
-	case unitIngress, unitStream, unitConsumer, unitGroup, unitVault, unitAuthority:
+	case unitIngress, unitStream, unitConsumer, unitGroup, unitVault, unitAuthority, unitRoute, unitListenerSet:
 		return s.objects[r.subject()] != nil
-	case unitDefault, unitHost, unitPrefix, unitAuthorityID, collectUses, unitScope:
+	case unitDefault, unitHost, unitPrefix, unitAuthorityID, collectUses, unitScope, unitPort, unitAnchor, unitTie:
 		return len(s.collections[r]) > 0
-	case unitPlugin:
+	case unitPlugin, unitGateway, unitBackendTLS:
 		return s.objects[r.subject()] != nil || s.asked[r] > 0
 	}
 	return s.asked[r] > 0
@@ -174,6 +203,34 @@ func (w *run) translate() {
 		w.scope()
 	case unitPair:
 		w.pair()
+	default:
+		w.translateGateway()
+	}
+}
+
+// translateGateway makes the units of Gateway API.
+func (w *run) translateGateway() {
+	switch w.self.Kind {
+	case unitGateway:
+		w.gateway()
+	case unitListenerSet:
+		w.listenerSet()
+	case unitPort:
+		w.listenPort()
+	case unitAnchor:
+		w.anchor()
+	case unitTie:
+		w.ties()
+	case unitBackendTLS:
+		w.backendTLS()
+	case unitRoute:
+		switch r, _ := w.subject.(*Route); {
+		case r == nil:
+		case r.kind == KindHTTPRoute || r.kind == KindGRPCRoute:
+			w.requestRoute(r)
+		default:
+			w.streamRoute(r)
+		}
 	}
 }
 
@@ -195,6 +252,9 @@ type run struct {
 	subject Object
 	refused bool   // something was, and leaving it out would widen access
 	why     string // what was first
+
+	gateways     []usedBy // that a route is attached to
+	incompatible bool     // filters were refused that are right each by itself
 }
 
 // look answers an object, nil for none, and remembers that it was asked for.
@@ -324,8 +384,8 @@ func GroupOf(kind string) (group, version string) {
 		return konghq, "v1beta1"
 	case KindParameters, KindVault:
 		return konghq, "v1alpha1"
-	case KindGrant:
-		return "gateway.networking.k8s.io", "v1"
+	case KindGrant, KindGatewayClass, KindGateway, KindListenerSet, KindHTTPRoute, KindGRPCRoute, KindTLSRoute, KindTCPRoute, KindUDPRoute, KindBackendTLS:
+		return gatewayGroup, "v1"
 	}
 	return "", "v1"
 }
@@ -333,9 +393,9 @@ func GroupOf(kind string) (group, version string) {
 // Shown is what users call a kind.
 func Shown(kind string) string {
 	switch kind {
-	case KindCredential, KindAuthority:
+	case KindCredential, KindAuthority, KindPair:
 		return "Secret"
-	case KindAuthorityMap:
+	case KindAuthorityMap, KindBundle:
 		return "ConfigMap"
 	}
 	return kind

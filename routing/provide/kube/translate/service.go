@@ -34,7 +34,8 @@ func (w *run) backend() {
 		w.say(backendState{Missing: "expected the name of a Service in namespace " + w.self.Namespace + "; there is no '" + name + "'"})
 		return
 	}
-	if _, ok := s.port(port); !ok {
+	of, ok := s.port(port)
+	if !ok {
 		w.say(backendState{Missing: "expected the name or the number of a port of Service " + s.Namespace + "/" + name + "; it has no '" + port + "'"})
 		return
 	}
@@ -42,21 +43,43 @@ func (w *run) backend() {
 	service := map[string]any{"name": serviceName(w.self), "host": upstreamName(w.self), "tags": w.tags(s)}
 	upstream := map[string]any{"name": upstreamName(w.self), "tags": service["tags"]}
 	w.serviceOptions(&s.Meta, service, upstream, fields)
-	if transport != "" {
-		for _, field := range []string{"path", "retries"} {
-			delete(service, field)
-		}
-		if protocol, _ := service["protocol"].(string); transport == "udp" || protocol != "tls" {
-			service["protocol"] = transport
-		}
-	}
+	w.spoken(s, of, transport, service)
 	w.policy(&s.Meta, upstream, fields)
 	closed := w.plugins(&s.Meta, "service", []string{serviceID(w.self)})
 	if closed != "" && !w.refused {
 		w.refused, w.why = true, closed
 	}
+	if transport != "" {
+		w.verifyBackend(s, of, service)
+	}
 	w.composeBackend(service, upstream, fields)
 	w.need(Ref{unitEndpoints, w.self.Namespace, w.self.Name})
+}
+
+// spoken sets what a port is spoken to in, by those who lead to it: "" for Ingresses.
+func (w *run) spoken(s *Service, port ServicePort, transport string, service map[string]any) {
+	annotated, _ := annotated(&s.Meta, "protocol")
+	switch transport {
+	case "":
+	case "tcp", "udp", "pass":
+		for _, field := range []string{"path", "retries"} {
+			delete(service, field)
+		}
+		if service["protocol"] == "tls" && transport == "tcp" {
+			break
+		}
+		if service["protocol"] = transport; transport == "pass" {
+			service["protocol"] = "tls_passthrough"
+		}
+	case "grpc":
+		if delete(service, "path"); annotated == "" {
+			service["protocol"] = "grpc"
+		}
+	default:
+		if annotated == "" && port.AppProtocol == "kubernetes.io/h2c" {
+			service["x_keyway_upstream_protocol"] = "h2c"
+		}
+	}
 }
 
 // composeBackend makes the entities; what is not right is closed.

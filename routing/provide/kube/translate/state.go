@@ -17,6 +17,8 @@ type Config struct {
 	Class string
 	// Controllers are the names by which an IngressClass may call this controller.
 	Controllers []string
+	// GatewayControllers are the names by which a GatewayClass may call this controller.
+	GatewayControllers []string
 	// Vault is the prefix of references to Secrets: {vault://<Vault>/<namespace>/<name>/<key>}.
 	Vault string
 	// Schemas are the plugins of this build.
@@ -31,7 +33,7 @@ type State struct {
 	slices      map[Ref]map[string]*EndpointSlice // by Service
 	grants      map[string]map[string]*Grant      // by namespace
 	vaults      map[string]*spec.Vault            // that other documents declare, by prefix
-	secrets     map[Ref]struct{}                  // that units read
+	secrets     map[Ref]struct{}                  // and ConfigMaps that units read
 	units       map[Ref]*unit
 	collections map[Ref]map[Ref]any // what units say of one thing
 	readers     map[Ref]map[Ref]struct{}
@@ -74,6 +76,7 @@ type unit struct {
 	reads    map[Ref]struct{}
 	needs    map[Ref]struct{}
 	findings []Finding
+	status   any // what the object's status is to say, nil for nothing
 }
 
 // Put takes an object, new or changed. It does no work beside noting what is to be done.
@@ -155,7 +158,7 @@ func (s *State) lend(r Ref, now Object) {
 	s.touch(Ref{Kind: collectGrants, Namespace: r.Namespace})
 }
 
-// Wanted are the Secrets whose content plugins want, which nobody else watches.
+// Wanted are the Secrets and ConfigMaps that something names and that nobody else watches.
 func (s *State) Wanted() map[Ref]struct{} { return s.secrets }
 
 // touch has whatever read something made again.
@@ -259,7 +262,7 @@ func (w *run) fallBack(good Object) *run {
 			w.findings[i].Effect = Kept
 		}
 	}
-	again.findings = w.findings
+	again.findings, again.unit.status = w.findings, w.unit.status
 	return again
 }
 
@@ -287,7 +290,7 @@ func (s *State) replace(r Ref, old, now *unit) {
 	for read := range next.reads {
 		if s.readers[read] == nil {
 			s.readers[read] = map[Ref]struct{}{}
-			if read.Kind == KindSecret {
+			if Followed(read.Kind) {
 				s.secrets[read] = struct{}{}
 			}
 		}

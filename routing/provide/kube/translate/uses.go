@@ -126,10 +126,7 @@ func unfit(schema spec.PluginSchema, routes, services, consumers bool) string {
 
 // blame notes a finding of the object of another unit.
 func (w *run) blame(unit Ref, field, message string) {
-	of := unit.subject()
-	if o := w.look(of.Kind, of.Namespace, of.Name); o != nil {
-		w.findings = append(w.findings, Finding{Object: of, UID: o.Common().UID, Field: field, Message: message, Effect: Closed})
-	}
+	w.findOf(unit.subject(), field, message, Closed)
 }
 
 // scope makes the plugin of one scope.
