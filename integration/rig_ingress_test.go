@@ -25,6 +25,8 @@ var plurals = map[string]string{
 	"Deployment": "deployments", "ConfigMap": "configmaps", "Role": "roles", "RoleBinding": "rolebindings", "NetworkPolicy": "networkpolicies", "PodDisruptionBudget": "poddisruptionbudgets",
 	"HorizontalPodAutoscaler": "horizontalpodautoscalers", "ServiceMonitor": "servicemonitors", "PrometheusRule": "prometheusrules", "GatewayClass": "gatewayclasses",
 	"KongConsumerGroup": "kongconsumergroups", "KongVault": "kongvaults", "KongIngress": "kongingresses", "TCPIngress": "tcpingresses", "UDPIngress": "udpingresses",
+	"Gateway": "gateways", "HTTPRoute": "httproutes", "ReferenceGrant": "referencegrants", "ListenerSet": "listenersets", "GRPCRoute": "grpcroutes", "TLSRoute": "tlsroutes",
+	"TCPRoute": "tcproutes", "UDPRoute": "udproutes", "BackendTLSPolicy": "backendtlspolicies",
 	"KongPlugin": "kongplugins", "KongConsumer": "kongconsumers", "KongUpstreamPolicy": "kongupstreampolicies", "KongClusterPlugin": "kongclusterplugins",
 }
 
@@ -122,13 +124,13 @@ apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
 metadata: {name: keyway}
 rules:
-- {apiGroups: [""], resources: [services, secrets, configmaps], verbs: [get, list, watch]}
+- {apiGroups: [""], resources: [services, secrets, configmaps, namespaces], verbs: [get, list, watch]}
 - {apiGroups: [networking.k8s.io], resources: [ingresses, ingressclasses], verbs: [get, list, watch]}
 - {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [get, list, watch]}
 - {apiGroups: [configuration.konghq.com], resources: ["*"], verbs: [get, list, watch]}
-- {apiGroups: [gateway.networking.k8s.io], resources: [referencegrants], verbs: [get, list, watch]}
+- {apiGroups: [gateway.networking.k8s.io], resources: ["*"], verbs: [get, list, watch]}
 - {apiGroups: [networking.k8s.io], resources: [ingresses/status], verbs: [patch]}
-- {apiGroups: [configuration.konghq.com], resources: ["*/status"], verbs: [patch]}
+- {apiGroups: [configuration.konghq.com, gateway.networking.k8s.io], resources: ["*/status"], verbs: [patch]}
 - {apiGroups: [""], resources: [events], verbs: [create]}
 - {apiGroups: [coordination.k8s.io], resources: [leases], verbs: [get, create, update]}
 ---
