@@ -94,7 +94,8 @@ func TestChartRights(t *testing.T) {
 					if write && r.resource == resource && resource != "events" && resource != "leases" {
 						t.Errorf("%s: %s writes more than status: %s", name, role["kind"], r)
 					}
-					if strings.Contains(values, "watchNamespaces") && role["kind"] == "ClusterRole" && !slices.Contains([]string{"ingressclasses", "kongclusterplugins", "kongvaults"}, resource) {
+					if strings.Contains(values, "watchNamespaces") && role["kind"] == "ClusterRole" && !slices.Contains([]string{"ingressclasses", "gatewayclasses", "kongclusterplugins", "kongvaults"}, resource) &&
+						(resource != "namespaces" || in(rule, "resourceNames") == nil) {
 						t.Errorf("%s: the ClusterRole has what is in namespaces: %s", name, r)
 					}
 				}

@@ -29,7 +29,7 @@ func startAudited(t *testing.T, values string) (audited, []object, map[string]st
 	k := audited{log: filepath.Join(dir, "audit.log")}
 	k.kubeServer = startKube(t, "--audit-log-path="+k.log, "--audit-policy-file="+file(t, dir, "policy.yaml", "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Metadata}]\n"))
 	k.define()
-	k.apply(definitions(t, "sigs.k8s.io/gateway-api", "config/crd/standard/gateway.networking.k8s.io_referencegrants.yaml"))
+	k.defineGateway("standard")
 	for _, name := range []string{"keyway", "shop", "other", "third"} {
 		k.namespace(name)
 	}
@@ -144,6 +144,60 @@ spec: {rules: [{port: 9000, backend: {serviceName: web, servicePort: 80}}]}
 ---
 `
 
+// inGateway is the same of the Gateway API, with two ports.
+const inGateway = `
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: keyway}
+spec: {controllerName: keyway.dev/gateway}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: shop}
+spec:
+  gatewayClassName: keyway
+  allowedListeners: {namespaces: {from: Same}}
+  listeners: [{name: http, protocol: HTTP, port: %[1]d}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: ListenerSet
+metadata: {name: more, namespace: shop}
+spec:
+  parentRef: {name: edge}
+  listeners: [{name: tcp, protocol: TCP, port: %[2]d}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: web, namespace: shop}
+spec: {parentRefs: [{name: edge}], rules: [{backendRefs: [{name: web, port: 80}]}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: GRPCRoute
+metadata: {name: calls, namespace: shop}
+spec: {parentRefs: [{name: edge}], hostnames: [calls.test], rules: [{backendRefs: [{name: web, port: 80}]}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TLSRoute
+metadata: {name: through, namespace: shop}
+spec: {parentRefs: [{name: edge}], hostnames: [through.test], rules: [{backendRefs: [{name: web, port: 80}]}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TCPRoute
+metadata: {name: bytes, namespace: shop}
+spec: {parentRefs: [{kind: ListenerSet, name: more}], rules: [{backendRefs: [{name: web, port: 80}]}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: UDPRoute
+metadata: {name: datagrams, namespace: shop}
+spec: {parentRefs: [{name: edge}], rules: [{backendRefs: [{name: web, port: 80}]}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: BackendTLSPolicy
+metadata: {name: web, namespace: shop}
+spec: {targetRefs: [{group: "", kind: Service, name: web}], validation: {hostname: web.test, wellKnownCACertificates: System}}
+---
+`
+
 // TestKubeRights (K-01) runs a node with the account that the chart makes, bound to the
 // chart's roles, once for all namespaces and once for two: all that it does works, it uses
 // each right that it has, and what a gateway has no business with is refused.
@@ -161,7 +215,7 @@ func rightsOf(t *testing.T, values string) {
 	k.put("shop", "pair", map[string]string{"tls.crt": cert, "tls.key": key})
 	k.put("third", "pair", map[string]string{"tls.crt": cert, "tls.key": key})
 	k.backend("web", saying(t, "web"))
-	k.apply(inUse + ingressOf("i", "a.test", "web", `konghq.com/plugins: "limit,ids"`))
+	k.apply(inUse + fmt.Sprintf(inGateway, freePort(t), freePort(t)) + ingressOf("i", "a.test", "web", `konghq.com/plugins: "limit,ids"`))
 	g := kubeGateway(t, k.kubeServer, dns, env, options{})
 	g.answers(roots, "a.test", "/x", 200, "web /x")
 	granted := map[right]bool{}

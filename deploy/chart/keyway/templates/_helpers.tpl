@@ -143,13 +143,16 @@ stream_listen: streams
   resources: [ingressclassparameterses, kongconsumergroups, kongconsumers, kongingresses, kongplugins, kongupstreampolicies, tcpingresses, udpingresses]
   verbs: [list, watch]
 - apiGroups: [gateway.networking.k8s.io]
-  resources: [referencegrants]
+  resources: [backendtlspolicies, gateways, grpcroutes, httproutes, listenersets, referencegrants, tcproutes, tlsroutes, udproutes]
   verbs: [list, watch]
 - apiGroups: [networking.k8s.io]
   resources: [ingresses/status]
   verbs: [patch]
 - apiGroups: [configuration.konghq.com]
   resources: [kongconsumergroups/status, kongconsumers/status, kongplugins/status, tcpingresses/status, udpingresses/status]
+  verbs: [patch]
+- apiGroups: [gateway.networking.k8s.io]
+  resources: [backendtlspolicies/status, gateways/status, grpcroutes/status, httproutes/status, listenersets/status, tcproutes/status, tlsroutes/status, udproutes/status]
   verbs: [patch]
 - apiGroups: [""]
   resources: [events]
@@ -167,4 +170,17 @@ stream_listen: streams
 - apiGroups: [configuration.konghq.com]
   resources: [kongclusterplugins/status, kongvaults/status]
   verbs: [patch]
+- apiGroups: [gateway.networking.k8s.io]
+  resources: [gatewayclasses]
+  verbs: [list, watch]
+- apiGroups: [gateway.networking.k8s.io]
+  resources: [gatewayclasses/status]
+  verbs: [patch]
+# Their labels, for which routes a listener lets in.
+- apiGroups: [""]
+  resources: [namespaces]
+  {{- with .Values.kubernetes.watchNamespaces }}
+  resourceNames: {{ toJson . }}
+  {{- end }}
+  verbs: [list, watch]
 {{- end -}}
