@@ -176,6 +176,8 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.write(w, r, path)
 	case s.unknown[resource]:
 		s.status(w, http.StatusNotFound, "the server could not find the requested resource")
+	case strings.Trim(r.URL.Query().Get("resourceVersion"), "0123456789") != "":
+		s.status(w, http.StatusBadRequest, "invalid resource version")
 	case r.URL.Query().Get("watch") == "true":
 		s.watch(w, r, path)
 	default:

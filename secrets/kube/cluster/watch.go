@@ -160,6 +160,9 @@ const patient = time.Minute
 func (s *Source) ListWithContext(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 	ctx, cancel := context.WithTimeout(ctx, patient)
 	defer cancel()
+	if o.ResourceVersion == unknownKind {
+		o.ResourceVersion = "" // reflectors list from where they were
+	}
 	list, err := s.list(ctx, &o)
 	if s.Custom && Absent(err) {
 		list, err = &items{ListMeta: metav1.ListMeta{ResourceVersion: unknownKind}}, nil
