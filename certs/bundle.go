@@ -40,8 +40,9 @@ type Bundle struct {
 	KeyType     string // "ECDSA", "RSA" or "Ed25519"
 	Fingerprint string // SHA-256 of the leaf's DER, hexadecimal
 	SelfSigned  bool
+	Temporary   bool // cert-manager made it, until the issuer has answered
 
-	standIn bool   // signed by itself or by an authority made for the moment
+	standIn bool   // self-signed or temporary
 	usage   string // why the leaf should not serve names, "" for nothing
 	chain   [][]byte
 	key     secrets.Value // DER, as it stood in the PEM block
@@ -82,7 +83,7 @@ func (b *Bundle) TLS() (*tls.Certificate, error) {
 func (b *Bundle) idle() *Bundle {
 	return &Bundle{
 		Serial: b.Serial, Issuer: b.Issuer, DNSNames: b.DNSNames, NotBefore: b.NotBefore, NotAfter: b.NotAfter, KeyType: b.KeyType,
-		Fingerprint: b.Fingerprint, SelfSigned: b.SelfSigned, standIn: b.standIn, usage: b.usage, chain: b.chain, key: b.key, kind: b.kind,
+		Fingerprint: b.Fingerprint, SelfSigned: b.SelfSigned, Temporary: b.Temporary, standIn: b.standIn, usage: b.usage, chain: b.chain, key: b.key, kind: b.kind,
 		responder: b.responder, mustStaple: b.mustStaple,
 	}
 }
@@ -148,10 +149,10 @@ func parse(p Pair) (*Bundle, *tls.Certificate, *Refusal) {
 	sum := sha256.Sum256(leaf.Raw)
 	b := &Bundle{
 		Serial: serial(leaf), Issuer: leaf.Issuer.String(), DNSNames: leaf.DNSNames, NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter,
-		KeyType: keyType, Fingerprint: hex.EncodeToString(sum[:]), SelfSigned: selfSigned(leaf),
+		KeyType: keyType, Fingerprint: hex.EncodeToString(sum[:]), SelfSigned: selfSigned(leaf), Temporary: temporary(leaf),
 		chain: chain, key: secrets.NewValue(der), kind: kind,
 	}
-	b.standIn = b.SelfSigned || temporary(leaf)
+	b.standIn = b.SelfSigned || b.Temporary
 	b.usage = usage(leaf, b.SelfSigned)
 	b.stapling(leaf)
 	return b, &tls.Certificate{Certificate: chain, PrivateKey: key, Leaf: leaf}, nil
@@ -163,11 +164,12 @@ func selfSigned(leaf *x509.Certificate) bool {
 	return bytes.Equal(leaf.RawIssuer, leaf.RawSubject) && leaf.CheckSignature(leaf.SignatureAlgorithm, leaf.RawTBSCertificate, leaf.Signature) == nil
 }
 
-// temporary recognises what cert-manager puts in a Secret until the true issuer
-// has answered: a leaf of an authority that is thrown away at once, with a fixed
-// serial number in its subject.
+// temporary recognises what cert-manager puts in a Secret until the true issuer has
+// answered: a leaf of an authority of P-521 that is thrown away at once. That it means to
+// put a fixed serial number into the subject does not help: what it signs has the subject
+// of the request.
 func temporary(leaf *x509.Certificate) bool {
-	return leaf.Issuer.CommonName == "cert-manager.local" && leaf.Subject.SerialNumber == "1234567890"
+	return leaf.Issuer.CommonName == "cert-manager.local" && len(leaf.Issuer.Names) == 1 && leaf.SignatureAlgorithm == x509.ECDSAWithSHA512
 }
 
 // usage says why clients may refuse the leaf as a server's: RFC 5280, sections
