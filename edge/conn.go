@@ -41,6 +41,9 @@ func (c *trackedConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
+// Plain is the socket itself, for bytes that need not come here.
+func (c *trackedConn) Plain() *net.TCPConn { return sock.Plain(c.Conn) }
+
 // CloseWrite sends the end of our side and leaves the other open, so that a client
 // that still writes reads the answer before the connection goes.
 func (c *trackedConn) CloseWrite() error {

@@ -1,6 +1,9 @@
 package edge
 
-import "time"
+import (
+	"net"
+	"time"
+)
 
 // clientPreface is what a client of HTTP/2 begins with (RFC 9113, section 3.4).
 const clientPreface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -19,6 +22,14 @@ func (c *clearConn) Read(p []byte) (int, error) {
 		return n, nil
 	}
 	return c.trackedConn.Read(p)
+}
+
+// Plain is the socket itself, once nothing is left that was looked at.
+func (c *clearConn) Plain() *net.TCPConn {
+	if len(c.ahead) > 0 {
+		return nil
+	}
+	return c.trackedConn.Plain()
 }
 
 // CloseWrite sends the end of our side.

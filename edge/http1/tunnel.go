@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"sync/atomic"
 	"time"
 
 	"github.com/keyway-edge/keyway/edge/exchange"
+	"github.com/keyway-edge/keyway/edge/exchange/sock"
 	"github.com/keyway-edge/keyway/edge/exchange/wire"
 )
 
@@ -18,6 +20,8 @@ const (
 	lingerIdle = 500 * time.Millisecond // and how long without any
 
 	waitSize       = 512             // what each direction of a tunnel holds while nothing comes
+	spliceMost     = 64 << 10        // what the kernel moves of a tunnel before anybody looks
+	spliceLeast    = 8 << 10         // what is copied sooner than passed by
 	tunnelFarewell = 5 * time.Second // how long a WebSocket may take to end after our goodbye
 )
 
@@ -91,12 +95,11 @@ func (c *conn) tunnel() error {
 		}
 	}
 	go func() {
-		peer, _ := t.peer.(deadliner)
-		err := t.carry(client, t.peer, peer)
+		err := t.carry(t.down(client))
 		c.stopReading() // ends the other direction
 		down <- err
 	}()
-	up := t.carry(t.peer, tunnelReader{t}, c.nc)
+	up := t.carry(t.up())
 	_ = t.peer.Close()
 	err = <-down
 	if up != nil && err != nil && !errors.Is(up, os.ErrDeadlineExceeded) {
@@ -123,43 +126,101 @@ func (t *tunnel) goAway() {
 // deadliner is what a read can be woken of.
 type deadliner interface{ SetReadDeadline(time.Time) error }
 
-// carry copies from src to dst until src ends. Most of its time a tunnel waits, and it
-// waits with little in its hands: only while much comes it takes a buffer. by wakes src
-// up, nil for what cannot be.
-func (t *tunnel) carry(dst io.Writer, src io.Reader, by deadliner) error {
-	var box *[]byte
-	release := func() {
-		if box != nil {
-			t.c.s.reads.Put(box)
-			box = nil
-		}
+// way is one direction of a tunnel.
+type way struct {
+	dst io.Writer
+	src io.Reader
+	by  deadliner // wakes src up, nil for what cannot be
+
+	// Between two plain sockets the kernel moves what comes in masses; nil for others.
+	to, from *net.TCPConn
+	room     func() int64            // how much of what comes next may pass by, 0 for nothing
+	passed   func(n int64) error     // takes in that so much did
+	stalled  func(at time.Time) bool // that dst has taken nothing in time
+}
+
+// up is the way to the upstream.
+func (t *tunnel) up() *way {
+	return &way{
+		dst: t.peer, src: tunnelReader{t}, by: t.c.nc,
+		to: sock.Plain(t.peer), from: sock.Plain(t.c.nc),
+		room: func() int64 { return spliceMost },
+		passed: func(n int64) error {
+			t.c.x.BytesIn += n
+			t.quiet.heard()
+			return nil
+		},
+		stalled: func(time.Time) bool { return false },
 	}
-	defer release()
+}
+
+// down is the way to the client. Of a WebSocket frames are followed, so that one can be
+// ended behind one of them: only what is inside of one passes by.
+func (t *tunnel) down(client io.Writer) *way {
+	c := t.c
+	w := &way{dst: client, src: t.peer, to: sock.Plain(c.nc), from: sock.Plain(t.peer)}
+	w.by, _ = t.peer.(deadliner)
+	ahead, _ := t.peer.(interface{ Ahead() bool })
+	w.room = func() int64 {
+		n := int64(spliceMost)
+		if t.ws != nil {
+			n = min(n, t.ws.Ahead())
+		}
+		if n < spliceLeast || ahead != nil && ahead.Ahead() {
+			return 0
+		}
+		c.writeWithin(time.Now(), c.s.WriteStall)
+		return n
+	}
+	w.passed = func(n int64) error {
+		c.x.BytesOut += n
+		t.quiet.heard()
+		if t.ws != nil {
+			return t.ws.Passed(n)
+		}
+		return nil
+	}
+	w.stalled = func(at time.Time) bool { return !at.Before(c.writeBy) }
+	return w
+}
+
+// carry copies until w's source ends. Most of its time a tunnel waits, and it waits with
+// little in its hands: only while much comes it takes a buffer, or leaves it to the kernel,
+// which holds a pipe for as long.
+func (t *tunnel) carry(w *way) error {
+	var box *[]byte
+	defer func() { t.giveBack(box) }()
 	few := make([]byte, waitSize)
-	for {
-		p := few
-		if box != nil {
-			p = *box
-			if by != nil {
-				_ = by.SetReadDeadline(time.Now().Add(keepBuffer))
-			}
-			if t.c.stopped.Load() {
-				return errStopped // looked at after the deadline was set, which stopReading may have done before
-			}
+	for much := false; ; {
+		if much && w.by != nil {
+			_ = w.by.SetReadDeadline(time.Now().Add(keepBuffer))
 		}
-		n, err := src.Read(p)
-		if n > 0 {
-			if _, err := dst.Write(p[:n]); err != nil {
-				return err
-			}
+		if much && t.c.stopped.Load() {
+			return errStopped // looked at after the deadline was set, which stopReading may have done before
 		}
-		switch {
-		case box == nil && n == waitSize:
-			box = t.c.s.reads.Get().(*[]byte)
-		case box != nil && n < waitSize:
-			release()
-			if by != nil {
-				_ = by.SetReadDeadline(time.Time{})
+		var more bool
+		var err, broken error
+		if n := w.splices(much); n > 0 {
+			more, err, broken = w.splice(n)
+		} else {
+			p := few
+			if much {
+				if box == nil {
+					box = t.c.s.reads.Get().(*[]byte)
+				}
+				p = *box
+			}
+			more, err, broken = w.copy(p)
+		}
+		if broken != nil {
+			return broken
+		}
+		if much && !more {
+			much = false
+			t.giveBack(box)
+			box = nil
+			if w.by != nil {
+				_ = w.by.SetReadDeadline(time.Time{})
 			}
 			if t.c.stopped.Load() {
 				return errStopped
@@ -168,6 +229,7 @@ func (t *tunnel) carry(dst io.Writer, src io.Reader, by deadliner) error {
 				continue
 			}
 		}
+		much = much || more
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
@@ -175,6 +237,45 @@ func (t *tunnel) carry(dst io.Writer, src io.Reader, by deadliner) error {
 			return err
 		}
 	}
+}
+
+func (t *tunnel) giveBack(box *[]byte) {
+	if box != nil {
+		t.c.s.reads.Put(box)
+	}
+}
+
+// copy reads once and writes what came. more says that there is likely more of it, broken
+// what went wrong with writing.
+func (w *way) copy(p []byte) (more bool, err, broken error) {
+	n, err := w.src.Read(p)
+	if n > 0 {
+		_, broken = w.dst.Write(p[:n])
+	}
+	return n >= waitSize, err, broken
+}
+
+// splices says how much the kernel may move next.
+func (w *way) splices(much bool) int64 {
+	if !much || w.to == nil || w.from == nil {
+		return 0
+	}
+	return w.room()
+}
+
+// splice is copy, but the kernel moves up to n bytes.
+func (w *way) splice(n int64) (more bool, err, broken error) {
+	moved, end, err := sock.Splice(w.to, w.from, n)
+	if moved > 0 {
+		broken = w.passed(moved)
+	}
+	switch {
+	case end:
+		return false, io.EOF, broken
+	case err != nil && broken == nil && w.stalled(time.Now()):
+		return false, nil, err
+	}
+	return err == nil, err, broken
 }
 
 // tunnelReader and tunnelWriter are the client's side of a tunnel. Each has one

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/keyway-edge/keyway/edge/exchange/sock"
 )
 
 // Why a stream ended that nobody ended.
@@ -118,11 +120,8 @@ func (p *pipe) carry(dst, src net.Conn, count func(int64)) error {
 // copier answers what moves some bytes, and says when src has ended. Two plain
 // sockets are left to the kernel (splice), which copies nothing to here.
 func (p *pipe) copier(dst, src net.Conn) func() (int64, bool, error) {
-	if to, from := plain(dst), plain(src); to != nil && from != nil {
-		return func() (int64, bool, error) {
-			n, err := to.ReadFrom(&io.LimitedReader{R: from, N: chunk})
-			return n, err == nil && n < chunk, err
-		}
+	if to, from := sock.Plain(dst), sock.Plain(src); to != nil && from != nil {
+		return func() (int64, bool, error) { return sock.Splice(to, from, chunk) }
 	}
 	return func() (int64, bool, error) {
 		buf := p.buffers.Get().(*[bufferSize]byte)
@@ -138,9 +137,4 @@ func (p *pipe) copier(dst, src net.Conn) func() (int64, bool, error) {
 		}
 		return int64(n), false, err
 	}
-}
-
-func plain(c net.Conn) *net.TCPConn {
-	t, _ := c.(*net.TCPConn)
-	return t
 }

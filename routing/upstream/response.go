@@ -4,8 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"sync"
 	"time"
+
+	rawsock "github.com/keyway-edge/keyway/edge/exchange/sock"
 )
 
 var errBodyClosed = errors.New("the response body is closed")
@@ -146,6 +149,18 @@ func (t *tunnel) Read(p []byte) (int, error) {
 
 // Write sends to the target.
 func (t *tunnel) Write(p []byte) (int, error) { return t.conn.rw.Write(p) }
+
+// Plain is the socket to the target, nil if TLS lies over it.
+func (t *tunnel) Plain() *net.TCPConn {
+	if t.conn.secure {
+		return nil
+	}
+	return rawsock.Plain(t.conn.sock.Conn)
+}
+
+// Ahead says that bytes which came along with the head were not read yet. It is the
+// reader's.
+func (t *tunnel) Ahead() bool { return t.conn.r < t.conn.w }
 
 // SetReadDeadline sets the time after which a Read fails that waits.
 func (t *tunnel) SetReadDeadline(at time.Time) error { return t.conn.sock.SetReadDeadline(at) }

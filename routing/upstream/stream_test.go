@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/keyway-edge/keyway/edge/exchange"
+	rawsock "github.com/keyway-edge/keyway/edge/exchange/sock"
 )
 
 // slowBody is a client's body that is fed by the test; StopBody interrupts it.
@@ -364,9 +365,16 @@ func TestUpgrade(t *testing.T) {
 	if x.Response.Status != 101 || x.Response.Switch == nil || x.Response.Fields.Get("X-A") != "1" {
 		t.Fatalf("%+v", x.Response)
 	}
+	ahead := x.Response.Switch.(interface{ Ahead() bool })
+	if rawsock.Plain(x.Response.Switch) == nil || !ahead.Ahead() {
+		t.Error("its socket is not plain, or nothing came ahead")
+	}
 	p := make([]byte, 5)
 	if _, err := io.ReadFull(x.Response.Switch, p); err != nil || string(p) != "first" {
 		t.Fatalf("%q %v", p, err)
+	}
+	if ahead.Ahead() {
+		t.Error("what came ahead is read, and is still there")
 	}
 	io.WriteString(x.Response.Switch, "hello\n")
 	if b, _ := io.ReadAll(x.Response.Switch); string(b) != "echo hello\n" {

@@ -3,6 +3,7 @@ package wire
 import (
 	"encoding/binary"
 	"io"
+	"math"
 	"sync"
 )
 
@@ -40,6 +41,23 @@ func (s *WebSocket) Write(p []byte) (int, error) {
 		return n, err
 	}
 	return whole, s.leave()
+}
+
+// Ahead is how much of the payload of the frame in hand has not come yet. Who writes may
+// send so much to the client by another way, and tells of it by Passed: no goodbye comes
+// between.
+func (s *WebSocket) Ahead() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return int64(min(s.left, math.MaxInt64)) //nolint:gosec // it fits
+}
+
+// Passed takes in that n bytes of what is ahead went to the client by another way.
+func (s *WebSocket) Passed(n int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.left -= uint64(n) //nolint:gosec // no more than there was
+	return s.leave()
 }
 
 // GoAway says goodbye to the client: now, or when the frame in hand is complete. It
