@@ -17,7 +17,7 @@ func request() *Request {
 	f.Add("X_B", "under")
 	f.Add("X-B", "dash")
 	return &Request{
-		Protocol: "https", Method: "GET", Host: "api.example.com", Path: "/v1/users/7", RawQuery: "q=1&q=2&empty&sp=a%20b+c&bad=%zz", SNI: "api.example.com", Fields: &f,
+		Protocol: "https", Method: "GET", Host: "api.example.com", Path: "/v1/users/7", RawQuery: "q=1&q=2&empty&sp=a%20b+c&bad=%zz&user-id=7", SNI: "api.example.com", Fields: &f,
 		Src: netip.MustParseAddrPort("192.0.2.7:1234"), Dst: netip.MustParseAddrPort("[::ffff:198.51.100.1]:443"),
 	}
 }
@@ -50,6 +50,7 @@ func TestMatch(t *testing.T) {
 		`http.queries.empty == ""`:                                               true,
 		`http.queries.sp == "a b c"`:                                             true,
 		`http.queries.bad == "%zz"`:                                              true,
+		`http.queries.user-id == "7"`:                                            true,
 		`any(lower(http.queries.none)) != "1"`:                                   false,
 		`net.src.ip == 192.0.2.7`:                                                true,
 		`net.src.ip in 192.0.2.0/24`:                                             true,

@@ -241,13 +241,15 @@ func (p *parser) operand(n *node) string {
 	}
 }
 
-// ident reads a name of letters, digits, underscores and dots.
+// ident reads a name of letters, digits, underscores and dots, and of dashes where it is an
+// argument's.
 func (p *parser) ident() string {
 	from := p.at
 	for p.at < len(p.s) {
 		c := p.s[p.at]
 		if c|0x20 < 'a' || c|0x20 > 'z' {
-			if p.at == from || c != '_' && c != '.' && (c < '0' || c > '9') {
+			dash := c == '-' && strings.HasPrefix(p.s[from:p.at], "http.queries.")
+			if p.at == from || c != '_' && c != '.' && !dash && (c < '0' || c > '9') {
 				break
 			}
 		}

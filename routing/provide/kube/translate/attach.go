@@ -42,6 +42,9 @@ func (w *run) attach(r *Route) attached {
 			w.find(fmt.Sprintf("spec.parentRefs[%d]", i), state.Accepted.Message, Ignored)
 		}
 		a.parents = append(a.parents, state)
+		if len(on) > 0 && w.client.Kind == "" {
+			w.client = g.Client
+		}
 		if by := (usedBy{owner.gateway, g.Controller}); len(on) > 0 && !slices.Contains(w.gateways, by) {
 			w.gateways = append(w.gateways, by)
 		}
@@ -160,6 +163,15 @@ func (a *attached) report(w *run, accepted, resolved outcome) {
 		p.Resolved = resolved
 	}
 	w.unit.status = routeState{a.parents}
+}
+
+// spokenBy is what the units of backends are called for a kind of routes: for Gateways that
+// show backends a certificate they are others.
+func (w *run) spokenBy(transport string) string {
+	if w.client.Kind == "" {
+		return transport
+	}
+	return transport + "." + w.client.Namespace + "." + w.client.Name
 }
 
 // portsOf are ports as conditions of an expression.

@@ -103,7 +103,7 @@ func (w *run) tlsOf(namespace, service, port string) Ref {
 }
 
 // verifyBackend has a service speak TLS as its policy says.
-func (w *run) verifyBackend(s *Service, port ServicePort, service map[string]any) {
+func (w *run) verifyBackend(s *Service, port ServicePort, transport string, service map[string]any) {
 	of := w.tlsOf(s.Namespace, s.Name, port.Name)
 	if of.Kind == "" {
 		return
@@ -131,5 +131,11 @@ func (w *run) verifyBackend(s *Service, port ServicePort, service map[string]any
 	service["x_keyway_tls_name"] = p.Hostname
 	if len(p.Names) > 0 {
 		service["x_keyway_tls_subjects"] = p.Names
+	}
+	_, client, _ := strings.Cut(transport, ".") // of the Gateway, see spokenBy
+	if namespace, name, ok := strings.Cut(client, "."); ok && service["client_certificate"] == nil {
+		pair := Ref{unitPair, namespace, name}
+		w.need(pair)
+		service["client_certificate"] = pairID(pair)
 	}
 }

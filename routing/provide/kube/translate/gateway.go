@@ -21,8 +21,11 @@ type gatewayState struct {
 	Listeners  []*listenerState
 	Sets       map[Ref]outcome // ListenerSets that name it, and why one does not count
 
+	Client Ref // unit of the certificate that backends are shown, zero for none
+
 	accepted outcome
-	insecure bool // clients without a certificate are let in where some are verified
+	resolved *outcome // of that certificate, nil for none
+	insecure bool     // clients without a certificate are let in where some are verified
 }
 
 // portClaim says for what a Gateway wants a port.
@@ -89,8 +92,12 @@ func (w *run) judgeGateway(g *Gateway, s *gatewayState) {
 			s.accepted.fail("UnsupportedAddress", fmt.Sprintf("spec.addresses[%d].type: expected IPAddress or Hostname, not '%s'", i, a.Type))
 		}
 	}
-	if g.Spec.TLS.Backend.ClientCertificateRef != nil {
-		w.ignore("spec.tls.backend.clientCertificateRef", "expected none: name the certificate in the annotation konghq.com/client-cert of the Service")
+	if ref := g.Spec.TLS.Backend.ClientCertificateRef; ref != nil {
+		const at = "spec.tls.backend.clientCertificateRef"
+		s.resolved = &outcome{}
+		if s.Client = w.pairRef(RefOf(g), ref, at+": ", "InvalidClientCertificateRef", s.resolved); s.resolved.Reason != "" {
+			w.find(at, strings.TrimPrefix(s.resolved.Message, at+": "), Ignored)
+		}
 	}
 	if s.accepted.Reason != "" {
 		w.find("spec", s.accepted.Message, Ignored)

@@ -124,6 +124,11 @@ func (s *State) gatewayStatus(g *Gateway, m moment) map[string]any {
 	if state.insecure {
 		want = append(want, condition(insecure, "ConfigurationChanged", outcome{Message: "clients without a certificate are let in"}, g.Generation))
 	}
+	if state.resolved != nil {
+		want = append(want, condition("ResolvedRefs", "ResolvedRefs", *state.resolved, g.Generation))
+	} else {
+		have = slices.DeleteFunc(have, func(c Condition) bool { return c.Type == "ResolvedRefs" })
+	}
 	sets := 0
 	for set, why := range state.Sets {
 		if why.Reason == "" && slices.ContainsFunc(state.Listeners, func(l *listenerState) bool { return l.Owner == set && l.Accepted() }) {

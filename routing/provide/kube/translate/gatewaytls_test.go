@@ -130,6 +130,19 @@ func TestBackendTLSPolicy(t *testing.T) {
 			t.Error(got)
 		}
 	})
+	t.Run("with a certificate of the Gateway", func(t *testing.T) {
+		shown := strings.Replace(base, "  gatewayClassName: keyway\n", "  gatewayClassName: keyway\n  tls: {backend: {clientCertificateRef: {name: own}}}\n", 1)
+		doc, s := service(t, shown+policy("p", early, forIt+valid+"}")+pairOf(t, "infra", "own"))
+		if s.Name != "shop.web.80.http.infra.own" || s.ClientCertificate != doc.Certificates[0].ID || doc.Certificates[0].Cert.Ref.String() != "{vault://node.kubernetes/infra/own/tls.crt}" {
+			t.Errorf("service %+v", s)
+		}
+		if _, s := service(t, shown+pairOf(t, "infra", "own")); s.ClientCertificate != "" {
+			t.Errorf("in clear it has a certificate: %+v", s)
+		}
+		if got, want := status(t, state(t, shown), KindGateway, "infra", "edge"), "Accepted Programmed ResolvedRefs=False/InvalidClientCertificateRef http[HTTPRoute,GRPCRoute]:1 http.Accepted http.Programmed http.ResolvedRefs"; got != want {
+			t.Errorf("%s\nwant %s", got, want)
+		}
+	})
 	t.Run("of the system", func(t *testing.T) {
 		if _, s := service(t, base+policy("p", early, forIt+"validation: {hostname: b.test, wellKnownCACertificates: System}")); s.Protocol != "https" || len(s.CACertificates) > 0 || !*s.TLSVerify {
 			t.Errorf("service %+v", s)

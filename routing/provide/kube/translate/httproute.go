@@ -93,6 +93,7 @@ func (w *run) requestRule(r *Route, rule *RouteRule, at string) requestRule {
 	if r.kind == KindGRPCRoute {
 		transport, match = "grpc", w.grpcMatch
 	}
+	transport = w.spokenBy(transport)
 	out := requestRule{fields: map[string]any{}}
 	matches := rule.Matches
 	if len(matches) == 0 {

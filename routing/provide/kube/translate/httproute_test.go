@@ -31,7 +31,7 @@ func TestHTTPRouteMatches(t *testing.T) {
 		{"method: GET", `net.dst.port == 80 && http.method == "GET"`, 1<<pathShift | 1<<methodShift},
 		{"headers: [{name: X-Beta, value: On}, {name: x-beta, value: no}]", `net.dst.port == 80 && any(http.headers.x_beta) == "On"`, 1<<pathShift | 1<<conditionShift},
 		{"headers: [{name: v, type: RegularExpression, value: '^1'}]", `net.dst.port == 80 && any(http.headers.v) ~ "^1"`, 1<<pathShift | 1<<conditionShift},
-		{"queryParams: [{name: a, value: b}, {name: c, type: RegularExpression, value: d}]", `net.dst.port == 80 && any(http.queries.a) == "b" && any(http.queries.c) ~ "d"`, 1<<pathShift | 2<<queryShift},
+		{"queryParams: [{name: user-id, value: b}, {name: c, type: RegularExpression, value: d}]", `net.dst.port == 80 && any(http.queries.user-id) == "b" && any(http.queries.c) ~ "d"`, 1<<pathShift | 2<<queryShift},
 	} {
 		_, r := ruled(t, "matches: [{"+c.match+"}], "+toWeb, "")
 		if r.Expression != c.want {

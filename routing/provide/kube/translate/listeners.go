@@ -136,28 +136,35 @@ func (w *run) listenerTLS(l *listenerState, spec *Listener) {
 		return
 	}
 	for i := range spec.TLS.CertificateRefs {
-		ref := &spec.TLS.CertificateRefs[i]
-		at := fmt.Sprintf("tls.certificateRefs[%d]: ", i)
-		of := Ref{KindPair, ref.in(l.Owner.Namespace), ref.Name}
-		if ref.group("") != "" || ref.kind("Secret") != "Secret" || !objectName(ref.Name) {
-			l.resolved.fail("InvalidCertificateRef", at+"expected the name of a Secret")
-			continue
+		pair := w.pairRef(l.Owner, &spec.TLS.CertificateRefs[i], fmt.Sprintf("tls.certificateRefs[%d]: ", i), "InvalidCertificateRef", &l.resolved)
+		if pair.Kind != "" {
+			l.Pairs = append(l.Pairs, pair)
 		}
-		if !w.lends(l.Owner, of.Namespace, "", "Secret", ref.Name) {
-			l.resolved.fail("RefNotPermitted", at+"expected a Secret of namespace "+l.Owner.Namespace+", or one that a ReferenceGrant in "+of.Namespace+" lends to "+Shown(l.Owner.Kind)+"s of it")
-			continue
-		}
-		pair, _ := w.look(KindPair, of.Namespace, of.Name).(*Pair)
-		switch {
-		case pair == nil:
-			l.resolved.fail("InvalidCertificateRef", at+"expected the name of a Secret in namespace "+of.Namespace+"; there is no '"+of.Name+"', or it may not be read")
-		case pair.Wrong != "":
-			l.resolved.fail("InvalidCertificateRef", at+"Secret "+of.Namespace+"/"+of.Name+": "+pair.Wrong)
-		}
-		// What is not there now may have been, and the broker may know it still.
-		l.Pairs = append(l.Pairs, Ref{unitPair, of.Namespace, of.Name})
 	}
 	l.unusable = len(l.Pairs) == 0
+}
+
+// pairRef resolves a reference to a certificate with its key: its unit, zero for one that
+// may not be used. One that is not there now may have been, and the broker may know it
+// still.
+func (w *run) pairRef(from Ref, ref *ObjectReference, at, invalid string, resolved *outcome) Ref {
+	namespace := ref.in(from.Namespace)
+	if ref.group("") != "" || ref.kind("Secret") != "Secret" || !objectName(ref.Name) {
+		resolved.fail(invalid, at+"expected the name of a Secret")
+		return Ref{}
+	}
+	if !w.lends(from, namespace, "", "Secret", ref.Name) {
+		resolved.fail("RefNotPermitted", at+"expected a Secret of namespace "+from.Namespace+", or one that a ReferenceGrant in "+namespace+" lends to "+Shown(from.Kind)+"s of it")
+		return Ref{}
+	}
+	pair, _ := w.look(KindPair, namespace, ref.Name).(*Pair)
+	switch {
+	case pair == nil:
+		resolved.fail(invalid, at+"expected the name of a Secret in namespace "+namespace+"; there is no '"+ref.Name+"', or it may not be read")
+	case pair.Wrong != "":
+		resolved.fail(invalid, at+"Secret "+namespace+"/"+ref.Name+": "+pair.Wrong)
+	}
+	return Ref{unitPair, namespace, ref.Name}
 }
 
 // conflicts judges the listeners of a Gateway, in order of precedence, beside each other.

@@ -107,8 +107,8 @@ func (w *run) compared(out *routeMatch, list []ValueMatch, prefix, at string) in
 			continue
 		}
 		seen[name] = true
-		if name == "" || strings.Trim(strings.ToLower(name), "abcdefghijklmnopqrstuvwxyz0123456789_.") != "" {
-			w.refuse(field+".name", "expected a name of letters, digits, '_', '.' and for headers '-', not '"+v.Name+"'")
+		if name == "" || strings.Trim(strings.ToLower(name), "abcdefghijklmnopqrstuvwxyz0123456789-_.") != "" {
+			w.refuse(field+".name", "expected a name of letters, digits, '-', '_' and '.', not '"+v.Name+"'")
 			continue
 		}
 		switch {

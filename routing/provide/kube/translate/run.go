@@ -254,6 +254,7 @@ type run struct {
 	why     string // what was first
 
 	gateways     []usedBy // that a route is attached to
+	client       Ref      // certificate that one of them shows backends
 	incompatible bool     // filters were refused that are right each by itself
 }
 

@@ -50,7 +50,7 @@ func (w *run) backend() {
 		w.refused, w.why = true, closed
 	}
 	if transport != "" {
-		w.verifyBackend(s, of, service)
+		w.verifyBackend(s, of, transport, service)
 	}
 	w.composeBackend(service, upstream, fields)
 	w.need(Ref{unitEndpoints, w.self.Namespace, w.self.Name})
@@ -59,6 +59,7 @@ func (w *run) backend() {
 // spoken sets what a port is spoken to in, by those who lead to it: "" for Ingresses.
 func (w *run) spoken(s *Service, port ServicePort, transport string, service map[string]any) {
 	annotated, _ := annotated(&s.Meta, "protocol")
+	transport, _, _ = strings.Cut(transport, ".")
 	switch transport {
 	case "":
 	case "tcp", "udp", "pass":

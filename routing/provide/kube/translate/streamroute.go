@@ -38,9 +38,9 @@ func (w *run) streamRoute(r *Route) {
 			if len(some) == 0 {
 				continue
 			}
-			to := transport
-			if pass {
-				to = "pass"
+			to := "pass"
+			if !pass {
+				to = w.spokenBy(transport)
 			}
 			b := w.backendsOf(r, r.Spec.Rules[i].BackendRefs, to, "spec.rules[0]")
 			resolved = b.resolved
