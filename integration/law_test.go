@@ -84,6 +84,7 @@ var directions = []struct {
 	{"certs/acme", []string{"secrets", "certs", "lib:golang.org/x/crypto"}, "an issuer; the only user of the ACME client"},
 	{"certs/statevault", []string{"secrets", "secrets/vault", "certs", "lib:github.com/hashicorp/vault/api"}, "shared state"},
 	{"certs/vaultpki", []string{"secrets", "secrets/vault", "certs"}, "an issuer; shares Vault's client"},
+	{"certs/certmanager", []string{"secrets/kube", "secrets/kube/cluster"}, "what cert-manager says of Secrets; shares the provider's way to list and watch"},
 	{"certs/certtest", []string{"secrets", "certs", "lib:golang.org/x/crypto"}, "an authority with a responder, for tests"},
 	{"certs", []string{"secrets", "certs"}, "certificates know the broker and nothing of routing"},
 	{"policy/compression", []string{"edge/exchange", "routing/spec", "policy", "lib:github.com/klauspost/compress", "lib:github.com/andybalholm/brotli"}, "a plugin; the only user of the encoders"},

@@ -183,26 +183,35 @@ func (n *node) renew(ctx context.Context, a control.Action) (any, error) {
 	if slot := s.Slot(c.ID); slot != nil {
 		f.Certificate, f.Before = slot.Name, slot.Version
 	}
+	if cert.Ref.Vault == kubeVault {
+		return f, n.reissue(ctx, a, &f, c.ID, cert.Ref)
+	}
 	n.did(a, "renew", a.Reason, f.Before)
 	if err := n.broker.Force(ctx, cert.Ref); err != nil {
 		return nil, err
 	}
-	wait, cancel := context.WithTimeout(ctx, actWait/2)
-	defer cancel()
-	n.publisher.Await(wait, func(s *edge.Snapshot) bool {
-		slot := s.Slot(c.ID)
-		return slot != nil && slot.Version != f.Before
-	})
-	if slot := n.publisher.Current().Slot(c.ID); slot != nil {
-		f.Serves = slot.Version
-	}
-	if f.Serves == f.Before {
+	if f.Serves = n.awaitVersion(ctx, c.ID, f.Before); f.Serves == f.Before {
 		f.Note = "the source has nothing newer yet; an ACME authority may take longer: `keyway certs show` and `keyway secrets list` tell"
 		if x := n.broker.Current().Get(cert.Ref); x != nil && x.Reason != "" {
 			f.Note = x.Reason
 		}
 	}
 	return f, nil
+}
+
+// awaitVersion waits a while for another version of a certificate and answers the one
+// that serves, 0 for none.
+func (n *node) awaitVersion(ctx context.Context, id string, before int) int {
+	wait, cancel := context.WithTimeout(ctx, actWait/2)
+	defer cancel()
+	n.publisher.Await(wait, func(s *edge.Snapshot) bool {
+		slot := s.Slot(id)
+		return slot != nil && slot.Version != before
+	})
+	if slot := n.publisher.Current().Slot(id); slot != nil {
+		return slot.Version
+	}
+	return 0
 }
 
 // echFacts is what an HTTPS record needs.
@@ -252,6 +261,8 @@ func (c *cli) certsChecks() []*cobra.Command {
 	check.Flags().StringVar(&name, "for", "", "certificate whose names and active version count")
 	renew := &cobra.Command{
 		Use: "renew NAME", Short: "Ask the source or issuer of a certificate for a new version now", Args: cobra.ExactArgs(1),
+		Long: "Ask the source or issuer of a certificate for a new version now. Of a certificate in a Secret that cert-manager\n" +
+			"writes, cert-manager is asked to issue it anew, as `cmctl renew` does.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var f renewFacts
 			if err := c.act(cmd, control.Action{Do: "certs.renew", Name: args[0]}, &f); err != nil {

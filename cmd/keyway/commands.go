@@ -194,17 +194,30 @@ func (c *cli) certsCommand() *cobra.Command {
 
 // listCerts prints certificates, a line for each pair, and why some have none.
 func (c *cli) listCerts(all []certFacts) error {
-	head := "NAME VERSION STATE KEY NOT-AFTER LEFT SOURCE"
-	if slices.ContainsFunc(all, func(f certFacts) bool { return len(f.Bundles) == 0 }) {
+	head, owned := "NAME VERSION STATE KEY NOT-AFTER LEFT SOURCE", slices.ContainsFunc(all, func(f certFacts) bool { return f.Owner != nil })
+	if owned {
+		head += " CERT-MANAGER"
+	}
+	told := slices.ContainsFunc(all, func(f certFacts) bool { return len(f.Bundles) == 0 || f.Owner.reason() != "" })
+	if told {
 		head += " REASON"
 	}
 	return c.print(all, head, func(add func(...string)) {
+		row := func(f *certFacts, reason string, cells ...string) {
+			if owned {
+				cells = append(cells, f.Owner.state())
+			}
+			if told {
+				cells = append(cells, orDash(cmp.Or(reason, f.Owner.reason())))
+			}
+			add(cells...)
+		}
 		for _, f := range all {
 			for _, b := range f.Bundles {
-				add(f.Name, fmt.Sprint(f.Version), f.State, b.KeyType, b.NotAfter.Format(time.RFC3339), left(b.NotAfter), f.Source)
+				row(&f, "", f.Name, fmt.Sprint(f.Version), f.State, b.KeyType, b.NotAfter.Format(time.RFC3339), left(b.NotAfter), f.Source)
 			}
 			if len(f.Bundles) == 0 {
-				add(f.Name, "-", f.State, "-", "-", "-", f.Source, orDash(cmp.Or(f.Refused, f.Reason)))
+				row(&f, cmp.Or(f.Refused, f.Reason), f.Name, "-", f.State, "-", "-", "-", f.Source)
 			}
 		}
 	})
@@ -244,6 +257,7 @@ func (c *cli) showCert(f certFacts) error {
 		if f.Refused != "" {
 			add("refused", f.Refused)
 		}
+		f.Owner.show(add)
 		for _, v := range f.History {
 			if v.Version != f.Version {
 				add("history", strings.Join(strings.Fields(v.State+" "+versionName(f.Name, v)+" since "+v.Since.Format(time.RFC3339)+" "+v.Reason), " "))

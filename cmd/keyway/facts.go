@@ -23,6 +23,7 @@ type certFacts struct {
 	Warnings []string      `json:"warnings,omitempty"`
 	Refused  string        `json:"refused,omitempty"`
 	Reason   string        `json:"reason,omitempty"` // why there never was a version
+	Owner    *ownerFacts   `json:"cert_manager,omitempty"`
 	History  []certVersion `json:"history,omitempty"`
 }
 

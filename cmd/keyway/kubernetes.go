@@ -35,6 +35,8 @@ type kubeChoice struct {
 
 	PublishService   string
 	PublishAddresses []translate.Address
+
+	CertManager bool // its Certificates are watched
 }
 
 // kubeSettings are how a node is a controller of a cluster.
@@ -248,11 +250,11 @@ func (n *node) kubeTasks() []task {
 	if n.cluster == nil {
 		return nil
 	}
-	return []task{
+	return append([]task{
 		{"objects of the cluster", n.cluster.objects.Run},
 		{"documents of files and the cluster", n.cluster.Run},
 		{"a cluster that is away", n.bridge},
-	}
+	}, n.owners.tasks()...)
 }
 
 // bridge serves what was served last, if the cluster is away at a start.
@@ -279,7 +281,7 @@ func (n *node) kubeRemarks() []string {
 	if n.cluster == nil {
 		return nil
 	}
-	list := n.cluster.objects.Remarks()
+	list := append(n.cluster.objects.Remarks(), n.owners.remarks()...)
 	n.cluster.mu.Lock()
 	defer n.cluster.mu.Unlock()
 	if n.cluster.kept != nil {

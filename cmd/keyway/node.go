@@ -64,6 +64,7 @@ type node struct {
 	demand     *acme.Demand
 	desired    *demanded // documents, with certificates on demand
 	cluster    *cluster  // objects of a cluster, nil for none
+	owners     *owners   // of certificates, at cert-manager; nil for none
 	server     *edge.Server
 	packets    *stream.Packets
 	declared   *edge.Declared // listeners of documents
@@ -109,6 +110,9 @@ func newNode(ctx context.Context, s *settings, log *slog.Logger, out io.Writer, 
 	}
 	n.provider()
 	if err := n.openKube(); err != nil {
+		return nil, err
+	}
+	if err := n.openCertManager(); err != nil {
 		return nil, err
 	}
 	if err := n.credentials(); err != nil {
@@ -191,7 +195,7 @@ func (n *node) dataPath(ctx context.Context) error {
 		Overload: n.overload, Mirrors: n.mirrors,
 		Version: version, NodeID: n.config.NodeID, Ledger: n.ledger, Access: n.access, Log: n.log,
 		Current: func() *edge.Snapshot { return n.publisher.Current() }, Broker: n.broker.Stats, Credentials: n.broker.Current, LastGood: n.lastGoodFacts,
-		Staples: n.staples, Issuers: n.issuers, Keys: n.keyRings, Events: &n.events, Upgrades: n.upgradeFacts, Listeners: n.listenerFacts,
+		Staples: n.staples, Issuers: n.issuers, Owned: n.owned, Keys: n.keyRings, Events: &n.events, Upgrades: n.upgradeFacts, Listeners: n.listenerFacts,
 	})
 	groups, err := curves(s.TLSCurves)
 	if err != nil {

@@ -115,11 +115,11 @@ type controlled node
 // Facts answers what needs no question.
 func (c *controlled) Facts() control.Facts {
 	n := (*node)(c)
-	list := []secretFacts{}
+	list, now := []secretFacts{}, time.Now()
 	for _, x := range n.broker.List() {
 		list = append(list, factsOfSecret(&x))
 	}
-	return control.Facts{Status: n.telemetry.Status(n), Certificates: certificateFacts(n.publisher.Current(), time.Now()), Secrets: list}
+	return control.Facts{Status: n.telemetry.Status(n), Certificates: n.owners.attribute(certificateFacts(n.publisher.Current(), now), now), Secrets: list}
 }
 
 // Explain says what would become of a request.

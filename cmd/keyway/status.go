@@ -116,12 +116,12 @@ func (c *cli) statusCredentials(o *overview) error {
 	var rows [][]string
 	for _, f := range o.Certs {
 		for _, b := range f.Bundles {
-			if f.State != "active" || f.Refused != "" || time.Until(b.NotAfter) < 30*24*time.Hour {
-				rows = append(rows, []string{"certificate", f.Name, fmt.Sprint(f.Version), f.State, left(b.NotAfter), orDash(f.Refused)})
+			if f.State != "active" || f.Refused != "" || time.Until(b.NotAfter) < 30*24*time.Hour || f.Owner.wrong() {
+				rows = append(rows, []string{"certificate", f.Name, fmt.Sprint(f.Version), f.State, left(b.NotAfter), orDash(cmp.Or(f.Refused, f.Owner.told()))})
 			}
 		}
 		if len(f.Bundles) == 0 {
-			rows = append(rows, []string{"certificate", f.Name, "-", f.State, "-", orDash(cmp.Or(f.Refused, f.Reason))})
+			rows = append(rows, []string{"certificate", f.Name, "-", f.State, "-", orDash(cmp.Or(f.Refused, f.Owner.told(), f.Reason))})
 		}
 	}
 	for _, s := range o.Secrets {

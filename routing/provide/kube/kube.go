@@ -49,6 +49,7 @@ type Provider struct {
 	document *spec.Document
 	findings []translate.Finding
 	vaults   []*spec.Vault // that other documents declare
+	notices  []Notice
 }
 
 // followed is a source of one object.

@@ -2,9 +2,6 @@ package kube
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -193,6 +190,12 @@ func (p *Provider) plan() []write {
 		}
 		list = append(list, eventOf(f, p.cfg.Identity))
 	}
+	for _, n := range p.noticed() {
+		if full() {
+			break
+		}
+		list = append(list, n.event(p.cfg.Identity))
+	}
 	return list
 }
 
@@ -278,33 +281,15 @@ func (p *Provider) addresses() []translate.Address {
 	return list
 }
 
-// eventOf is the event that tells of a finding. Its name says what it tells, so that no
-// replica tells it twice.
+// eventOf is the event that tells of a finding.
 func eventOf(f translate.Finding, identity string) write {
-	data, _ := json.Marshal(f) // of texts, which always encode
-	sum := sha256.Sum256(data)
-	key := hex.EncodeToString(sum[:8])
-	namespace := f.Object.Namespace
-	if namespace == "" {
-		namespace = "default"
-	}
 	group, version := translate.GroupOf(f.Object.Kind)
 	if group != "" {
 		version = group + "/" + version
 	}
-	now := time.Now().UTC().Format(time.RFC3339)
-	message := f.Field + ": " + f.Message
-	if len(message) > 1000 {
-		message = message[:1000]
+	n := Notice{
+		APIVersion: version, Kind: translate.Shown(f.Object.Kind), Namespace: f.Object.Namespace, Name: f.Object.Name, UID: f.UID, Field: f.Field,
+		Reason: "KongConfigurationTranslationFailed", Message: f.Field + ": " + f.Message, Effect: string(f.Effect),
 	}
-	return write{
-		method: http.MethodPost, path: "api/v1/namespaces/" + namespace + "/events", object: f.Object.String(), event: key,
-		body: map[string]any{
-			"apiVersion": "v1", "kind": "Event", "metadata": map[string]any{"name": f.Object.Name + "." + key, "namespace": namespace},
-			"involvedObject": map[string]any{"kind": translate.Shown(f.Object.Kind), "namespace": f.Object.Namespace, "name": f.Object.Name, "uid": f.UID, "apiVersion": version, "fieldPath": f.Field},
-			"type":           "Warning", "reason": "KongConfigurationTranslationFailed", "message": message + " (" + string(f.Effect) + ")",
-			"source": map[string]any{"component": "keyway", "host": identity}, "reportingComponent": "keyway.dev/controller", "reportingInstance": identity,
-			"firstTimestamp": now, "lastTimestamp": now, "count": 1,
-		},
-	}
+	return n.event(identity)
 }

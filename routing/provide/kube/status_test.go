@@ -203,3 +203,19 @@ func TestConditionsStayWhereNothingChanged(t *testing.T) {
 		t.Errorf("%+v", list)
 	}
 }
+
+func TestNoticesAreToldOnce(t *testing.T) {
+	x := provide(t, func(c *Config, _ *server) { c.Identity = "replica-1" })
+	x.shop()
+	n := Notice{APIVersion: "cert-manager.io/v1", Kind: "Certificate", Namespace: "shop", Name: "web", UID: "u", Reason: "IssuanceFailing", Message: "the issuer says no"}
+	x.Notify([]Notice{n})
+	poll(t, "the notice is told", func() bool { return len(x.wrote("/events")) == 1 })
+	x.Notify([]Notice{n})
+	<-time.After(3 * look)
+	if all := x.wrote("/events"); len(all) != 1 {
+		t.Errorf("told again: %v", all)
+	}
+	n.Message = "it says no again"
+	x.Notify([]Notice{n})
+	poll(t, "what is new is told", func() bool { return len(x.wrote("/events")) == 2 })
+}
