@@ -17,6 +17,8 @@ type group struct {
 	why     string
 	paths   []path
 	all     []path // of the group that this is a part of, by which its priority is
+	service string // name of the backend's
+	solver  bool   // it answers challenges of an authority and nothing else
 }
 
 // ingress makes the routes of an Ingress, and says what server names it has
@@ -74,6 +76,7 @@ func (w *run) groups(o *Ingress, opts *options) []*group {
 	}
 	var parts []*group
 	for _, g := range list {
+		g.solver = solves(&o.Meta, g.service, g.paths)
 		parts = append(parts, g.parts()...)
 	}
 	return parts
@@ -121,7 +124,7 @@ func (w *run) backendOf(o *Ingress, b *IngressBackend, host, at string) *group {
 		if port == "" {
 			port = strconv.Itoa(b.Service.Port.Number)
 		}
-		g := &group{name: strings.Join([]string{o.Namespace, o.Name, b.Service.Name, shown, port}, "."), host: host}
+		g := &group{name: strings.Join([]string{o.Namespace, o.Name, b.Service.Name, shown, port}, "."), host: host, service: b.Service.Name}
 		w.serve(g, Ref{unitBackend, o.Namespace, portName(b.Service.Name, port)}, at+".service")
 		return g
 	case b.Resource != nil:
@@ -150,7 +153,10 @@ func (w *run) serve(g *group, backend Ref, at string) {
 
 // route adds the values of a group's route.
 func (w *run) route(g *group, opts *options, values map[string][]any) {
-	match := matcher{hosts: opts.aliases, methods: opts.methods, headers: opts.headers, snis: opts.snis, paths: g.paths}
+	if g.solver {
+		opts = opts.ofSolver()
+	}
+	match := matcher{solver: g.solver, hosts: opts.aliases, methods: opts.methods, headers: opts.headers, snis: opts.snis, paths: g.paths}
 	if g.host != "" {
 		match.hosts = append([]string{g.host}, opts.aliases...)
 	}

@@ -108,6 +108,7 @@ type matcher struct {
 	hosts, methods, snis []string
 	headers              map[string][]string
 	paths                []path
+	solver               bool // it comes before all that are not
 }
 
 // expression says the conditions in the language of routes.
@@ -189,7 +190,7 @@ var escapes = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`, "\r", `\r`, 
 // Bits of a route's priority. Between routes that match the same request the one with
 // more kinds of conditions wins, then more headers, then hosts without a wildcard,
 // then (bits that others leave free) regex-priority, then regular expressions, then
-// the longer path.
+// the longer path. What answers a challenge of an authority comes before all.
 const (
 	kindShift    = 44 // 3 for an Ingress, 2 for an HTTPRoute, 1 for a GRPCRoute
 	fieldsShift  = 41
@@ -198,7 +199,8 @@ const (
 	orderShift   = 17
 	regexShift   = 16
 
-	kindIngress = 3
+	kindIngress  = 3
+	solverFields = 7 // more kinds of conditions than there are
 )
 
 func (m *matcher) priority(regexPriority int) int {
@@ -207,6 +209,9 @@ func (m *matcher) priority(regexPriority int) int {
 		if given > 0 {
 			fields++
 		}
+	}
+	if m.solver {
+		fields = solverFields
 	}
 	for _, h := range m.hosts {
 		plain = plain && !strings.Contains(h, "*")
