@@ -28,6 +28,7 @@ var plurals = map[string]string{
 	"Gateway": "gateways", "HTTPRoute": "httproutes", "ReferenceGrant": "referencegrants", "ListenerSet": "listenersets", "GRPCRoute": "grpcroutes", "TLSRoute": "tlsroutes",
 	"TCPRoute": "tcproutes", "UDPRoute": "udproutes", "BackendTLSPolicy": "backendtlspolicies",
 	"KongPlugin": "kongplugins", "KongConsumer": "kongconsumers", "KongUpstreamPolicy": "kongupstreampolicies", "KongClusterPlugin": "kongclusterplugins",
+	"ClusterIssuer": "clusterissuers", "Certificate": "certificates",
 }
 
 // at is the path of an object.
@@ -129,6 +130,8 @@ rules:
 - {apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [get, list, watch]}
 - {apiGroups: [configuration.konghq.com], resources: ["*"], verbs: [get, list, watch]}
 - {apiGroups: [gateway.networking.k8s.io], resources: ["*"], verbs: [get, list, watch]}
+- {apiGroups: [cert-manager.io], resources: [certificates], verbs: [get, list, watch]}
+- {apiGroups: [cert-manager.io], resources: [certificates/status], verbs: [patch]}
 - {apiGroups: [networking.k8s.io], resources: [ingresses/status], verbs: [patch]}
 - {apiGroups: [configuration.konghq.com, gateway.networking.k8s.io], resources: ["*/status"], verbs: [patch]}
 - {apiGroups: [""], resources: [events], verbs: [create]}
