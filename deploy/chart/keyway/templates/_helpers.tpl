@@ -145,6 +145,13 @@ stream_listen: streams
 - apiGroups: [gateway.networking.k8s.io]
   resources: [backendtlspolicies, gateways, grpcroutes, httproutes, listenersets, referencegrants, tcproutes, tlsroutes, udproutes]
   verbs: [list, watch]
+- apiGroups: [cert-manager.io]
+  resources: [certificates]
+  verbs: [get, list, watch]
+# keyway certs renew
+- apiGroups: [cert-manager.io]
+  resources: [certificates/status]
+  verbs: [patch]
 - apiGroups: [networking.k8s.io]
   resources: [ingresses/status]
   verbs: [patch]
