@@ -415,3 +415,32 @@ func TestDeclaredSharesTheSettings(t *testing.T) {
 		t.Errorf("at the port is %+v", l)
 	}
 }
+
+// TestDeclaredHasWhatOthersHave: limits, and the end of revoked certificates' connections.
+func TestDeclaredHasWhatOthersHave(t *testing.T) {
+	ca := newAuthority(t)
+	cert, key := ca.leaf("one.test")
+	at, clear := freeAddress(t), freeAddress(t)
+	h := serve(t, "", func(s *Server) { s.Pattern, s.MaxPerClient = Endpoint{MaxConns: 2}, 3 })
+	d, _ := declare(h)
+	h.use(listening(listener("secure", "https", at, ""), listener("web", "http", clear, ""))+"certificates: [{cert: "+quoted(cert)+", key: "+quoted(key)+", snis: [one.test]}]\n", nil)
+	d.Apply(t.Context())
+	first, second := dial(t, clear), dial(t, clear)
+	if line(first, "a") != "ok" || line(second, "a") != "ok" || line(dial(t, clear), "a") != "" {
+		t.Error("two connections of the listener may be open")
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(ca.cert)
+	c := tls.Client(dial(t, at), &tls.Config{ServerName: "one.test", RootCAs: roots})
+	if line(c, "a") != "ok" || line(dial(t, h.clear), "a") != "" {
+		t.Error("three connections of the client may be open")
+	}
+	h.seen.see(func(c *counts) bool {
+		if c.refused[refusedListener] != 1 || c.refused[refusedClient] != 1 {
+			t.Errorf("refused %v", c.refused)
+		}
+		return true
+	})()
+	h.server.Leave(t.Context(), []string{h.h1.info(2).Policy.(*connInfo).tls.bundle.Fingerprint})
+	poll(t, "the engine must be told of what was revoked", h.h1.draining)
+}
