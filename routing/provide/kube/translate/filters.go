@@ -191,6 +191,20 @@ func (w *run) replaced(p *PathModifier, prefix, at string) map[string]any {
 	return map[string]any{"full": "/"}
 }
 
+// cors is a CORS filter as the plugin of that name has it.
+func cors(f *CORSFilter) map[string]any {
+	v := map[string]any{"allow_credentials": f.AllowCredentials}
+	if f.MaxAge > 0 {
+		v["max_age"] = f.MaxAge
+	}
+	for name, list := range map[string][]string{"allow_origins": f.AllowOrigins, "allow_methods": f.AllowMethods, "allow_headers": f.AllowHeaders, "expose_headers": f.ExposeHeaders} {
+		if len(list) > 0 {
+			v[name] = list
+		}
+	}
+	return map[string]any{"gateway_api": v}
+}
+
 // config is the config of the plugin route-filters, nil for nothing to do.
 func (f *filtered) config() map[string]any {
 	v := map[string]any{}

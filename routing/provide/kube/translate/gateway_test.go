@@ -199,3 +199,31 @@ func TestGatewayOfAnother(t *testing.T) {
 		}
 	}
 }
+
+// TestGatewayCost holds what a change makes anew to what it is about.
+func TestGatewayCost(t *testing.T) {
+	text := ofGateway(httpAll)
+	for i := range 50 {
+		text += httpRoute(fmt.Sprintf("r%d", i), fmt.Sprintf("hostnames: [h%d.test]\nrules: [{%s}]", i, toWeb))
+	}
+	s := state(t, text)
+	s.Document()
+	made := map[Ref]int{}
+	s.counted = func(r Ref) { made[r]++ }
+	again := func(from, to string, most int, what string) {
+		t.Helper()
+		clear(made)
+		for _, o := range manifests(t, strings.Replace(text, from, to, 1)) {
+			if m := o.Common(); m.Name == what {
+				m.ResourceVersion = "2"
+				s.Put(o)
+			}
+		}
+		if s.Document(); len(made) > most || len(made) == 0 {
+			t.Errorf("%s: made %v", what, made)
+		}
+	}
+	again("hostnames: [h7.test]", "hostnames: [x.test]", 3, "r7") // the route, and who ties with it before and after
+	again("generation: 4", "generation: 5", 1, "edge")            // nothing that routes read
+	again("zone: b}", "zone: c}", 2, "web-1")                     // targets alone, of the Service's one port
+}

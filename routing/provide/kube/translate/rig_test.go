@@ -65,14 +65,17 @@ func testSchemas() spec.Schemas {
 			{Name: "redis", Type: spec.Record, Fields: []spec.Schema{{Name: "password", Type: spec.String, Referenceable: true}}},
 		}},
 		"key-auth": {Name: "key-auth", NoConsumer: true, Fields: []spec.Schema{{Name: "hide_credentials", Type: spec.Boolean, Default: false}}},
-		"cors": {Name: "cors", Fields: []spec.Schema{
-			{Name: "origins", Type: spec.Array, Elements: &spec.Schema{Type: spec.String}}, {Name: "methods", Type: spec.Array, Elements: &spec.Schema{Type: spec.String}},
-			{Name: "headers", Type: spec.Array, Elements: &spec.Schema{Type: spec.String}}, {Name: "exposed_headers", Type: spec.Array, Elements: &spec.Schema{Type: spec.String}},
-			{Name: "credentials", Type: spec.Boolean}, {Name: "max_age", Type: spec.Number},
-		}},
+		"cors": {Name: "cors", Fields: []spec.Schema{{Name: "gateway_api", Type: spec.Record, Fields: []spec.Schema{
+			texts("allow_origins"), texts("allow_methods"), texts("allow_headers"), texts("expose_headers"),
+			{Name: "allow_credentials", Type: spec.Boolean}, {Name: "max_age", Type: spec.Integer},
+		}}}},
 		"route-filters":       {Name: "route-filters", Fields: filterFields()},
 		"request-transformer": {Name: "request-transformer", Fields: []spec.Schema{{Name: "replace", Type: spec.Record, Fields: []spec.Schema{{Name: "uri", Type: spec.String}}}}},
 	}
+}
+
+func texts(name string) spec.Schema {
+	return spec.Schema{Name: name, Type: spec.Array, Elements: &spec.Schema{Type: spec.String}}
 }
 
 // filterFields are those of the plugin for filters.
