@@ -49,6 +49,66 @@ func cond(kind, status, reason string) string {
 	return fmt.Sprintf(`"reason":%q,"status":%q,"type":%q`, reason, status, kind)
 }
 
+// portsOfGateways has another Gateway open ports, with routes that filter, share and carry.
+func (g *gateway) portsOfGateways(t *testing.T, k *kubeServer) {
+	web, carried := fmt.Sprint(freePort(t)), fmt.Sprint(freePort(t))
+	k.apply(fmt.Sprintf(`
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: ports, namespace: infra}
+spec:
+  gatewayClassName: keyway
+  listeners:
+  - {name: web, port: %s, protocol: HTTP, allowedRoutes: {namespaces: {from: All}}}
+  - {name: carried, port: %s, protocol: TCP, allowedRoutes: {namespaces: {from: All}}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TCPRoute
+metadata: {name: carried, namespace: shop}
+spec: {parentRefs: [{name: ports, namespace: infra}], rules: [{backendRefs: [{name: second, port: 80}]}]}
+---
+`, web, carried) + strings.Replace(httpRouteOf("ports", `rules: [
+  {matches: [{path: {value: /old}}], filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /new}}}, {type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: X-Consumer-Username, value: somebody}]}}], backendRefs: [{name: first, port: 80}]},
+  {matches: [{path: {value: /moved}}], filters: [{type: RequestRedirect, requestRedirect: {hostname: other.test, statusCode: 301}}]},
+  {matches: [{path: {value: /none}}], backendRefs: [{name: none, port: 80}]},
+  {matches: [{path: {value: /both}}], backendRefs: [{name: first, port: 80}, {name: second, port: 80}]}]`), "name: edge", "name: ports", 1))
+	main := g.proxy
+	g.t, g.proxy = t, "127.0.0.1:"+web
+	defer func() { g.proxy = main }()
+	g.answers(nil, "any.test", "/old/x", 200, "first /new/x for somebody")
+	g.answers(nil, "any.test", "/none", 500, "")
+	g.answers(nil, "any.test", "/both", 200, "first")
+	g.answers(nil, "any.test", "/both", 200, "second")
+	req, err := http.NewRequest(http.MethodGet, "http://"+g.proxy+"/moved/x", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if got := resp.Header.Get("Location"); resp.StatusCode != 301 || !strings.HasPrefix(got, "http://other.test") || !strings.HasSuffix(got, "/moved/x") {
+		t.Errorf("%d to %s", resp.StatusCode, got)
+	}
+	// Nobody reaches it through another port by naming this one.
+	g.proxy = main
+	if code, body := g.asked(nil, "any.test:"+web, "/both"); code != 404 {
+		t.Errorf("through another port: %d %s", code, body)
+	}
+	g.proxy = "127.0.0.1:" + carried
+	g.answers(nil, "any.test", "/tcp", 200, "second /tcp")
+	k.says("gateways", "infra", "ports", cond("Programmed", "True", "Programmed"))
+	k.unapply("apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: ports, namespace: infra}")
+	poll(t, "its ports are closed", 15*time.Second, func() bool {
+		c, err := net.DialTimeout("tcp", "127.0.0.1:"+web, time.Second)
+		if err == nil {
+			_ = c.Close()
+		}
+		return err != nil
+	})
+}
+
 // TestKubeGateway serves a Gateway of a real API server and its routes, and says in their
 // statuses how they stand.
 func TestKubeGateway(t *testing.T) {
@@ -114,6 +174,10 @@ spec:
 		k.says("httproutes", "shop", "far", cond("Accepted", "True", "Accepted"), cond("ResolvedRefs", "False", "RefNotPermitted"))
 		k.apply("apiVersion: gateway.networking.k8s.io/v1\nkind: ReferenceGrant\nmetadata: {name: g, namespace: other}\nspec: {from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: shop}], to: [{group: '', kind: Service}]}")
 		k.says("httproutes", "shop", "far", cond("ResolvedRefs", "True", "ResolvedRefs"))
+	})
+	t.Run("ports of its own", func(t *testing.T) {
+		k.t = t
+		g.portsOfGateways(t, k)
 	})
 	t.Run("nothing is written where nothing changed", func(t *testing.T) {
 		k.t = t
