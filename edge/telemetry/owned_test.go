@@ -15,12 +15,12 @@ func TestOwnedMetrics(t *testing.T) {
 			for i := range named + 2 {
 				list = append(list, Owned{Name: fmt.Sprintf("n%d.test", i), ID: fmt.Sprint(i), Certificate: "shop/many", Issuer: "ClusterIssuer ca", State: "issued", Renewal: now.Add(time.Duration(i+1) * time.Hour)})
 			}
-			return append(list, Owned{Name: "bad.test", ID: "b", Certificate: "shop/bad", Issuer: "Issuer x", State: "failing", Bad: true, Attempts: 3, Renewal: now.Add(-time.Hour)})
+			return append(list, Owned{Name: "bad.test", ID: "b", Certificate: "shop/bad", Issuer: "Issuer x", State: "failing", Bad: true, Attempts: 3, Renewal: now.Add(9000 * time.Hour)})
 		}
 	})
 	text := scrape(t, tel)
 	const bad = `{certificate="shop/bad",id="b",issuer="Issuer x",name="bad.test"}`
-	about(t, text, "keyway_certmanager_renewal_in_seconds"+bad, -time.Hour)
+	about(t, text, "keyway_certmanager_renewal_in_seconds"+bad, 9000*time.Hour)
 	wantLines(t, text,
 		fmt.Sprintf(`keyway_certmanager_certificates{state="issued"} %d`, named+2), `keyway_certmanager_certificates{state="failing"} 1`, `keyway_certmanager_certificates{state="overdue"} 0`,
 		`keyway_certmanager_bad`+bad+` 1`, `keyway_certmanager_failed_attempts`+bad+` 3`, `keyway_certmanager_bad{certificate="shop/many",id="0",issuer="ClusterIssuer ca",name="n0.test"} 0`,

@@ -102,6 +102,7 @@ func (w *run) requestRule(r *Route, rule *RouteRule, at string) requestRule {
 	out.backends = w.backendsOf(r, rule.BackendRefs, transport, at)
 	for i := range matches {
 		m := match(&matches[i], fmt.Sprintf("%s.matches[%d]", at, i))
+		m.solver = solves(&r.Meta, "", []path{m.whole})
 		var f filtered
 		w.filters(r, rule.Filters, m.prefix, transport, at, &f)
 		if f.resolved.Reason != "" {
@@ -223,13 +224,17 @@ func (w *run) requestRoutes(r *Route, rules []requestRule, on *attached, opts *o
 	opts.closed = firstOf(opts.closed, w.plugins(&r.Meta, "route", ids))
 }
 
-// precedence is the priority of a match at a place.
+// precedence is the priority of a match at a place. What answers a challenge of an
+// authority comes before all.
 func (w *run) precedence(r *Route, m *routeMatch, p *place, rule int) int {
 	kind := kindHTTPRoute
 	if r.kind == KindGRPCRoute {
 		kind = kindGRPCRoute
 	}
 	n := kind<<kindShift | specific(p.host)<<hostShift | m.rank
+	if m.solver {
+		n = kindIngress<<kindShift | solverFields<<fieldsShift // before Ingresses too
+	}
 	tie := w.tie(r, strings.Join([]string{p.host, strconv.Itoa(n), m.path}, " "))
 	return n | tie<<tieShift | (mostRules - 1 - rule)
 }

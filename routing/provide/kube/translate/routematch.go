@@ -33,6 +33,8 @@ type routeMatch struct {
 	rank       int    // of its conditions
 	path       string // what of the conditions is of the path
 	prefix     string // of the path that is compared, "" for others
+	whole      path   // that is compared, zero for others
+	solver     bool   // it answers challenges of an authority and nothing else
 }
 
 // httpMatch reads a match of an HTTPRoute.
@@ -50,7 +52,8 @@ func (w *run) httpMatch(m *RouteMatch, at string) routeMatch {
 	rank := 0
 	switch p.Type {
 	case "Exact":
-		out.path, rank = path{kind: exactPath, text: spec.NormalPath(p.Value)}.condition(), exactPathRank
+		out.whole = path{kind: exactPath, text: spec.NormalPath(p.Value)}
+		out.path, rank = out.whole.condition(), exactPathRank
 	case "PathPrefix":
 		out.prefix = spec.NormalPath("/" + strings.Trim(p.Value, "/"))
 		of := path{kind: elementPath, text: out.prefix}

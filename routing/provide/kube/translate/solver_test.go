@@ -104,3 +104,27 @@ func TestALabelAloneComesNotFirst(t *testing.T) {
 		t.Errorf("without a label and its Service: priority %d, that of others %d", *solver.Priority, *other.Priority)
 	}
 }
+
+// TestTheSolverOfAGatewayComesFirst: before Ingresses of the host, and before HTTPRoutes
+// that send it elsewhere.
+func TestTheSolverOfAGatewayComesFirst(t *testing.T) {
+	solve := func(match string) string {
+		text := httpRoute("solver", "hostnames: [a.test]\nrules: [{matches: [{"+match+"}], "+toWeb+"}]")
+		return strings.Replace(text, "namespace: shop,", `namespace: shop, labels: {acme.cert-manager.io/http01-solver: "true"},`, 1)
+	}
+	others := greedy + "---\n" + httpRoute("redirect", `hostnames: [a.test]
+rules: [{matches: [{path: {type: Exact, value: /.well-known/acme-challenge/tok}, method: GET, headers: [{name: a, value: b}]}], filters: [{type: RequestRedirect, requestRedirect: {scheme: https}}]}]`)
+	for match, first := range map[string]bool{
+		"path: {type: Exact, value: /.well-known/acme-challenge/tok}":      true,
+		"path: {type: PathPrefix, value: /.well-known/acme-challenge/tok}": false,
+		"path: {type: Exact, value: /}":                                    false,
+	} {
+		doc := whole(t, ofGateway(httpAll)+others+solve(match))
+		solver := route(t, doc, "httproute.shop.solver.0.0.a.test")
+		for _, r := range doc.Routes {
+			if before := *solver.Priority > *r.Priority; r != solver && strings.Contains(r.Expression, "a.test") && before != first {
+				t.Errorf("%s: %d, and %s has %d", match, *solver.Priority, r.Name, *r.Priority)
+			}
+		}
+	}
+}
