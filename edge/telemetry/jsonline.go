@@ -6,6 +6,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/keyway-edge/keyway/edge/exchange/wire"
 	"github.com/keyway-edge/keyway/policy"
 	"github.com/keyway-edge/keyway/secrets"
 )
@@ -111,7 +112,7 @@ func (o *object) credential(key string, id *policy.Identity) {
 // quotes, backslashes and control characters are escaped, what is not UTF-8 becomes U+FFFD,
 // and so are the two separators that some readers take for the end of a line.
 func appendEscaped(b []byte, s string) []byte {
-	if simple(s) {
+	if wire.Verbatim(s) { // as nearly all that is logged is
 		return append(b, s...)
 	}
 	from := 0
@@ -134,29 +135,6 @@ func appendEscaped(b []byte, s string) []byte {
 		from = i
 	}
 	return append(b, s[from:]...)
-}
-
-// simple says whether nothing in s needs an escape or a second look. It looks at eight
-// bytes at once, as nearly all that is logged is such.
-func simple(s string) bool {
-	const (
-		ones  = 0x0101010101010101
-		highs = 0x8080808080808080
-	)
-	for len(s) >= 8 {
-		w := uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 | uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
-		quote, slash := w^'"'*ones, w^'\\'*ones
-		if (w|(w-' '*ones)|(quote-ones)&^quote|(slash-ones)&^slash)&highs != 0 {
-			return false
-		}
-		s = s[8:]
-	}
-	for i := 0; i < len(s); i++ {
-		if c := s[i]; c < ' ' || c == '"' || c == '\\' || c >= utf8.RuneSelf {
-			return false
-		}
-	}
-	return true
 }
 
 // appendEscape writes the escape of one character.

@@ -75,17 +75,29 @@ func IsLowerToken(s string) bool {
 	return s != ""
 }
 
-// Plain says whether s has no control character but tabs: what a field value may be. It
-// looks at eight bytes at once.
+// Most of what is looked at is plain text: eight bytes are looked at in one go, as a word.
+const (
+	ones  = 0x0101010101010101
+	highs = 0x8080808080808080
+)
+
+// word is the first eight bytes of s.
+func word(s string) uint64 {
+	return uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 | uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
+}
+
+// zeroes has one of highs set exactly if a byte of w is zero: if w is a text xored with
+// eight times a character, if that is in the text.
+func zeroes(w uint64) uint64 { return (w - ones) &^ w }
+
+// controls has one of highs set exactly if a byte of w comes before the space.
+func controls(w uint64) uint64 { return (w - ' '*ones) &^ w }
+
+// Plain says whether s has no control character but tabs: what a field value may be.
 func Plain(s string) bool {
-	const (
-		ones  = 0x0101010101010101
-		highs = 0x8080808080808080
-	)
 	for len(s) >= 8 {
-		w := uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 | uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
-		del := w ^ 0x7f*ones
-		if ((w-' '*ones)&^w|(del-ones)&^del)&highs != 0 && !plainBytes(s[:8]) {
+		w := word(s)
+		if (controls(w)|zeroes(w^0x7f*ones))&highs != 0 && !plainBytes(s[:8]) {
 			return false
 		}
 		s = s[8:]
@@ -96,6 +108,24 @@ func Plain(s string) bool {
 func plainBytes(s string) bool {
 	for i := 0; i < len(s); i++ {
 		if c := s[i]; c < ' ' && c != '\t' || c == 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+// Verbatim says whether s is ASCII that may stand in a JSON string as it is: without
+// control characters but DEL, quotes and backslashes.
+func Verbatim(s string) bool {
+	for len(s) >= 8 {
+		w := word(s)
+		if (w|controls(w)|zeroes(w^'"'*ones)|zeroes(w^'\\'*ones))&highs != 0 {
+			return false
+		}
+		s = s[8:]
+	}
+	for i := 0; i < len(s); i++ {
+		if c := s[i]; c < ' ' || c == '"' || c == '\\' || c >= 0x80 {
 			return false
 		}
 	}

@@ -329,20 +329,21 @@ func BenchmarkParseRequest(b *testing.B) {
 
 // FuzzPlain holds the checks that look at many bytes at once to what they stand for.
 func FuzzPlain(f *testing.F) {
-	for _, s := range []string{"", "a", "abcdefgh", "abcdefg\x7f", "\tabcdefgh\t", "abcdefghijk\x1f", "\x80\xff\x9f\xa0\x1f\x20\x7e\x7f", "x\x00yyyyyyyyyyyyyy", "ABC-def", "a:b", "\xe0\xff\xff\xff\xff\xff\xff\xff"} {
+	for _, s := range []string{"", "a", "abcdefgh", "abcdefg\x7f", "\tabcdefgh\t", "abcdefghijk\x1f", "\x80\xff\x9f\xa0\x1f\x20\x7e\x7f", "x\x00yyyyyyyyyyyyyy", "ABC-def", "a:b", "abc\"defghij", "abcdefghij\\", "\xe0\xff\xff\xff\xff\xff\xff\xff"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		plain, token, lower := true, s != "", s != ""
+		plain, verbatim, token, lower := true, true, s != "", s != ""
 		for i := range len(s) {
 			c := s[i]
 			plain = plain && (c >= ' ' || c == '\t') && c != 0x7f
+			verbatim = verbatim && c >= ' ' && c < 0x80 && c != '"' && c != '\\'
 			in := strings.IndexByte("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ", c) >= 0
 			token = token && in
 			lower = lower && in && (c < 'A' || c > 'Z')
 		}
-		if Plain(s) != plain || IsToken(s) != token || IsLowerToken(s) != lower {
-			t.Errorf("%q: plain %v, token %v, lower %v", s, Plain(s), IsToken(s), IsLowerToken(s))
+		if Plain(s) != plain || Verbatim(s) != verbatim || IsToken(s) != token || IsLowerToken(s) != lower {
+			t.Errorf("%q: plain %v, verbatim %v, token %v, lower %v", s, Plain(s), Verbatim(s), IsToken(s), IsLowerToken(s))
 		}
 		if b, ok := AppendLower([]byte("x"), s); ok != token || ok && string(b) != "x"+strings.ToLower(s) {
 			t.Errorf("%q in lower case is %q, %v", s, b, ok)
