@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -27,6 +28,8 @@ const (
 	freshen    = 10 * time.Minute // how old the times of confirmation in the file may become
 	retry      = 5 * time.Second  // after a write that failed
 	writeLimit = 5 * time.Second  // of one write, keys included; also of the last one before the end
+
+	much = 4 << 20 // bytes of a document whose write leaves much memory behind
 )
 
 // Serving is what a node serves now.
@@ -71,8 +74,8 @@ type Store struct {
 	cfg  Config
 	hint chan struct{} // capacity 1: something was published
 
-	encodedOf *spec.Document // owned by Run, as the group below
-	encoded   []byte
+	encodedOf *spec.Document    // owned by Run, as the group below
+	encoded   [sha256.Size]byte // of encodedOf's text, which is as long as the document itself and not kept
 	digest    [sha256.Size]byte // of what the file holds
 
 	writing  sync.Mutex // held while the file is written; guards released
@@ -280,18 +283,25 @@ func (s *Store) write(ctx context.Context) error {
 		return nil
 	}
 	slices.SortFunc(now.Kept, func(a, b secrets.Kept) int { return cmp.Compare(a.Ref, b.Ref) })
-	if s.encodedOf != now.Document {
-		if s.encoded, err = now.Document.EncodeSlowly(s.cfg.Pause); err != nil {
-			return fmt.Errorf("encoding the document: %w", err)
+	var text []byte
+	fresh := s.encodedOf != now.Document
+	if fresh {
+		if text, err = s.text(now.Document); err != nil {
+			return err
 		}
-		s.encodedOf = now.Document
+		s.encodedOf, s.encoded = now.Document, sha256.Sum256(text)
 	}
 	digest := digestOf(s.encoded, now.Kept)
 	f := s.Facts()
 	if digest == s.digest && time.Since(f.Written) < freshen {
 		return nil
 	}
-	plain, err := encode(s.encoded, now.Kept)
+	if text == nil {
+		if text, err = s.text(now.Document); err != nil {
+			return err
+		}
+	}
+	plain, err := encode(text, now.Kept)
 	if err != nil {
 		return err
 	}
@@ -305,7 +315,21 @@ func (s *Store) write(ctx context.Context) error {
 	s.facts.Written, s.facts.Sequence, s.facts.Size = h.Written, h.Sequence, size
 	s.facts.Writes++
 	s.mu.Unlock()
+	if fresh && size > much {
+		// It took several times the size of the document, and this may be the last for days:
+		// other processes want the memory. What the publisher gave back was before.
+		debug.FreeOSMemory()
+	}
 	return nil
+}
+
+// text is a document in canonical form.
+func (s *Store) text(d *spec.Document) ([]byte, error) {
+	text, err := d.EncodeSlowly(s.cfg.Pause)
+	if err != nil {
+		return nil, fmt.Errorf("encoding the document: %w", err)
+	}
+	return text, nil
 }
 
 // put writes the file, then its number: a crash between leaves a number that is too
@@ -353,10 +377,9 @@ func private(dir string) error {
 
 // digestOf tells whether there is anything to write: it leaves out when sources
 // confirmed values, which changes all the time.
-func digestOf(document []byte, kept []secrets.Kept) [sha256.Size]byte {
+func digestOf(document [sha256.Size]byte, kept []secrets.Kept) [sha256.Size]byte {
 	sum := sha256.New()
-	fmt.Fprintf(sum, "%d\n", len(document))
-	sum.Write(document)
+	sum.Write(document[:])
 	for i := range kept {
 		k := &kept[i]
 		fmt.Fprintf(sum, "%q %s %d %d %d\n", k.Ref, k.Value.Fingerprint(), k.Version, k.Pinned, k.NotAfter.UnixNano())

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -497,4 +498,36 @@ func TestTheFileIsHandedOver(t *testing.T) {
 		time.Sleep(time.Hour)
 		holds("theirs")
 	})
+}
+
+// TestTheTextIsNotKept writes a document of 8 MiB: what it takes is let go, and a change of
+// credentials is written all the same.
+func TestTheTextIsNotKept(t *testing.T) {
+	from := &served{doc: document(t, strings.Repeat("a", 8<<20)), kept: one("first", 2)}
+	cfg := place(t)
+	cfg.Serving = from.serving
+	s := New(cfg)
+	held := func() int64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc) //nolint:gosec // no heap is as large
+	}
+	before := held()
+	for i, value := range []string{"first", "second"} {
+		from.set(func() { from.kept = one(value, 2+i) })
+		if !s.save(t.Context()) {
+			t.Fatal(s.Facts().Failed)
+		}
+		if grown := held() - before; grown > 1<<20 {
+			t.Errorf("after write %d the store keeps %d bytes", i+1, grown)
+		}
+		state, err := New(cfg).Load(t.Context())
+		if err != nil || len(state.Document) < 8<<20 || string(state.Kept[1].Value.Reveal()) != value {
+			t.Errorf("write %d cannot be loaded: %v", i+1, err)
+		}
+	}
+	if n := s.Facts().Writes; n != 2 {
+		t.Errorf("%d writes, 2 are expected", n)
+	}
 }

@@ -1,7 +1,6 @@
 package spec
 
 import (
-	"bytes"
 	"regexp"
 	"slices"
 	"strconv"
@@ -58,7 +57,7 @@ func (w *encoder) document(d *Document) []byte {
 			w.entity(e)
 		}
 	}
-	return bytes.Clone(w.Bytes())
+	return w.Bytes()
 }
 
 func (w *encoder) entity(e Entity) {
