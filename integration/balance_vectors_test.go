@@ -283,23 +283,11 @@ func sameError(want, is string) bool {
 // garble answers at 127.0.0.1:19902 with what is no HTTP, and counts.
 func garble(t *testing.T, n *atomic.Int64) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:19902")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			n.Add(1)
-			_, _ = c.Read(make([]byte, 4096))
-			_, _ = c.Write([]byte("garbage\r\n\r\n"))
-			_ = c.Close()
-		}
-	}()
+	accepting(t, "127.0.0.1:19902", func(c net.Conn) {
+		n.Add(1)
+		_, _ = c.Read(make([]byte, 4096))
+		_, _ = c.Write([]byte("garbage\r\n\r\n"))
+	})
 }
 
 // adminAddress is where rigs have their admin listener.

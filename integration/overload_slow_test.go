@@ -23,7 +23,7 @@ import (
 // does not notice.
 func TestOverloadIdleConnections(t *testing.T) {
 	limit, n := sized(200, 1000), sized(1000, 5000)
-	o := origin(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) })
+	o := fast(t)
 	a := attackable(t, "["+service("all", o, "/", "", "")+"]", "", map[string]string{
 		"KEYWAY_MAX_CONNECTIONS": strconv.Itoa(limit), "KEYWAY_HEADER_TIMEOUT": sized("1500ms", "10s"),
 	})
@@ -109,7 +109,7 @@ func (a *attacked) slowly(listener string, n int, limit time.Duration, args ...s
 // TestOverloadSlowHeads (O-02) sends heads that never end.
 func TestOverloadSlowHeads(t *testing.T) {
 	n := sized(200, 2000)
-	o := origin(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) })
+	o := fast(t)
 	for _, scheme := range []string{"http", "https"} {
 		t.Run(scheme, func(t *testing.T) {
 			a := attackable(t, "["+service("all", o, "/", "", "")+"]", "", map[string]string{"KEYWAY_HEADER_TIMEOUT": sized("1s", "10s")})

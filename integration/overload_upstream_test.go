@@ -90,35 +90,20 @@ type heardOf struct {
 }
 
 func (h *heardOf) breakOff(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer func() { _ = c.Close() }()
-				req, err := http.ReadRequest(bufio.NewReader(c))
-				if err != nil {
-					return
-				}
-				h.mu.Lock()
-				defer h.mu.Unlock()
-				if req.Method == http.MethodGet {
-					h.gets++
-					return
-				}
-				h.posts[req.Header.Get("X-Number")]++
-				h.mostOfPost = max(h.mostOfPost, h.posts[req.Header.Get("X-Number")])
-			}()
+	return accepting(t, "127.0.0.1:0", func(c net.Conn) {
+		req, err := http.ReadRequest(bufio.NewReader(c))
+		if err != nil {
+			return
 		}
-	}()
-	return l.Addr().String()
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if req.Method == http.MethodGet {
+			h.gets++
+			return
+		}
+		h.posts[req.Header.Get("X-Number")]++
+		h.mostOfPost = max(h.mostOfPost, h.posts[req.Header.Get("X-Number")])
+	}).Addr().String()
 }
 
 // TestOverloadRetryBudget (O-08) has targets that take requests and break off: repetitions

@@ -190,33 +190,19 @@ func TestProxyWebSocket(t *testing.T) {
 // TestProxyContinue waits for 100 before it sends a body, as curl does with large
 // ones. An origin that refuses by the head is heard though the body stops coming.
 func TestProxyContinue(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	go func() { // net/http would wait for the body before it refuses
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer func() { _ = c.Close() }()
-				r, err := http.ReadRequest(bufio.NewReader(c))
-				if err != nil {
-					return
-				}
-				if r.URL.Path == "/no" {
-					_, _ = io.WriteString(c, "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-					_, _ = io.Copy(io.Discard, r.Body)
-					return
-				}
-				body, _ := io.ReadAll(r.Body)
-				_, _ = fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n%d", len(body))
-			}()
+	l := accepting(t, "127.0.0.1:0", func(c net.Conn) { // net/http would wait for the body before it refuses
+		r, err := http.ReadRequest(bufio.NewReader(c))
+		if err != nil {
+			return
 		}
-	}()
+		if r.URL.Path == "/no" {
+			_, _ = io.WriteString(c, "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+			_, _ = io.Copy(io.Discard, r.Body)
+			return
+		}
+		body, _ := io.ReadAll(r.Body)
+		_, _ = fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n%d", len(body))
+	})
 	for _, buffered := range []string{"true", "false"} {
 		g := behind(t, l.Addr().String(), "", "request_buffering: "+buffered, nil)
 		for _, secure := range []bool{false, true} {
@@ -532,22 +518,10 @@ func TestProxyDeadTargets(t *testing.T) {
 	})
 	// A target that reads a request and hangs up.
 	var hungUp atomic.Int64
-	rude, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = rude.Close() }()
-	go func() {
-		for {
-			c, err := rude.Accept()
-			if err != nil {
-				return
-			}
-			_, _ = http.ReadRequest(bufio.NewReader(c))
-			hungUp.Add(1)
-			_ = c.Close()
-		}
-	}()
+	rude := accepting(t, "127.0.0.1:0", func(c net.Conn) {
+		_, _ = http.ReadRequest(bufio.NewReader(c))
+		hungUp.Add(1)
+	})
 	g := start(t, options{document: fmt.Sprintf(`
 _format_version: "3.0"
 upstreams:

@@ -22,25 +22,10 @@ import (
 // tcpEcho is a server that says its name and then whatever it is told.
 func tcpEcho(t testing.TB, name string) net.Listener {
 	t.Helper()
-	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", freePort(t)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer func() { _ = c.Close() }()
-				_, _ = io.WriteString(c, name)
-				_, _ = io.Copy(c, c)
-			}()
-		}
-	}()
-	return l
+	return accepting(t, fmt.Sprintf("127.0.0.1:%d", freePort(t)), func(c net.Conn) {
+		_, _ = io.WriteString(c, name)
+		_, _ = io.Copy(c, c)
+	})
 }
 
 // streamed runs a node with a stream listener, whose flags are given.
