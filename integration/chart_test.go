@@ -21,7 +21,7 @@ const chartDir = "../deploy/chart/keyway"
 func chartValues() map[string]string {
 	return map[string]string{
 		"defaults":             "",
-		"namespaces":           "kubernetes: {watchNamespaces: [shop, other]}\ningressClass: {name: edge, default: true, parameters: {apiGroup: configuration.konghq.com, kind: IngressClassParameters, name: p, namespace: shop, scope: Namespace}}\n",
+		"namespaces":           "kubernetes: {watchNamespaces: [shop, other]}\ningressClass: {name: edge, default: true, parameters: {apiGroup: configuration.konghq.com, kind: IngressClassParameters, name: p, namespace: shop, scope: Namespace}}\nadmission: {enabled: true}\n",
 		"own among namespaces": "kubernetes: {watchNamespaces: [keyway, default]}\nservice: {type: ClusterIP}\n",
 		"documents": "kubernetes: {enabled: false}\ndocuments: {shop.yaml: '_format_version: \"3.0\"'}\nservice: {type: NodePort}\nhttp: {nodePort: 30080}\nhttps: {http3: true, nodePort: 30443}\n" +
 			"podDisruptionBudget: {enabled: false}\nnetworkPolicy: {enabled: false}\nstatus: {service: false}\ndrain: {delaySeconds: 0}\n",
@@ -46,6 +46,7 @@ volumes: [{name: shared, emptyDir: {}}]
 volumeMounts: [{name: shared, mountPath: /shared}]
 serviceAccount: {name: edge-account, annotations: {iam.test/role: edge}}
 autoscaling: {enabled: true, behavior: {scaleDown: {stabilizationWindowSeconds: 600}}}
+admission: {enabled: true, secretName: edge-webhook, annotations: {cert-manager.io/inject-ca-from: keyway/edge}, failurePolicy: Fail, timeoutSeconds: 3, namespaceSelector: {matchLabels: {team: edge}}}
 networkPolicy: {metricsFrom: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}], trafficFrom: [{ipBlock: {cidr: 192.0.2.0/24}}]}
 serviceMonitor: {enabled: true, labels: {release: prometheus}}
 prometheusRule: {enabled: true, labels: {release: prometheus}}
@@ -241,6 +242,8 @@ func TestChartRefuses(t *testing.T) {
 		"streams: [{name: http, port: 1, containerPort: 2000, protocol: tcp}]": "name",
 		"service: {type: ExternalName}":                                        "type",
 		"drain: {graceSeconds: 0}":                                             "graceSeconds",
+		"admission: {failurePolicy: Maybe}":                                    "failurePolicy",
+		"admission: {caBundle: x}":                                             "caBundle",
 		"runAsUser: 0":                                                         "runAsUser",
 		"resources: {limits: {memory: much}}":                                  "memory",
 		"podDisruptionBudget: {maxUnavailable: some}":                          "maxUnavailable",

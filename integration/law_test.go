@@ -90,6 +90,7 @@ var directions = []struct {
 	{"policy/compression", []string{"edge/exchange", "routing/spec", "policy", "lib:github.com/klauspost/compress", "lib:github.com/andybalholm/brotli"}, "a plugin; the only user of the encoders"},
 	{"policy", []string{"secrets", "edge/exchange", "routing/spec", "policy"}, "plugins see requests and documents"},
 	{"routing/provide/file", []string{"routing/spec", "routing/store", "lib:github.com/fsnotify/fsnotify"}, "providers write documents"},
+	{"routing/provide/kube/admission", []string{"routing/spec", "routing/provide/kube/translate"}, "judges objects by the rules that documents are made with"},
 	{"routing/provide/kube/translate", []string{"secrets", "routing/spec"}, "objects in, documents out; knows no server"},
 	{"routing/provide/kube", []string{"routing/spec", "routing/provide/kube/translate", "secrets/kube", "secrets/kube/cluster", "lib:k8s.io/apimachinery"}, "a provider; shares the connection of the source of Secrets"},
 	{"routing/expr", []string{"edge/exchange"}, "a language over requests"},

@@ -23,7 +23,7 @@ var plurals = map[string]string{
 	"ValidatingAdmissionPolicy": "validatingadmissionpolicies", "ValidatingAdmissionPolicyBinding": "validatingadmissionpolicybindings",
 	"CustomResourceDefinition": "customresourcedefinitions", "ClusterRole": "clusterroles", "ClusterRoleBinding": "clusterrolebindings", "ServiceAccount": "serviceaccounts",
 	"Deployment": "deployments", "ConfigMap": "configmaps", "Role": "roles", "RoleBinding": "rolebindings", "NetworkPolicy": "networkpolicies", "PodDisruptionBudget": "poddisruptionbudgets",
-	"HorizontalPodAutoscaler": "horizontalpodautoscalers", "ServiceMonitor": "servicemonitors", "PrometheusRule": "prometheusrules", "GatewayClass": "gatewayclasses",
+	"HorizontalPodAutoscaler": "horizontalpodautoscalers", "ServiceMonitor": "servicemonitors", "PrometheusRule": "prometheusrules", "GatewayClass": "gatewayclasses", "ValidatingWebhookConfiguration": "validatingwebhookconfigurations",
 	"KongConsumerGroup": "kongconsumergroups", "KongVault": "kongvaults", "KongIngress": "kongingresses", "TCPIngress": "tcpingresses", "UDPIngress": "udpingresses",
 	"Gateway": "gateways", "HTTPRoute": "httproutes", "ReferenceGrant": "referencegrants", "ListenerSet": "listenersets", "GRPCRoute": "grpcroutes", "TLSRoute": "tlsroutes",
 	"TCPRoute": "tcproutes", "UDPRoute": "udproutes", "BackendTLSPolicy": "backendtlspolicies",

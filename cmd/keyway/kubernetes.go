@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"github.com/keyway-edge/keyway/edge"
 	"github.com/keyway-edge/keyway/routing/provide/file"
 	"github.com/keyway-edge/keyway/routing/provide/kube"
+	"github.com/keyway-edge/keyway/routing/provide/kube/admission"
 	"github.com/keyway-edge/keyway/routing/provide/kube/translate"
 	"github.com/keyway-edge/keyway/routing/spec"
 	"github.com/keyway-edge/keyway/secrets"
@@ -37,6 +39,7 @@ type kubeChoice struct {
 	PublishAddresses []translate.Address
 
 	CertManager bool // its Certificates are watched
+	Admission   []string // addresses of the webhook
 }
 
 // kubeSettings are how a node is a controller of a cluster.
@@ -79,6 +82,7 @@ func kubeSettings() []setting {
 			}
 			return nil
 		}},
+		{key: "admission_tls_listen", def: "off", form: "a comma list of host:port, or off", meaning: "where the API server has objects judged before it stores them, over TLS with the certificate of the name that it asks for", apply: addresses(func(s *settings) *[]string { return &s.Kube.Admission })},
 	}
 }
 
@@ -89,6 +93,12 @@ func kubeControllers(list *[]string, v string) error {
 		return fmt.Errorf("%q is not", v)
 	}
 	return nil
+}
+
+// admission is the webhook of the cluster.
+func (n *node) admission() http.Handler {
+	s := n.settings
+	return admission.Handler(translate.Config{Class: s.Kube.Class, Controllers: s.Kube.Controllers, Vault: kubeVault, Schemas: schemas()}, n.log)
 }
 
 // kubeNames checks names of objects.

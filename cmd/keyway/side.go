@@ -49,6 +49,7 @@ func (n *node) openSides(ctx context.Context) error {
 		{"admin-tls", s.AdminTLSListen, facts, true},
 		{"manager", s.ManagerListen, page, false},
 		{"manager-tls", s.ManagerTLSListen, page, true},
+		{"admission-tls", s.Kube.Admission, n.admission(), true},
 		{"echo", echoes, http.HandlerFunc(answerEcho), false},
 	} {
 		for _, a := range x.addresses {

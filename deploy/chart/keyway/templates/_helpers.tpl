@@ -36,6 +36,33 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- printf "%s-%s" .Release.Namespace (include "keyway.fullname" .) -}}
 {{- end -}}
 
+{{- define "keyway.admission" -}}
+{{- if and .Values.kubernetes.enabled .Values.admission.enabled -}}
+{{- printf "%s-admission" (include "keyway.fullname" .) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "keyway.admissionSecret" -}}
+{{- default (include "keyway.admission" .) .Values.admission.secretName -}}
+{{- end -}}
+
+{{- /* Documents by file name, that of the webhook's certificate among them. */ -}}
+{{- define "keyway.documents" -}}
+{{- with .Values.documents }}
+{{- toYaml . }}
+{{- end }}
+{{- if include "keyway.admission" . }}
+keyway-admission.yaml: |
+  _format_version: "3.0"
+  vaults:
+  - {name: kube, prefix: keyway-admission, config: {namespace: {{ .Release.Namespace }}}}
+  certificates:
+  - cert: "{vault://keyway-admission/{{ include "keyway.admissionSecret" . }}/tls.crt}"
+    key: "{vault://keyway-admission/{{ include "keyway.admissionSecret" . }}/tls.key}"
+    snis: [{{ include "keyway.admission" . }}.{{ .Release.Namespace }}.svc]
+{{- end }}
+{{- end -}}
+
 {{- define "keyway.image" -}}
 {{- if .Values.image.digest -}}
 {{- printf "%s@%s" .Values.image.repository .Values.image.digest -}}
@@ -56,6 +83,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{- /* The values that make settings, by setting. */ -}}
 {{- define "keyway.made" -}}
+admission_tls_listen: admission.containerPort
 data_dir: data.volume
 development: documents
 documents: documents
@@ -106,12 +134,15 @@ stream_listen: streams
 {{- end -}}
 {{- $_ := set $s "stream_listen" (join ", " $list) -}}
 {{- end -}}
-{{- if .Values.documents -}}
+{{- if include "keyway.documents" . -}}
 {{- $_ := set $s "documents" "/etc/keyway/documents" -}}
 {{- end -}}
 {{- with .Values.kubernetes -}}
 {{- if .enabled -}}
 {{- $_ := set $s "kubernetes" "on" -}}
+{{- if $.Values.admission.enabled -}}
+{{- $_ := set $s "admission_tls_listen" (printf ":%d" (int $.Values.admission.containerPort)) -}}
+{{- end -}}
 {{- $_ := set $s "kube_ingress_class" $.Values.ingressClass.name -}}
 {{- $_ := set $s "kube_controllers" (join "," .controllers) -}}
 {{- with .watchNamespaces -}}{{- $_ := set $s "kube_namespaces" (join "," .) -}}{{- end -}}

@@ -73,6 +73,9 @@ func (w *run) plugin() {
 // permitted refuses references to secrets that a plugin object may not use: those of
 // the node itself, and those that the rules of a vault keep from it.
 func (w *run) permitted(p *spec.Plugin) {
+	if w.alone {
+		return
+	}
 	for _, ref := range spec.Refs(p) {
 		w.reads[Ref{Kind: declaredVaults}] = struct{}{}
 		vault := w.vaults[ref.Vault]

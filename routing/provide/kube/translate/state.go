@@ -46,6 +46,7 @@ type State struct {
 	disordered  bool
 	kinds       map[string]bool // of entities that differ from the document's
 	document    *spec.Document
+	alone       bool      // one object is judged by itself: others are taken for right
 	counted     func(Ref) // of tests: told of each unit that is made
 }
 

@@ -1,0 +1,102 @@
+package integration
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestKubeAdmission has a real API server ask a node, through the webhook that the chart
+// makes, with the certificate that the chart's document takes from a Secret.
+func TestKubeAdmission(t *testing.T) {
+	dns, roots := startDNS(t), newAuthority(t, "webhook")
+	k, list, env := startAudited(t, "kubernetes:\n  watchNamespaces: [shop]\nadmission:\n  enabled: true\n  caBundle: |\n"+indented(roots.pem)+"\n")
+	config := k.kubeconfig("keyway", "keyway", k.addr)
+	renew := func() {
+		cert, key := encode(t, roots.server(t, "localhost"))
+		k.put("keyway", "keyway-admission", map[string]string{"tls.crt": cert, "tls.key": key})
+	}
+	renew()
+	address := fmt.Sprintf("localhost:%d", freePort(t))
+	env["KEYWAY_ADMISSION_TLS_LISTEN"] = strings.Replace(address, "localhost", "127.0.0.1", 1)
+	g := kubeGateway(t, k.kubeServer, dns, env, options{document: webhookDocument(t, list, config)})
+	poll(t, "the webhook has its certificate", 20*time.Second, func() bool {
+		_, err := shownLeaf(address, "localhost", roots.pool())
+		return err == nil
+	})
+	// No Service leads anywhere here: the webhook is asked at its address.
+	hook := of(list, "ValidatingWebhookConfiguration")[0]
+	client := in(hook, "webhooks.0.clientConfig").(object)
+	delete(client, "service")
+	client["url"] = "https://" + address + "/"
+	if code, answer := k.attempt(hook); code > 299 {
+		t.Fatalf("%d %s", code, answer)
+	}
+	const plugin = "apiVersion: configuration.konghq.com/v1\nkind: KongPlugin\nmetadata: {name: %s, namespace: shop}\nplugin: rate-limiting\nconfig: {minute: %s, policy: local}\n"
+	ask := func(text string, args ...any) (int, string) {
+		return k.attempt(objects(t, fmt.Sprintf(text, args...))[0])
+	}
+	poll(t, "a bad plugin is refused", 20*time.Second, func() bool {
+		code, answer := ask(plugin, "a", "many")
+		if code > 299 && code != http.StatusUnprocessableEntity {
+			t.Fatalf("%d %s", code, answer)
+		}
+		return code == http.StatusUnprocessableEntity && strings.Contains(answer, "config.minute: ") && strings.Contains(answer, "admission.keyway.dev")
+	})
+	for _, c := range []struct {
+		what, text string
+		code       int
+		says       string
+	}{
+		{"a good plugin", fmt.Sprintf(plugin, "b", "5"), http.StatusCreated, ""},
+		{"one that gets worse", fmt.Sprintf(plugin, "b", "many"), http.StatusUnprocessableEntity, "config.minute: "},
+		{"an Ingress that cannot mean what it says", ingressOf("i", "a.test", "web", "konghq.com/methods: G-T"), http.StatusUnprocessableEntity, "metadata.annotations[konghq.com/methods]: "},
+		{"one whose Service and plugins come later", ingressOf("i", "a.test", "web", "konghq.com/plugins: later"), http.StatusCreated, ""},
+		{"one of another class", strings.Replace(ingressOf("j", "a.test", "web", "konghq.com/methods: G-T"), "ingressClassName: keyway", "ingressClassName: other", 1), http.StatusCreated, ""},
+		{"a consumer without a name", "apiVersion: configuration.konghq.com/v1\nkind: KongConsumer\nmetadata: {name: c, namespace: shop, annotations: {kubernetes.io/ingress.class: keyway}}\nusername: c\nconsumerGroups: [later]\n", http.StatusCreated, ""},
+		{"a vault whose prefix is none", "apiVersion: configuration.konghq.com/v1alpha1\nkind: KongVault\nmetadata: {name: v, annotations: {kubernetes.io/ingress.class: keyway}}\nspec: {backend: env, prefix: v}\n", http.StatusUnprocessableEntity, "spec.prefix: "},
+	} {
+		if code, answer := k.attempt(objects(t, c.text)[0]); code != c.code || !strings.Contains(answer, c.says) {
+			t.Errorf("%s: %d %s; expected %d and %q", c.what, code, answer, c.code, c.says)
+		}
+	}
+	// Its certificate changes like any other.
+	before, err := shownLeaf(address, "localhost", roots.pool())
+	if err != nil {
+		t.Fatal(err)
+	}
+	renew()
+	poll(t, "the renewed certificate is shown", 20*time.Second, func() bool {
+		now, err := shownLeaf(address, "localhost", roots.pool())
+		return err == nil && now.SerialNumber.Cmp(before.SerialNumber) != 0
+	})
+	if code, _ := ask(plugin, "b", "many"); code != http.StatusUnprocessableEntity {
+		t.Errorf("with the renewed certificate: %d", code)
+	}
+	// With nobody to ask, objects are stored: the node judges them in any case.
+	g.stop(syscall.SIGTERM)
+	if code, answer := ask(plugin, "late", "many"); code != http.StatusCreated {
+		t.Errorf("without a node: %d %s", code, answer)
+	}
+}
+
+func indented(text string) string {
+	return "    " + strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n    ")
+}
+
+// webhookDocument is the document that the chart makes for the webhook, for a node outside
+// of the cluster, whose webhook is at localhost.
+func webhookDocument(t *testing.T, list []object, kubeconfig string) string {
+	t.Helper()
+	for _, o := range of(list, "ConfigMap") {
+		data, _ := o["data"].(object)
+		if text, ok := data["keyway-admission.yaml"].(string); ok {
+			return strings.NewReplacer("config: {namespace:", fmt.Sprintf("config: {kubeconfig: %q, namespace:", kubeconfig), "keyway-admission.keyway.svc", "localhost").Replace(text)
+		}
+	}
+	t.Fatal("the chart has no document for the webhook")
+	return ""
+}

@@ -1,0 +1,64 @@
+package translate
+
+import (
+	"strings"
+	"testing"
+)
+
+// TestJudge judges objects of which nothing that they refer to is there.
+func TestJudge(t *testing.T) {
+	cfg := newState().cfg
+	f := func(text, field string, effect Effect) {
+		t.Helper()
+		list := Judge(cfg, manifests(t, text)[0])
+		if field == "" {
+			if len(list) > 0 {
+				t.Errorf("%s\nis refused: %v", text, list)
+			}
+			return
+		}
+		if len(list) != 1 || !strings.HasPrefix(list[0].Field, field) || list[0].Effect != effect {
+			t.Errorf("%s\n%v; expected that %s is refused, and then %s", text, list, field, effect)
+		}
+	}
+	ingress := func(class, annotation string) string {
+		return `
+kind: Ingress
+metadata: {namespace: shop, name: i, annotations: {` + annotation + `}}
+spec:
+  ingressClassName: ` + class + `
+  defaultBackend: {service: {name: a, port: {name: http}}}
+  tls: [{hosts: [a.test], secretName: none}]
+  rules: [{host: a.test, http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: b, port: {number: 80}}}}]}}]
+`
+	}
+	f(ingress("keyway", `konghq.com/plugins: "none,neither", konghq.com/methods: GET`), "", "")
+	f(ingress("keyway", `konghq.com/protocols: htps`), "metadata.annotations[konghq.com/protocols]", Closed)
+	f(ingress("keyway", `konghq.com/preserve-host: maybe`), "metadata.annotations[konghq.com/preserve-host]", Ignored)
+	f(ingress("other", `konghq.com/protocols: htps`), "", "")
+	plugin := func(more string) string {
+		return "kind: KongPlugin\nmetadata: {namespace: shop, name: p}\n" + more
+	}
+	f(plugin("plugin: rate-limiting\nconfig: {minute: 5}"), "", "")
+	f(plugin("plugin: rate-limiting\nconfig: {minute: many}"), "config.minute", Closed)
+	f(plugin("plugin: rate-limiting\nconfig: {minuet: 5}"), "config.minuet", Closed)
+	f(plugin("plugin: rate-limiting\nconfig: {minute: 5, redis: {password: '{vault://later/x}'}}"), "", "")
+	f(plugin("plugin: rate-limiting\nconfigFrom: {secretKeyRef: {name: later, key: x}}"), "", "")
+	f(plugin("plugin: theirs\nconfig: {a: 1}"), "plugin", Ignored)
+	f("kind: KongClusterPlugin\nmetadata: {name: p, annotations: {kubernetes.io/ingress.class: keyway}}\nplugin: key-auth\nconfig: {hide_credentials: 5}", "config.hide_credentials", Closed)
+	f("kind: KongClusterPlugin\nmetadata: {name: p, annotations: {kubernetes.io/ingress.class: other}}\nplugin: key-auth\nconfig: {hide_credentials: 5}", "", "")
+	consumer := func(class, more string) string {
+		return "kind: KongConsumer\nmetadata: {namespace: shop, name: c, annotations: {kubernetes.io/ingress.class: " + class + ", konghq.com/plugins: none}}\n" + more
+	}
+	f(consumer("keyway", "username: ann\ncredentials: [later]\nconsumerGroups: [later]"), "", "")
+	f(consumer("keyway", "credentials: [later]"), "username", Closed)
+	f(consumer("other", "credentials: [later]"), "", "")
+	vault := "kind: KongVault\nmetadata: {name: v, annotations: {kubernetes.io/ingress.class: keyway}}\nspec: {backend: env, prefix: %s}"
+	f(strings.Replace(vault, "%s", "vars", 1), "", "")
+	f(strings.Replace(vault, "%s", "v", 1), "spec.prefix", Closed)
+	f("kind: KongUpstreamPolicy\nmetadata: {namespace: shop, name: u}\nspec: {algorithm: round-robin, slots: 100}", "", "")
+	f("kind: KongUpstreamPolicy\nmetadata: {namespace: shop, name: u}\nspec: {algorithm: round-robin, slots: 1}", "slots", Ignored)
+	f("kind: TCPIngress\nmetadata: {namespace: shop, name: t, annotations: {kubernetes.io/ingress.class: keyway}}\nspec: {rules: [{port: 9000, backend: {serviceName: a, servicePort: 80}}]}", "", "")
+	f("kind: TCPIngress\nmetadata: {namespace: shop, name: t, annotations: {kubernetes.io/ingress.class: keyway}}\nspec: {rules: [{host: 'not a name', port: 9000, backend: {serviceName: a, servicePort: 80}}]}", "spec.rules[0].host", Closed)
+	f("kind: Service\nmetadata: {namespace: shop, name: s}", "", "")
+}
