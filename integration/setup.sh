@@ -48,7 +48,6 @@ built() { # built FOLDER NAME PACKAGE [LDFLAGS]: bin/NAME, from bin/NAME-HASH; a
     kube-apiserver) note=" (6 minutes of CPU the first time)" ;;
     kube-controller-manager) note=" (3 minutes of CPU the first time)" ;;
     *.test) how=test compile=-c ;;
-    helm) note=" (4 minutes of CPU the first time)" ;;
     certmanagerdev) note=" (7 minutes of CPU the first time)" ;;
   esac
   hash=$({ cat $(find "$here/$1" -type f \( -name "go.*" -o -name "*.go" \) | sort); go version; } | sha256sum | cut -c1-16)
