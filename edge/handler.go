@@ -332,6 +332,9 @@ func (h *Handler) proxy(r *request) error {
 	if err := h.send(r); err != nil {
 		return err
 	}
+	if x.Response.Switch != nil {
+		r.unlimit()
+	}
 	// Orders for the proxy itself are not passed on.
 	x.Response.Fields.DeleteFunc(func(f exchange.Field) bool {
 		return len(f.Name) > 8 && exchange.EqualFold(f.Name[:8], "X-Accel-")

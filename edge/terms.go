@@ -66,6 +66,14 @@ func (r *request) limitTime(within time.Duration) {
 	})
 }
 
+// unlimit takes the limit back: a request that became a conversation has no end.
+func (r *request) unlimit() {
+	if c := r.clock; c != nil {
+		c.stop(r.x)
+		r.context.Ctx, r.clock = r.x.Ctx, nil
+	}
+}
+
 // late says that the request's time is over.
 func (r *request) late() bool {
 	return r.clock != nil && errors.Is(context.Cause(r.x.Ctx), errRequestTime)
@@ -83,9 +91,7 @@ func (c *clock) stop(x *exchange.Exchange) {
 
 // settle ends what a route's terms began for a request.
 func (r *request) settle() {
-	if r.clock != nil {
-		r.clock.stop(r.x)
-	}
+	r.unlimit()
 	for i, p := range r.passages {
 		p.cut()
 		r.passages[i] = nil

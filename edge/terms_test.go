@@ -14,11 +14,19 @@ import (
 )
 
 // slow answers at once, or as its query says: "head" waits before the head, "trickle"
-// sends a byte now and then for ever.
+// sends a byte now and then for ever, "talk" says what it is told.
 func slow(w http.ResponseWriter, q *http.Request) {
 	switch q.URL.RawQuery {
 	case "head":
 		<-q.Context().Done()
+	case "talk":
+		c, rw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
+		}
+		defer func() { _ = c.Close() }()
+		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+		_, _ = io.Copy(c, rw)
 	case "trickle":
 		for q.Context().Err() == nil {
 			_, _ = io.WriteString(w, ".")
@@ -34,7 +42,7 @@ func slow(w http.ResponseWriter, q *http.Request) {
 func TestRequestTimeout(t *testing.T) {
 	o := newOrigin(t, slow)
 	r := newRig(t, &Config{}, site(o, "{name: r, paths: [/], x_keyway_timeouts: {request: 150}}, {name: free, paths: [/free], x_keyway_timeouts: {}}"))
-	do := func(x *exchange.Exchange) (int, string, error, time.Duration) {
+	do := func(x *exchange.Exchange) (int, string, time.Duration, error) {
 		began := time.Now()
 		own := x.Ctx
 		r.handler.Handle(x)
@@ -51,19 +59,19 @@ func TestRequestTimeout(t *testing.T) {
 		if x.Ctx != own {
 			t.Error("the exchange has another context than before")
 		}
-		return status, string(body), err, time.Since(began)
+		return status, string(body), time.Since(began), err
 	}
-	if s, _, err, _ := do(ask(t, "GET", "h.test", "/")); s != 200 || err != nil {
+	if s, _, _, err := do(ask(t, "GET", "h.test", "/")); s != 200 || err != nil {
 		t.Errorf("in time: %d, %v", s, err)
 	}
-	s, body, _, took := do(ask(t, "GET", "h.test", "/?head"))
+	s, body, took, _ := do(ask(t, "GET", "h.test", "/?head"))
 	if s != 504 || !strings.Contains(body, "timing out") || took > 3*time.Second {
 		t.Errorf("no head: %d %q after %v", s, body, took)
 	}
 	if f := r.finished[len(r.finished)-1]; f.Source != "keyway" || !errors.Is(f.Reply.Err, errRequestTime) {
 		t.Errorf("told as %s, %v", f.Source, f.Reply.Err)
 	}
-	if s, body, err, took := do(ask(t, "GET", "h.test", "/?trickle")); s != 200 || body == "" || err == nil || took > 3*time.Second {
+	if s, body, took, err := do(ask(t, "GET", "h.test", "/?trickle")); s != 200 || body == "" || err == nil || took > 3*time.Second {
 		t.Errorf("no end: %d with %d bytes after %v, %v", s, len(body), took, err)
 	}
 	poll(t, "the origin still has a connection", func() bool { return o.open() <= 1 })
@@ -74,7 +82,7 @@ func TestRequestTimeout(t *testing.T) {
 	defer pw.Close()
 	x.Request.Body, x.Request.Length = pr, -1
 	x.Request.StopBody = func() { _ = pr.CloseWithError(&exchange.BodyError{Err: errors.New("stopped")}) }
-	if s, _, _, took := do(x); s != 504 || took > 3*time.Second {
+	if s, _, took, _ := do(x); s != 504 || took > 3*time.Second {
 		t.Errorf("no request body: %d after %v", s, took)
 	}
 	// A client that leaves is not taken for the time.
@@ -85,7 +93,24 @@ func TestRequestTimeout(t *testing.T) {
 	if s, _, _, _ := do(x); s != 499 {
 		t.Errorf("a client that left: %d", s)
 	}
-	if s, _, err, _ := do(ask(t, "GET", "h.test", "/free")); s != 200 || err != nil {
+	// A conversation goes on for as long as it likes.
+	x = ask(t, "GET", "h.test", "/?talk")
+	x.Request.Upgrade = "echo"
+	r.handler.Handle(x)
+	if x.Response.Status != 101 {
+		t.Fatalf("upgraded with %d", x.Response.Status)
+	}
+	<-time.After(200 * time.Millisecond)
+	said := make([]byte, 5)
+	if _, err := io.WriteString(x.Response.Switch, "hello"); err != nil {
+		t.Error(err)
+	}
+	if _, err := io.ReadFull(x.Response.Switch, said); err != nil || string(said) != "hello" || x.Ctx.Err() != nil {
+		t.Errorf("%q came back, %v", said, err)
+	}
+	_ = x.Response.Switch.Close()
+	r.handler.Done(x, nil)
+	if s, _, _, err := do(ask(t, "GET", "h.test", "/free")); s != 200 || err != nil {
 		t.Errorf("without a limit: %d, %v", s, err)
 	}
 }
