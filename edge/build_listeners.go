@@ -29,10 +29,12 @@ type Fixed struct {
 }
 
 // Listen is one socket that documents want open. Listeners of the same port and protocol
-// share one.
+// share one, and so do those of https and of tls.
 type Listen struct {
 	Protocol string // http, https, tls, tcp, udp
-	Address  string // host:port; without a host for all addresses
+	// Streams makes names streams that routes of streams have, where the rest is https.
+	Streams bool
+	Address string // host:port; without a host for all addresses
 	// Fixed is the listener of the settings that serves it, nil for a socket of its own.
 	Fixed *Fixed
 	// Listeners are those of the document, the first of which gives its name.
@@ -165,9 +167,11 @@ func PlanListeners(doc *spec.Document, fixed []Fixed) ([]*Listen, spec.Problems)
 		}
 		next.Fixed = f
 		beside := func(o *Listen) bool { return o.Network() == next.Network() && overlap(o.Address, next.Address) }
-		if i := slices.IndexFunc(list, func(o *Listen) bool { return beside(o) && o.Protocol != next.Protocol }); i >= 0 {
+		if i := slices.IndexFunc(list, func(o *Listen) bool {
+			return beside(o) && o.Protocol != next.Protocol && !(o.secure() && next.secure())
+		}); i >= 0 {
 			o := list[i]
-			refuse(l, "protocol", "listener "+strconv.Quote(o.Name())+" speaks "+o.Protocol+" on "+o.Network()+" "+o.Address+"; expected another port, or the same protocol; this listener is not served")
+			refuse(l, "protocol", "listener "+strconv.Quote(o.Name())+" speaks "+o.Protocol+" on "+o.Network()+" "+o.Address+"; expected another port, or the same protocol (https and tls can share one); this listener is not served")
 			continue
 		}
 		i := slices.IndexFunc(list, beside)
@@ -187,7 +191,7 @@ func PlanListeners(doc *spec.Document, fixed []Fixed) ([]*Listen, spec.Problems)
 // its port that are for one.
 func join(list []*Listen, i int, next *Listen) []*Listen {
 	o := list[i]
-	o.Listeners = append(o.Listeners, next.Listeners...)
+	o.take(next)
 	if host, _, _ := net.SplitHostPort(next.Address); host != "" {
 		return list
 	}
@@ -196,9 +200,17 @@ func join(list []*Listen, i int, next *Listen) []*Listen {
 		if x == o || x.Network() != o.Network() || !overlap(x.Address, o.Address) {
 			return false
 		}
-		o.Listeners = append(o.Listeners, x.Listeners...)
+		o.take(x)
 		return true
 	})
+}
+
+// take has a socket serve the listeners of another too.
+func (l *Listen) take(o *Listen) {
+	if l.Streams = l.Streams || o.Streams || l.Protocol != o.Protocol; l.Streams {
+		l.Protocol = speaksHTTPS
+	}
+	l.Listeners = append(l.Listeners, o.Listeners...)
 }
 
 // addressOf is where a listener listens.

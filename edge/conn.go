@@ -142,12 +142,17 @@ func (s *Server) serve(ctx context.Context, c *trackedConn, e *gate) {
 		s.serveClear(ctx, c, e, info)
 		return
 	}
+	s.serveTLS(ctx, c, c, e, info, ci)
+}
+
+// serveTLS serves requests over TLS on a connection that over leads to.
+func (s *Server) serveTLS(ctx context.Context, c *trackedConn, over net.Conn, e *gate, info *exchange.Conn, ci *connInfo) {
 	if !s.admission.shake() {
 		s.Observer.Refused(e.Name, refusedHandshakes)
 		reset(c.Conn)
 		return
 	}
-	tc := s.handshake(ctx, c, c, client)
+	tc := s.handshake(ctx, c, over, info.Peer.Addr())
 	s.admission.shaken()
 	if tc == nil {
 		return

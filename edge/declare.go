@@ -42,7 +42,7 @@ func (s *Server) Open(ctx context.Context, l *Listen) error {
 func (s *Server) gateOf(l *Listen) *gate {
 	e := s.Pattern
 	e.Name, e.Address = l.Name(), l.Address
-	e.TLS, e.Stream = l.secure(), l.Protocol == speaksTLS || l.Protocol == speaksTCP
+	e.TLS, e.Stream, e.Requests = l.secure(), l.Protocol == speaksTLS || l.Protocol == speaksTCP || l.Streams, l.Streams
 	e.H2C = e.H2C && l.Protocol == speaksHTTP
 	e.NoHTTP3 = e.NoHTTP3 && l.Protocol == speaksHTTPS
 	g := &gate{e, &tenure{declared: true}}
@@ -53,7 +53,7 @@ func (s *Server) gateOf(l *Listen) *gate {
 // change has an open listener serve as l says.
 func (s *Server) change(p *port, l *Listen) {
 	old, next := p.gate.Load(), s.gateOf(l)
-	if old.TLS == next.TLS && old.Stream == next.Stream {
+	if old.TLS == next.TLS && old.Stream == next.Stream && old.Requests == next.Requests {
 		old.policy.Store(l.policy)
 		next.tenure = old.tenure
 		p.gate.Store(next)

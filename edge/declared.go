@@ -200,7 +200,7 @@ func reasonOf(err error) string {
 
 // same says whether a socket that serves l need not be told of o.
 func (l *Listen) same(o *Listen) bool {
-	return l.Protocol == o.Protocol && l.Name() == o.Name() && l.policy == o.policy
+	return l.Protocol == o.Protocol && l.Streams == o.Streams && l.Name() == o.Name() && l.policy == o.policy
 }
 
 // next is when the next try is due, zero for none.

@@ -365,6 +365,9 @@ func TestPlanListeners(t *testing.T) {
 			if l.Fixed != nil {
 				text += " by " + l.Fixed.Setting
 			}
+			if l.Streams {
+				text += " and streams"
+			}
 			for _, x := range l.Listeners[1:] {
 				text += " +" + x.Name
 			}
@@ -386,6 +389,8 @@ func TestPlanListeners(t *testing.T) {
 	f(listening("{name: a, protocol: http, port: 8000}", "{name: b, protocol: https, port: 8000, address: 127.0.0.2}", "{name: c, protocol: http, port: 8000, address: 127.0.0.1}"), "a http :8000 by proxy_listen +c", "b: port")
 	f(listening("{name: a, protocol: https, port: 8443}", "{name: b, protocol: https, port: 8443, address: 127.0.0.1}"), "b https 127.0.0.1:8443 by proxy_tls_listen", "a: port")
 	f(listening("{name: a, protocol: http, port: 8100}", "{name: b, protocol: udp, port: 8100}", "{name: c, protocol: udp, port: 53, address: 127.0.0.1}"), "b udp :8100", "c udp 127.0.0.1:53 by stream_listen", "a: port")
+	f(listening("{name: a, protocol: tls, port: 9, address: 127.0.0.1}", "{name: b, protocol: https, port: 9}", "{name: c, protocol: http, port: 9, address: 127.0.0.2}"), "a https :9 and streams +b", "c: protocol")
+	f(listening("{name: a, protocol: tls, port: 9}", "{name: b, protocol: tls, port: 9, address: 127.0.0.1}"), "a tls :9 +b")
 	f("x_keyway_tls_policies: [{name: x}, {name: y}]\n"+listening("{name: a, protocol: https, port: 9, tls_policy: x}", "{name: b, protocol: https, port: 9, address: 127.0.0.1}", "{name: c, protocol: https, port: 9, address: 127.0.0.2, tls_policy: y}"), "a https :9 +b +c", "c: tls_policy")
 }
 

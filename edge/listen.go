@@ -40,6 +40,9 @@ type Endpoint struct {
 	Proxied bool
 	// Stream makes the listener one of streams: no requests are spoken on it.
 	Stream bool
+	// Requests makes one of streams over TLS serve requests too: over connections for a
+	// name that no route of streams has.
+	Requests bool
 	// H2C makes a listener in clear understand HTTP/2 too, from clients that begin with it.
 	H2C bool
 	// HTTP3 serves HTTP/3 over UDP at the port of a TLS listener, and says so there.

@@ -31,6 +31,9 @@ type StreamConn struct {
 	// read already; nil where there is no TLS. It answers nil, and the connection is
 	// closed, when that fails.
 	Terminate func(ctx context.Context, snap *Snapshot, ahead []byte) *tls.Conn
+	// Requests serves a connection that no route of streams is for as one of requests, and
+	// answers when it is over; nil on listeners of streams alone.
+	Requests func(ctx context.Context, ahead []byte)
 }
 
 // StreamObserver is told of streams; telemetry implements it.
@@ -162,6 +165,11 @@ func (s *Server) serveStream(ctx context.Context, c *trackedConn, e *gate, info 
 		sc.Terminate = func(ctx context.Context, snap *Snapshot, ahead []byte) *tls.Conn {
 			c.facts.snap = snap // route and certificate are of one generation
 			return s.terminate(ctx, c, e, info, ci, ahead)
+		}
+	}
+	if e.Requests {
+		sc.Requests = func(ctx context.Context, ahead []byte) {
+			s.serveTLS(ctx, c, &clearConn{trackedConn: c, ahead: ahead}, e, info, ci)
 		}
 	}
 	s.Streams.ServeStream(ctx, sc)

@@ -62,6 +62,8 @@ type flow struct {
 	hello Hello
 	raw   []byte // bytes that were looked at and belong to the target
 	end   *edge.StreamEnd
+	// requests says that it was none of streams.
+	requests bool
 }
 
 // ServeStream carries a connection until it ends, and closes it.
@@ -74,7 +76,11 @@ func (e *Engine) ServeStream(ctx context.Context, c *edge.StreamConn) {
 	if c.Terminate != nil {
 		f.end.Protocol = routing.TLS
 	}
-	if bad := f.serve(ctx); bad != nil {
+	bad := f.serve(ctx)
+	if f.requests {
+		return
+	}
+	if bad != nil {
 		if bad.result == resultNoHello && len(f.raw) == 0 && errors.Is(bad.err, io.EOF) {
 			return // a look at whether the port is open
 		}
@@ -97,7 +103,7 @@ func (f *flow) serve(ctx context.Context) *refusal {
 	} else {
 		routed, client, bad = f.enterTLS(ctx)
 	}
-	if bad != nil {
+	if bad != nil || f.requests {
 		return bad
 	}
 	routed = routed.Chosen()
@@ -131,6 +137,10 @@ func (f *flow) enterTLS(ctx context.Context) (edge.Routed, net.Conn, *refusal) {
 	f.raw, f.hello, err = ReadHello(sock)
 	_ = sock.SetReadDeadline(time.Time{})
 	if err != nil {
+		if f.conn.Requests != nil && len(f.raw) > 0 { // whose handshake fails, with an answer in clear for a client that speaks so
+			f.request(ctx)
+			return edge.Routed{}, nil, nil
+		}
 		return edge.Routed{}, nil, &refusal{resultNoHello, err}
 	}
 	f.end.ServerName = f.hello.ServerName
@@ -139,7 +149,10 @@ func (f *flow) enterTLS(ctx context.Context) (edge.Routed, net.Conn, *refusal) {
 	}
 	// With an encrypted name what was seen is only a name for all; an authority's
 	// question is answered by the handshake, whether streams have the name or not.
-	if _, bad := f.find(routing.TLS); bad != nil && !f.hello.Encrypted && !f.hello.Challenge {
+	if _, bad := f.find(routing.TLS); bad != nil && f.conn.Requests != nil {
+		f.request(ctx)
+		return edge.Routed{}, nil, nil
+	} else if bad != nil && !f.hello.Encrypted && !f.hello.Challenge {
 		unrecognized(sock, f.conn.Limit)
 		return edge.Routed{}, nil, bad
 	}
@@ -152,6 +165,13 @@ func (f *flow) enterTLS(ctx context.Context) (edge.Routed, net.Conn, *refusal) {
 	f.end.ServerName, f.end.Certificate = f.hello.ServerName, f.conn.Info.CertSerial
 	routed, bad := f.find(routing.TLS)
 	return routed, tc, bad
+}
+
+// request hands a connection over to those who serve requests, until it is over.
+func (f *flow) request(ctx context.Context) {
+	raw := f.raw
+	f.requests, f.raw, f.snap = true, nil, nil // whoever stays for days keeps no snapshot
+	f.conn.Requests(ctx, raw)
 }
 
 // unrecognized tells a client that nothing here has the name that it asked for, with

@@ -198,7 +198,11 @@ func claims(e Entity) []claim {
 	case *Service, *Route, *Upstream, *TLSPolicy, *Issuer:
 		return []claim{{kind, "name", label(e)}}
 	case *Listener:
-		return []claim{{kind, "name", e.Name}, {kind, "port", e.place()}}
+		claims := []claim{{kind, "name", e.Name}}
+		for _, place := range e.places() {
+			claims = append(claims, claim{kind, "port", place})
+		}
+		return claims
 	case *Target:
 		return []claim{{kind, "target", e.Upstream + " " + e.Target}}
 	case *Consumer:

@@ -94,20 +94,26 @@ func (l *Listener) fields(visit func(field)) {
 	visit(field{"tls_policy", &l.TLSPolicy, sniPolicy})
 }
 
-// place is what two listeners cannot both have, "" while it is not known.
-func (l *Listener) place() string {
+// places are what two listeners cannot both have, none while that is not known. Requests
+// over TLS and streams over TLS can have one port.
+func (l *Listener) places() []string {
 	if l.Port == 0 {
-		return ""
-	}
-	network := "tcp"
-	if l.Protocol == "udp" {
-		network = "udp"
+		return nil
 	}
 	address := l.Address
 	if a, err := netip.ParseAddr(address); err == nil {
 		address = a.Unmap().String()
 	}
-	return network + " " + address + ":" + itoa(l.Port)
+	at := " " + address + ":" + itoa(l.Port)
+	switch l.Protocol {
+	case "udp":
+		return []string{"udp" + at}
+	case "https":
+		return []string{"requests" + at}
+	case "tls":
+		return []string{"streams" + at}
+	}
+	return []string{"requests" + at, "streams" + at}
 }
 
 // Services yields the ids of all services that a route may send requests to, without

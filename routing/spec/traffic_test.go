@@ -21,6 +21,7 @@ x_keyway_tls_policies:
 x_keyway_listeners:
 - {name: web, protocol: https, port: 8443, tls_policy: p, tags: [x]}
 - {name: dns, protocol: udp, port: 8443, address: "::"}
+- {name: raw, protocol: tls, port: 8443}
 `
 
 func TestTrafficOfRoutes(t *testing.T) {
@@ -110,6 +111,7 @@ func TestTrafficProblems(t *testing.T) {
 		"x_keyway_tls_policies: [{name: p}]\nx_keyway_listeners: [{name: l, protocol: tcp, port: 80, tls_policy: p}]":                                       "tls_policy: expected nothing, since 'protocol' is 'tcp'",
 		"x_keyway_listeners: [{name: l, protocol: https, port: 80, tls_policy: p}]":                                                                         "tls_policy: invalid reference 'tls_policy: p'",
 		"x_keyway_listeners: [{name: l, protocol: http, port: 80}, {name: m, protocol: tls, port: 80}]":                                                     "uniqueness violation: 'x_keyway_listeners' entity with port set to '80' on the same address already declared at f:",
+		"x_keyway_listeners: [{name: l, protocol: tls, port: 80}, {name: m, protocol: https, port: 80}, {name: n, protocol: tls, port: 80}]":                "uniqueness violation: 'x_keyway_listeners' entity with port set to '80' on the same address already declared at f:",
 		"x_keyway_listeners: [{name: l, protocol: http, port: 80, address: 127.0.0.1}, {name: m, protocol: http, port: 80, address: \"::ffff:127.0.0.1\"}]": "with port set to '80'",
 		"x_keyway_listeners: [{name: l, protocol: http, port: 80}, {name: l, protocol: http, port: 81}]":                                                    "uniqueness violation: 'x_keyway_listeners' entity with name set to 'l'",
 	} {

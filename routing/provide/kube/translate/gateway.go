@@ -36,6 +36,17 @@ type portClaim struct {
 	Policy   string // id of a TLS policy
 }
 
+// beside says whether two can have one port: over TLS the server name tells streams from
+// requests.
+func (c portClaim) beside(o portClaim) bool {
+	secure := func(p string) bool { return p == "https" || p == "tls" }
+	return c.Protocol == o.Protocol || secure(c.Protocol) && secure(o.Protocol)
+}
+
+// portState is who has a port: the oldest claim, and the oldest of the other protocol that
+// goes beside it.
+type portState struct{ First, Other portClaim }
+
 // controllerOf is the name by which a class calls this controller, "" if it is another's.
 func (w *run) controllerOf(class string) string {
 	c, _ := w.look(KindGatewayClass, "", class).(*GatewayClass)
@@ -148,9 +159,14 @@ func (w *run) claimPorts(g *Gateway, s *gatewayState) {
 			continue
 		}
 		w.give(l.port(), claim)
-		if state, _ := w.peeked(l.port()).(portClaim); state.Protocol != "" && (state.Protocol != claim.Protocol || state.Policy != claim.Policy && state.Object != claim.Object) {
-			message := "port " + strconv.Itoa(l.Port) + " is " + state.Object.String() + "'s, which is older, for " + strings.ToUpper(state.Protocol)
-			if state.Protocol == claim.Protocol {
+		state, _ := w.peeked(l.port()).(portState)
+		holder := state.First
+		if claim.Protocol == state.Other.Protocol {
+			holder = state.Other
+		}
+		if holder.Protocol != "" && (!holder.beside(claim) || holder.Protocol == claim.Protocol && holder.Policy != claim.Policy && holder.Object != claim.Object) {
+			message := "port " + strconv.Itoa(l.Port) + " is " + holder.Object.String() + "'s, which is older, for " + strings.ToUpper(holder.Protocol)
+			if holder.Protocol == claim.Protocol {
 				message += " with another validation of clients"
 			}
 			l.accepted.fail("PortUnavailable", message)
@@ -283,22 +299,42 @@ func (w *run) claimNames(g *Gateway, s *gatewayState) {
 	}
 }
 
-// listenPort is a port on which a document listens: the oldest Gateway says how.
+// listenPort is a port on which a document listens: the oldest Gateways say how.
 func (w *run) listenPort() {
-	var best *portClaim
+	var claims []portClaim
 	for _, s := range w.collected(w.self) {
-		if c, ok := s.v.(portClaim); ok && (best == nil || cmp.Or(c.Created.Compare(best.Created), c.Object.compare(best.Object)) < 0) {
-			best = &c
+		if c, ok := s.v.(portClaim); ok {
+			claims = append(claims, c)
 		}
 	}
-	if best == nil {
+	if len(claims) == 0 {
 		return
 	}
-	w.say(*best)
-	port, _, _ := strings.Cut(w.self.Name, ":")
-	values := map[string]any{"name": "gateway-" + strings.ReplaceAll(w.self.Name, ":", "-"), "protocol": best.Protocol, "port": atoi(port), "tags": []string{"managed-by-ingress-controller"}}
-	if best.Policy != "" {
-		values["tls_policy"] = best.Policy
+	slices.SortFunc(claims, func(a, b portClaim) int {
+		return cmp.Or(a.Created.Compare(b.Created), a.Object.compare(b.Object), strings.Compare(a.Protocol, b.Protocol))
+	})
+	state := portState{First: claims[0]}
+	for _, c := range claims {
+		if c.Protocol != state.First.Protocol && c.beside(state.First) {
+			state.Other = c
+			break
+		}
 	}
-	w.compose(map[string][]any{"x_keyway_listeners": {values}}, nil)
+	w.say(state)
+	port, _, _ := strings.Cut(w.self.Name, ":")
+	var list []any
+	for i, c := range []portClaim{state.First, state.Other} {
+		if c.Protocol == "" {
+			continue
+		}
+		values := map[string]any{"name": "gateway-" + strings.ReplaceAll(w.self.Name, ":", "-"), "protocol": c.Protocol, "port": atoi(port), "tags": []string{"managed-by-ingress-controller"}}
+		if i > 0 {
+			values["name"] = fmt.Sprint(values["name"], "-", c.Protocol)
+		}
+		if c.Policy != "" {
+			values["tls_policy"] = c.Policy
+		}
+		list = append(list, values)
+	}
+	w.compose(map[string][]any{"x_keyway_listeners": list}, nil)
 }

@@ -177,6 +177,10 @@ func TestGatewayListeners(t *testing.T) {
 			"a port that an older Gateway has", []string{httpAll}, "kind: Gateway\nmetadata: {name: old, namespace: infra, creationTimestamp: \"2025-01-01T00:00:00Z\"}\nspec: {gatewayClassName: keyway, listeners: [{name: x, port: 80, protocol: TCP}]}",
 			"Accepted=False/ListenersNotValid Programmed=False/Invalid http[HTTPRoute,GRPCRoute]:0 http.Accepted=False/PortUnavailable http.Programmed=False/Invalid http.ResolvedRefs",
 		},
+		{
+			"streams beside the requests over TLS of an older Gateway", []string{`{name: a, port: 443, protocol: TLS, tls: {mode: Passthrough}}`}, "kind: Gateway\nmetadata: {name: old, namespace: shop, creationTimestamp: \"2025-01-01T00:00:00Z\"}\nspec: {gatewayClassName: keyway, listeners: [{name: x, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: pair}]}}]}\n---\nkind: Pair\nmetadata: {name: pair, namespace: shop}",
+			"Accepted Programmed a[TLSRoute]:0 a.Accepted a.Programmed a.ResolvedRefs",
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := state(t, ofGateway(c.listeners...)+c.more)
