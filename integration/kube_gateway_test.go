@@ -91,6 +91,17 @@ spec: {parentRefs: [{name: ports, namespace: infra}], rules: [{backendRefs: [{na
 	if got := resp.Header.Get("Location"); resp.StatusCode != 301 || !strings.HasPrefix(got, "http://other.test") || !strings.HasSuffix(got, "/moved/x") {
 		t.Errorf("%d to %s", resp.StatusCode, got)
 	}
+	clear := &http.Transport{Protocols: new(http.Protocols)} // as clients of gRPC do
+	clear.Protocols.SetUnencryptedHTTP2(true)
+	defer clear.CloseIdleConnections()
+	resp, err = (&http.Client{Transport: clear, Timeout: 20 * time.Second}).Get("http://" + g.proxy + "/old/x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if resp.ProtoMajor != 2 || resp.StatusCode != 200 {
+		t.Errorf("HTTP/2 in clear: %s %d", resp.Proto, resp.StatusCode)
+	}
 	// Nobody reaches it through another port by naming this one.
 	g.proxy = main
 	if code, body := g.asked(nil, "any.test:"+web, "/both"); code != 404 {

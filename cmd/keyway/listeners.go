@@ -51,8 +51,10 @@ func (s *settings) fixed() []edge.Fixed {
 }
 
 // pattern is what listeners of documents have of the settings that are for every listener.
+// Those in clear always take clients that begin with HTTP/2: routes for gRPC may lead from
+// there, and nothing else would tell it.
 func (s *settings) pattern() edge.Endpoint {
-	return edge.Endpoint{H2C: slices.Contains(s.H2C, "all"), NoHTTP3: slices.Contains(s.HTTP3, "clear"), MaxConns: s.MaxPerListener.all}
+	return edge.Endpoint{H2C: true, NoHTTP3: slices.Contains(s.HTTP3, "clear"), MaxConns: s.MaxPerListener.all}
 }
 
 // listenerFacts is what status and metrics tell of listeners of documents.
