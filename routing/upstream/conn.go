@@ -49,12 +49,18 @@ type sock struct {
 	told  bool
 	probe bool
 	noise bool // something had come in before anything was written
+
+	tap  *tap // of a shared connection, see listen; nil for others
+	take func(fd uintptr) bool
 }
 
 // Read reads from the socket; while probing it does not wait.
 func (s *sock) Read(p []byte) (int, error) {
 	if s.probing {
 		return s.tryRead(p)
+	}
+	if s.tap != nil {
+		return s.tapped(p)
 	}
 	return s.Conn.Read(p)
 }

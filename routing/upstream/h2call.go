@@ -31,14 +31,24 @@ func (k *call) share(s *stack, t *target, host string) *fault {
 	if k.watched || k.body.stream != nil { // whose reader sees the client go
 		watch = nil
 	}
-	st, reused, err := s.ride(ctx, k.cluster, k.lastShared, func() {
-		if watch != nil {
-			k.watched = true
-			watch()
+	once := !k.body.replayable() || !idempotent(k.x.Request.Method)
+	var st *h2stream
+	var reused bool
+	for {
+		var err error
+		st, reused, err = s.ride(ctx, k.cluster, k.lastShared, func() {
+			if watch != nil {
+				k.watched = true
+				watch()
+			}
+		})
+		if err != nil {
+			return unconnected(err)
 		}
-	})
-	if err != nil {
-		return unconnected(err)
+		if !reused || !once || st.c.look(ctx) {
+			break
+		}
+		st.end() // its connection takes no more: another one is looked for
 	}
 	k.stream, k.lastShared = st, st.c
 	f := k.sendShared(host)
@@ -71,9 +81,13 @@ func (k *call) sendShared(host string) *fault {
 	b, st := &k.body, k.stream
 	c := st.c
 	c.mu.Lock()
-	if c.dead != nil {
+	if c.dead != nil || c.gone {
 		defer c.mu.Unlock()
-		return &fault{kind: faultBroken, err: fmt.Errorf("writing to %s: %w", c.address, c.dead)}
+		err := c.dead
+		if err == nil {
+			err = errH2Gone
+		}
+		return &fault{kind: faultBroken, err: fmt.Errorf("writing to %s: %w", c.address, err)}
 	}
 	st.bare = k.x.Request.Method == "HEAD"
 	st.begin(lines, b.empty())

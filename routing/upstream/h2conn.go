@@ -27,6 +27,7 @@ const (
 	h2FrameSize    = 16 << 10
 	h2Silence      = 5*time.Minute + 10*time.Second // gRPC servers take pings more often than each 5 minutes for an attack
 	h2PingWait     = 20 * time.Second
+	h2LastWords    = time.Second // how long a connection that broke is read from
 )
 
 // h2conn is one HTTP/2 connection to a target. Its reader is the one goroutine that it
@@ -34,6 +35,7 @@ const (
 type h2conn struct {
 	stack   *stack
 	nc      net.Conn
+	sock    *sock // beneath nc, nil where it cannot be looked at
 	address string
 	write   time.Duration
 	framer  *http2.Framer // reading is the reader's; writing appends to out, under mu
@@ -50,14 +52,18 @@ type h2conn struct {
 	out       h2out
 	spare     []byte
 	writing   bool
+	taken     int64 // bytes of out that were given to be written
+	left      int64 // and how many of them may have left
 	window    int64 // what the target lets us send
 	recv      int64 // what the target may still send
 	owed      int64
 	first     int64 // window of new streams
 	most      int   // streams the target allows
 	frameMost int
-	known     bool // settings came
-	draining  bool // no new stream
+	known     bool  // settings came
+	draining  bool  // no new stream
+	gone      bool  // not even one that was promised: the target looks at none
+	broken    error // of a write, after which the target's last words are read
 	dead      error
 	junk      int
 	updates   int // window updates that nothing was sent for
@@ -107,8 +113,14 @@ func (c *h2conn) run() {
 	c.mu.Unlock()
 	err := c.readAll()
 	c.mu.Lock()
+	if c.broken != nil {
+		err = c.broken
+	}
 	c.fail(err)
 	c.mu.Unlock()
+	if c.sock != nil {
+		c.sock.tap.tell()
+	}
 	c.stack.lose(c)
 }
 
@@ -146,7 +158,7 @@ func (c *h2conn) farewell(err error) error {
 	c.mu.Lock()
 	c.write = min(c.write, time.Second)
 	_ = c.framer.WriteGoAway(0, code, nil)
-	if !c.writing && c.dead == nil {
+	if !c.writing && c.dead == nil && c.broken == nil {
 		c.writing = true
 		c.writeOut() // the last word: the connection is closed behind it
 		c.writing = false
@@ -162,7 +174,7 @@ func (c *h2conn) fail(err error) {
 	}
 	c.dead, c.draining = err, true
 	for _, st := range c.streams {
-		st.kill(err, false)
+		st.kill(err, st.from >= c.left) // what never left was not looked at
 	}
 	clear(c.streams)
 	c.settle()
@@ -208,6 +220,8 @@ func (c *h2conn) endIfUnused() {
 
 var errH2Drained = errors.New("the connection served what it was to serve")
 
+var errH2Gone = errors.New("the target had ended the connection")
+
 // drain lets streams end and takes no new ones.
 func (c *h2conn) drain() {
 	c.mu.Lock()
@@ -240,7 +254,7 @@ func (c *h2conn) sweep(now time.Time, idle time.Duration) {
 // request, whose time goes on. What others queue until the goroutine runs leaves in the
 // same write, which measured faster than writing at once. mu is held.
 func (c *h2conn) flush() {
-	if c.writing || len(c.out.b) == 0 || c.dead != nil {
+	if c.writing || len(c.out.b) == 0 || c.dead != nil || c.broken != nil {
 		return
 	}
 	c.writing = true
@@ -250,7 +264,7 @@ func (c *h2conn) flush() {
 func (c *h2conn) writeAll() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for len(c.out.b) > 0 && c.dead == nil {
+	for len(c.out.b) > 0 && c.dead == nil && c.broken == nil {
 		c.writeOut()
 	}
 	c.writing = false
@@ -260,22 +274,36 @@ func (c *h2conn) writeAll() {
 func (c *h2conn) writeOut() {
 	batch := c.out.b
 	c.out.b = c.spare[:0]
+	c.taken += int64(len(batch))
+	c.left = c.taken
 	c.mu.Unlock()
 	_ = c.nc.SetWriteDeadline(time.Now().Add(c.write))
-	_, err := c.nc.Write(batch)
+	n, err := c.nc.Write(batch)
 	c.mu.Lock()
+	c.left -= int64(len(batch) - n)
 	c.spare = batch[:0]
 	if cap(batch) > 2*h2OutHigh {
 		c.spare = nil
 	}
 	if err != nil {
 		if isTimeout(err) {
-			err = fmt.Errorf("%w after %v", errTimeout, c.write)
+			c.fail(fmt.Errorf("writing to %s: %w after %v", c.address, errTimeout, c.write))
+			return
 		}
-		c.fail(fmt.Errorf("writing to %s: %w", c.address, err))
+		c.breakOff(fmt.Errorf("writing to %s: %w", c.address, err))
 		return
 	}
 	c.unblock()
+}
+
+// breakOff ends a connection that cannot be written to, but not before the reader has heard
+// what the target said when it closed: which requests it has not looked at. mu is held.
+func (c *h2conn) breakOff(err error) {
+	if c.dead != nil {
+		return
+	}
+	c.draining, c.gone, c.broken = true, true, err
+	_ = c.nc.SetReadDeadline(time.Now().Add(h2LastWords))
 }
 
 // unblock wakes the bodies that wait for room. mu is held.

@@ -201,7 +201,7 @@ func (c *h2conn) reset(f *http2.RSTStreamFrame) error {
 
 // goAway lets the streams that the target has taken end; others were not looked at.
 func (c *h2conn) goAway(f *http2.GoAwayFrame) error {
-	c.draining = true
+	c.draining, c.gone = true, true
 	err := fmt.Errorf("%s ended the connection: %s", c.address, f.ErrCode)
 	for id, st := range c.streams {
 		if id > f.LastStreamID {

@@ -115,7 +115,15 @@ func (s *stack) connect(ctx context.Context, cl *Cluster) (*h2conn, error) {
 		nc.close()
 		return nil, fmt.Errorf("shaking hands with %s as %q: expected that it speaks HTTP/2 (ALPN h2), it chose %q", nc.address, s.id.server, p)
 	}
-	c := newH2conn(s, nc.rw, nc.address, cl.write, time.Now())
+	nc.sock.listen()
+	over := nc.rw
+	if !nc.secure {
+		over = nc.sock // whose reads tell how far they are
+	}
+	c := newH2conn(s, over, nc.address, cl.write, time.Now())
+	if nc.sock.tap != nil {
+		c.sock = nc.sock
+	}
 	if !s.pools.enlist(c) {
 		nc.close()
 		return nil, fmt.Errorf("connecting to %s: %w", nc.address, errPoolsEnded)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"syscall"
 
 	rawsock "github.com/keyway-edge/keyway/edge/exchange/sock"
 )
@@ -51,6 +52,58 @@ func (s *sock) swap(out, in []byte, probe bool) (sent, n int, err error) {
 		return s.sent, 0, io.EOF
 	}
 	return s.sent, s.n, nil
+}
+
+// listen makes Read tell how far it is: it is a shared connection's from now on.
+func (s *sock) listen() {
+	s.tap = &tap{}
+	s.take = func(fd uintptr) bool {
+		s.tap.waiting.Store(false) // before anything is taken: who looks later must not take it for handled
+		s.n, s.err = rawsock.Recv(fd, s.p)
+		if rawsock.Again(s.err) {
+			s.tap.rest()
+			return false
+		}
+		return true
+	}
+}
+
+// tapped is Read of a shared connection.
+func (s *sock) tapped(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	s.p = p
+	err := s.raw.Read(s.take)
+	s.p = nil
+	switch {
+	case err != nil:
+		return 0, err
+	case s.err != 0:
+		return 0, &net.OpError{Op: "read", Net: "tcp", Addr: s.RemoteAddr(), Err: os.NewSyscallError("read", s.err)}
+	case s.n == 0:
+		return 0, io.EOF
+	}
+	return s.n, nil
+}
+
+// peek says whether something has come in that was not read, and leaves it there. The end
+// of the connection is an error. Any goroutine may peek.
+func (s *sock) peek() (some bool, err error) {
+	var one [1]byte
+	n, e := 0, syscall.Errno(0)
+	err = s.raw.Control(func(fd uintptr) { n, e = rawsock.Peek(fd, one[:]) })
+	switch {
+	case err != nil:
+		return false, err
+	case rawsock.Again(e):
+		return false, nil
+	case e != 0:
+		return false, e
+	case n == 0:
+		return false, io.EOF
+	}
+	return true, nil
 }
 
 // arm makes the closures that tryRead and swap hand to the runtime, once a connection.

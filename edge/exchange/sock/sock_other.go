@@ -12,6 +12,12 @@ func Recv(fd uintptr, p []byte) (int, syscall.Errno) {
 	return plain(syscall.Read(int(fd), p))
 }
 
+// Peek is Recv, but leaves what it reads.
+func Peek(fd uintptr, p []byte) (int, syscall.Errno) {
+	n, _, err := syscall.Recvfrom(int(fd), p, syscall.MSG_PEEK)
+	return plain(n, err)
+}
+
 // Send writes as much of p as the socket takes without waiting.
 func Send(fd uintptr, p []byte) (int, syscall.Errno) {
 	return plain(syscall.Write(int(fd), p))
