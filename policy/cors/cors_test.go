@@ -185,6 +185,12 @@ func TestGatewayAPI(t *testing.T) {
 	if got, want := send(methods, "GET", "https://evil.test", "", allowOrigin+"=*", allowCredentials+"=true", "X-A=b"), "0 X-A=b vary=Origin"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
+	for _, field := range []string{"allow_methods", "allow_headers", "expose_headers"} {
+		_, problems := vectortest.Compile(t, Kind(), nil, `{"gateway_api":{"`+field+`":["ok","a, b"]}}`)
+		if len(problems) != 1 || !strings.Contains(problems.Error(), "gateway_api."+field+".2: expected one name") {
+			t.Errorf("%s: %v", field, problems)
+		}
+	}
 	for _, origin := range []string{"foo.com", "ftp://foo.com", "https://a*.foo.com", "https://*foo.com", "https://foo.com:0", "https://foo.com/x", "https://", "https://*.*.foo.com"} {
 		_, problems := vectortest.Compile(t, Kind(), nil, `{"gateway_api":{"allow_origins":["`+origin+`"]}}`)
 		if len(problems) != 1 || !strings.Contains(problems.Error(), "gateway_api.allow_origins.1: expected '*' or http(s)://") {

@@ -109,6 +109,16 @@ func (f *filter) compile() (*gateway, []spec.FieldError) {
 		}
 		g.origins = append(g.origins, o)
 	}
+	for _, x := range []struct {
+		name  string
+		texts []string
+	}{{"allow_methods", f.Methods}, {"allow_headers", f.Headers}, {"expose_headers", f.Exposed}} {
+		for i, text := range x.texts {
+			if strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r == ',' || r >= 0x7f }) {
+				bad = append(bad, spec.FieldError{Field: "gateway_api." + x.name + "." + strconv.Itoa(i+1), Message: fmt.Sprintf("expected one name, got %q", text)})
+			}
+		}
+	}
 	g.methods, g.anyMethod = list(f.Methods)
 	g.headers, g.anyName = list(f.Headers)
 	star := false
