@@ -45,7 +45,7 @@ func (s *Server) gateOf(l *Listen) *gate {
 	e.TLS, e.Stream, e.Requests = l.secure(), l.Protocol == speaksTLS || l.Protocol == speaksTCP || l.Streams, l.Streams
 	e.H2C = e.H2C && l.Protocol == speaksHTTP
 	e.NoHTTP3 = e.NoHTTP3 && l.Protocol == speaksHTTPS
-	g := &gate{e, &tenure{declared: true}}
+	g := &gate{e, &tenure{}}
 	g.policy.Store(l.policy)
 	return g
 }

@@ -121,10 +121,9 @@ type gate struct {
 
 // tenure is what gates share that differ in their names alone.
 type tenure struct {
-	declared bool                         // by documents
-	shut     atomic.Bool                  // its connections are to end
-	policy   atomic.Pointer[certs.Policy] // a declared one's TLS policy, as it was last
-	held     int                          // connections; of Server.mu
+	shut   atomic.Bool                  // its connections are to end
+	policy atomic.Pointer[certs.Policy] // of a listener of documents, as it was last
+	held   int                          // connections; of Server.mu
 }
 
 // Listen opens every endpoint, or none: on an error the opened ones are closed.

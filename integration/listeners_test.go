@@ -346,8 +346,12 @@ func TestListenersSurviveUpgrades(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for range 3 {
+	late := free(t)
+	for i := range 3 {
 		g.install(t, binary(t))
+		if i == 1 { // in the midst of the hand-over: only one of the two processes may open it
+			g.write(l.with("web http "+web, "secure https "+secure, "db tcp "+stream, "dns udp "+datagrams, "late http "+late))
+		}
 		g.upgrade(t)
 		for _, c := range []net.Conn{held, session} {
 			if err := echoes(c, "after an upgrade"); err != nil {
@@ -364,8 +368,11 @@ func TestListenersSurviveUpgrades(t *testing.T) {
 		}
 		t.Logf("%s: %d new connections over 3 upgrades, %d refused", x.address, x.sent.Load(), x.refused.Load())
 	}
-	if states, _ := g.listenerStates(); states["web"] != "open" || states["dns"] != "open" {
+	if states, _ := g.listenerStates(); states["web"] != "open" || states["dns"] != "open" || states["late"] != "open" {
 		t.Errorf("after the upgrades: %v", states)
+	}
+	if n := g.counter(t, "keyway_listener_failures_total") + float64(strings.Count(g.log.String(), "listener cannot be opened")); n > 0 || refusesConnections(late) {
+		t.Errorf("the two processes have stood in each other's way %v times", n)
 	}
 	if n := g.counter(t, `keyway_connections_total{listener="web"}`); n < 1 {
 		t.Errorf("the newest process counts %v connections of the listener", n)

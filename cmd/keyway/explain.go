@@ -93,7 +93,7 @@ func explain(s *edge.Snapshot, config *edge.Config, q control.Question) (*explan
 	if err != nil {
 		return nil, err
 	}
-	query := routing.Query{Dst: netip.AddrPortFrom(netip.IPv4Unspecified(), port), Method: cmp.Or(q.Method, "GET"), Scheme: u.Scheme, Host: u.Host, SNI: sni, Secure: u.Scheme == "https", Fields: &fields, RawQuery: u.RawQuery, Policy: config.Policy}
+	query := routing.Query{Method: cmp.Or(q.Method, "GET"), Scheme: u.Scheme, Host: u.Host, SNI: sni, Secure: u.Scheme == "https", Fields: &fields, RawQuery: u.RawQuery, Policy: config.Policy, Dst: netip.AddrPortFrom(netip.IPv4Unspecified(), port)}
 	raw := u.EscapedPath()
 	if raw == "" {
 		raw = "/"
