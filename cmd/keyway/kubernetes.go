@@ -38,7 +38,7 @@ type kubeChoice struct {
 	PublishService   string
 	PublishAddresses []translate.Address
 
-	CertManager bool // its Certificates are watched
+	CertManager bool     // its Certificates are watched
 	Admission   []string // addresses of the webhook
 }
 
