@@ -1,6 +1,8 @@
 package translate
 
-// supportedFeatures are what a GatewayClass says of this controller, in order.
+// supportedFeatures are what a GatewayClass says of this controller, in order. The
+// validation of clients is not among them, although it works: it is of a port, and
+// Gateways share their ports.
 var supportedFeatures = []string{
 	"BackendTLSPolicy",
 	"BackendTLSPolicySANValidation",
@@ -9,7 +11,6 @@ var supportedFeatures = []string{
 	"Gateway",
 	"GatewayAddressEmpty",
 	"GatewayBackendClientCertificate",
-	"GatewayFrontendClientCertificateValidation",
 	"GatewayHTTPListenerIsolation",
 	"GatewayPort8080",
 	"GatewayStaticAddresses",

@@ -255,8 +255,10 @@ func (s *State) setStatus(l *ListenerSet, m moment) map[string]any {
 	if state.accepted.Reason != "" {
 		accepted.fail("ParentNotAccepted", "the Gateway is not accepted: "+state.accepted.Message)
 	}
-	why, _ := judged(listeners)
-	accepted.fail(why.Reason, why.Message)
+	// Unlike a Gateway's, its listeners count only where something can be served on them.
+	if !slices.ContainsFunc(state.Listeners, func(l *listenerState) bool { return l.Owner == self && l.Serves() }) {
+		accepted.fail("ListenersNotValid", "expected a listener that can be served; see their conditions")
+	}
 	conditions := m.settled(l.Status.Conditions, []Condition{condition("Accepted", "Accepted", accepted, l.Generation), condition("Programmed", "Programmed", accepted, l.Generation)})
 	if same(conditions, l.Status.Conditions) && sameListeners(listeners, l.Status.Listeners) {
 		return nil
