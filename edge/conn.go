@@ -19,10 +19,11 @@ import (
 // trackedConn is an accepted connection with what the edge keeps of it.
 type trackedConn struct {
 	net.Conn
-	fast  *sock.Conn // the same socket, nil where there is none
-	facts tlsFacts
-	shook atomic.Bool // facts are complete, for others than the connection's goroutine
-	idle  atomic.Bool // of a side service: between two requests
+	fast   *sock.Conn // the same socket, nil where there is none
+	client netip.Addr // who was let in, invalid before
+	facts  tlsFacts
+	shook  atomic.Bool // facts are complete, for others than the connection's goroutine
+	idle   atomic.Bool // of a side service: between two requests
 }
 
 // Read reads from the socket.
@@ -100,32 +101,54 @@ func (s *Server) untrack(c *trackedConn) {
 	s.wg.Done()
 }
 
-// serve is the life of one connection.
+// serve is the life of one connection. Its frame stays as long as the connection does, which
+// may wait for days: what only the begin or the end needs is in the functions that it calls.
 func (s *Server) serve(ctx context.Context, c *trackedConn, e *gate) {
-	defer s.untrack(c)
+	defer s.over(c, e)
 	s.Observer.Opened(e.Name)
-	defer s.Observer.Closed(e.Name)
-	defer func() {
-		if p := recover(); p != nil {
-			s.Log.Error("connection panicked", slog.String("endpoint", e.Name), slog.Any("panic", p))
-			_ = c.Close()
+	if info := s.receive(c, e); info != nil {
+		if engine, over := s.ready(ctx, c, e, info); engine != nil {
+			engine.ServeConn(ctx, over, info)
 		}
-	}()
+	}
+}
+
+// over is deferred to the end of a connection. One that panics ends alone.
+func (s *Server) over(c *trackedConn, e *gate) {
+	if p := recover(); p != nil {
+		s.Log.Error("connection panicked", slog.String("endpoint", e.Name), slog.Any("panic", p))
+		_ = c.Close()
+	}
+	if c.client.IsValid() {
+		s.admission.leave(c.client)
+	}
+	s.Observer.Closed(e.Name)
+	s.untrack(c)
+}
+
+// receive learns who the client is and lets it in; nil when it is refused and c is closed.
+func (s *Server) receive(c *trackedConn, e *gate) *exchange.Conn {
 	info := &exchange.Conn{
 		ID: s.next.Add(1), Listener: e.Name, Protocol: "HTTP/1.1", Opened: time.Now(),
 		Peer: addrPort(c.RemoteAddr()), Local: addrPort(c.LocalAddr()),
 	}
 	if e.Proxied && s.Config.trusts(info.Peer.Addr().Unmap()) && !s.introduce(c, info) {
 		s.Observer.Refused(e.Name, refusedHeader)
-		return
+		return nil
 	}
 	client := info.Peer.Addr()
 	if !s.admission.enter(client) {
 		s.Observer.Refused(e.Name, refusedClient)
 		reset(c.Conn)
-		return
+		return nil
 	}
-	defer s.admission.leave(client)
+	c.client = client
+	return info
+}
+
+// ready answers the engine of the protocol that the client speaks, and the connection that
+// it is spoken on; no engine when c was served already, or is closed.
+func (s *Server) ready(ctx context.Context, c *trackedConn, e *gate, info *exchange.Conn) (Engine, net.Conn) {
 	policy := e.Policy
 	if policy == "" {
 		policy = s.Config.Policy
@@ -133,60 +156,56 @@ func (s *Server) serve(ctx context.Context, c *trackedConn, e *gate) {
 	ci := s.Config.newConnInfo(info, policy)
 	ci.at, ci.altSvc = e, e.altSvc(ci.port)
 	info.Policy = ci
-	if e.Stream {
+	switch {
+	case e.Stream:
 		s.serveStream(ctx, c, e, info, ci)
-		return
-	}
-	if !e.TLS {
+		return nil, nil
+	case !e.TLS:
 		info.Last = e.shut.Load()
-		s.serveClear(ctx, c, e, info)
-		return
+		return s.readyClear(c, e, info)
 	}
-	s.serveTLS(ctx, c, c, e, info, ci)
+	return s.readyTLS(ctx, c, c, e, info, ci)
 }
 
-// serveTLS serves requests over TLS on a connection that over leads to.
-func (s *Server) serveTLS(ctx context.Context, c *trackedConn, over net.Conn, e *gate, info *exchange.Conn, ci *connInfo) {
+// readyTLS is ready for requests over TLS, on a connection that over leads to.
+func (s *Server) readyTLS(ctx context.Context, c *trackedConn, over net.Conn, e *gate, info *exchange.Conn, ci *connInfo) (Engine, net.Conn) {
 	if !s.admission.shake() {
 		s.Observer.Refused(e.Name, refusedHandshakes)
 		reset(c.Conn)
-		return
+		return nil, nil
 	}
-	tc := s.handshake(ctx, c, over, info.Peer.Addr())
+	tc := s.handshake(ctx, c, over, c.client)
 	s.admission.shaken()
 	if tc == nil {
-		return
+		return nil, nil
 	}
 	c.shook.Store(true)
 	info.Last = e.shut.Load() || s.revoked.has(&c.facts) // in this very moment
 	state := tc.ConnectionState()
 	if state.NegotiatedProtocol == challengeALPN {
 		_ = tc.Close() // the handshake was all that it was for
-		return
+		return nil, nil
 	}
 	info.TLS, ci.tls = &state, &c.facts
 	info.CertSerial = c.facts.certVersion()
 	if state.NegotiatedProtocol == "h2" {
 		info.Protocol = "HTTP/2.0"
-		s.HTTP2.ServeConn(ctx, tc, info)
-		return
+		return s.HTTP2, tc
 	}
-	s.HTTP1.ServeConn(ctx, tc, info)
+	return s.HTTP1, tc
 }
 
-// serveClear serves a connection without TLS.
-func (s *Server) serveClear(ctx context.Context, c *trackedConn, e *gate, info *exchange.Conn) {
+// readyClear is ready for a connection without TLS.
+func (s *Server) readyClear(c *trackedConn, e *gate, info *exchange.Conn) (Engine, net.Conn) {
 	if !e.H2C {
-		s.HTTP1.ServeConn(ctx, c, info)
-		return
+		return s.HTTP1, c
 	}
 	cc := &clearConn{trackedConn: c}
 	if cc.speaksHTTP2(s.handshakeLimit()) {
 		info.Protocol = "HTTP/2.0"
-		s.HTTP2.ServeConn(ctx, cc, info)
-		return
+		return s.HTTP2, cc
 	}
-	s.HTTP1.ServeConn(ctx, cc, info)
+	return s.HTTP1, cc
 }
 
 // introduce takes the client from the PROXY header of a trusted peer. It answers

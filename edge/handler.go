@@ -144,7 +144,11 @@ func (h *Handler) begin(x *exchange.Exchange) *request {
 	r.host = hostOnly(x.Request.Host)
 	r.origin = h.config.originOf(x)
 	if x.RequestID == "" {
-		x.RequestID = r.ids.next()
+		n := fewIDs
+		if x.Request.Upgrade != "" {
+			n = 1 // who keeps one for days keeps what shares its allocation
+		}
+		x.RequestID = r.ids.next(n)
 	}
 	x.State = r
 	c := &r.context
@@ -332,8 +336,9 @@ func (h *Handler) proxy(r *request) error {
 	if err := h.send(r); err != nil {
 		return err
 	}
-	if x.Response.Switch != nil {
+	if x.Response.Switch != nil { // for days, perhaps
 		r.unlimit()
+		r.before, r.fields = exchange.Fields{}, exchange.Fields{}
 	}
 	// Orders for the proxy itself are not passed on.
 	x.Response.Fields.DeleteFunc(func(f exchange.Field) bool {

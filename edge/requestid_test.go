@@ -9,8 +9,8 @@ import (
 func TestRequestIDs(t *testing.T) {
 	var ids requestIDs
 	seen := map[string]bool{}
-	for range 1000 {
-		id := ids.next()
+	for i := range 1000 {
+		id := ids.next(1 + i%fewIDs)
 		if len(id) != 32 || strings.Trim(id, hexDigits) != "" || seen[id] {
 			t.Fatalf("%q is not a new id", id)
 		}

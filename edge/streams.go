@@ -169,7 +169,9 @@ func (s *Server) serveStream(ctx context.Context, c *trackedConn, e *gate, info 
 	}
 	if e.Requests {
 		sc.Requests = func(ctx context.Context, ahead []byte) {
-			s.serveTLS(ctx, c, &clearConn{trackedConn: c, ahead: ahead}, e, info, ci)
+			if engine, over := s.readyTLS(ctx, c, &clearConn{trackedConn: c, ahead: ahead}, e, info, ci); engine != nil {
+				engine.ServeConn(ctx, over, info)
+			}
 		}
 	}
 	s.Streams.ServeStream(ctx, sc)

@@ -105,7 +105,7 @@ func (s *sockets) close() {
 func TestOverloadWebSockets(t *testing.T) {
 	// A WebSocket takes two descriptors here and two there: as many as the system lets
 	// one process have, if it is less.
-	n := sized(500, 20_000)
+	n := sized(2000, 20_000)
 	var r syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &r); err != nil {
 		t.Fatal(err)
@@ -115,7 +115,7 @@ func TestOverloadWebSockets(t *testing.T) {
 		name   string
 		secure bool
 		limit  int // bytes for each
-	}{{"clear", false, 28 << 10}, {"TLS", true, 48 << 10}} {
+	}{{"clear", false, 20 << 10}, {"TLS", true, 36 << 10}} {
 		t.Run(c.name, func(t *testing.T) {
 			o := origin(t, func(w http.ResponseWriter, r *http.Request) {
 				if r.URL.Path == "/chat" {
@@ -128,7 +128,7 @@ func TestOverloadWebSockets(t *testing.T) {
 				cert, key := pair(t, "edge.test", "edge.test")
 				return fmt.Sprintf("_format_version: \"3.0\"\ncertificates: [{cert: %q, key: %q, snis: [edge.test]}]\nservices: [%s]\nconsumers: [{username: c%d}]\n", cert, key, service("all", o, "/", "", ""), i)
 			}
-			a := attackable(t, "["+service("all", o, "/", "", "")+"]", "", map[string]string{"GOMEMLIMIT": "32MiB", "KEYWAY_MEMORY_LIMIT": "off"})
+			a := attackable(t, "["+service("all", o, "/", "", "")+"]", "", map[string]string{"GOMEMLIMIT": "16MiB", "KEYWAY_MEMORY_LIMIT": "off"})
 			first := a.connected(1, c.secure)
 			first.echo(t)
 			before := a.resident()

@@ -13,8 +13,24 @@ import (
 	"github.com/keyway-edge/keyway/edge/exchange/wire"
 )
 
-// serve answers one request. It answers false when the connection is to be closed.
+// serve answers one request. It answers false when the connection is to be closed. A
+// request may become a tunnel that waits for days on top of the frame of serve: what it
+// takes to read the request is not in it.
 func (c *conn) serve(last bool) bool {
+	if !c.take(last) {
+		return false
+	}
+	keep, err := c.answer()
+	c.endWatch()
+	if c.switched() && err == nil {
+		err = c.tunnel()
+	}
+	c.finish(err)
+	return keep
+}
+
+// take reads a request; it answers false when there is none.
+func (c *conn) take(last bool) bool {
 	c.reset()
 	x := &c.x
 	head, refused := c.readHead()
@@ -35,25 +51,41 @@ func (c *conn) serve(last bool) bool {
 		c.begin()
 	}
 	x.Response.Close = x.Response.Close || last || refused != 0 || c.framing.Close || c.ending()
-	keep, err := c.answer()
-	c.endWatch()
+	return true
+}
+
+// finish ends the exchange.
+func (c *conn) finish(err error) {
+	x := &c.x
 	x.Elapsed = time.Since(x.Start)
 	c.s.Handler.Done(x, err)
 	c.served, c.ended = true, x.Start.Add(x.Elapsed)
-	return keep
 }
 
 // answer has the request handled and the response written. A panic, of a body
 // that is drained here too, ends this exchange and its connection and no other.
 func (c *conn) answer() (keep bool, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			keep, err = false, fmt.Errorf("answering panicked: %v\n%s", p, debug.Stack())
-		}
-	}()
+	defer c.recovered(&keep, &err)
 	c.s.Handler.Handle(&c.x)
+	if c.switched() {
+		return false, nil
+	}
 	return c.respond()
 }
+
+// switched says that the connection is to become a tunnel.
+func (c *conn) switched() bool {
+	return c.x.Response.Status == http.StatusSwitchingProtocols && c.x.Response.Switch != nil
+}
+
+func (c *conn) recovered(keep *bool, err *error) {
+	if p := recover(); p != nil {
+		*keep, *err = false, panicked(p)
+	}
+}
+
+// panicked is the error of an exchange that panicked.
+func panicked(p any) error { return fmt.Errorf("answering panicked: %v\n%s", p, debug.Stack()) }
 
 // reset makes the exchange ready for the next request and keeps its memory.
 func (c *conn) reset() {

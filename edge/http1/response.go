@@ -21,10 +21,6 @@ func (c *conn) respond() (keep bool, err error) {
 	if cl, ok := resp.Body.(io.Closer); ok {
 		defer func() { _ = cl.Close() }()
 	}
-	if resp.Status == http.StatusSwitchingProtocols && resp.Switch != nil {
-		c.endWatch()
-		return false, c.tunnel()
-	}
 	w := writer{c: c}
 	w.mode(&c.x)
 	closing := resp.Close || c.framing.Close || w.toEnd || c.ending() || c.stopped.Load() || !c.drainable()

@@ -70,9 +70,20 @@ func (s *Server) fill() {
 // ServeConn serves nc until it closes; it is closed when ServeConn returns.
 func (s *Server) ServeConn(ctx context.Context, nc net.Conn, info *exchange.Conn) {
 	s.once.Do(s.fill)
-	ctx, cancel := context.WithCancel(ctx)
-	c := &conn{s: s, nc: nc, cancel: cancel}
-	c.x.Conn, c.x.Ctx = info, ctx
+	c := s.enter(ctx, nc, info)
+	defer c.exit()
+	for n := 1; c.await(); n++ {
+		if !c.serve(n >= s.MaxRequests) {
+			return
+		}
+	}
+}
+
+// enter begins a connection.
+func (s *Server) enter(ctx context.Context, nc net.Conn, info *exchange.Conn) *conn {
+	c := &conn{s: s, nc: nc}
+	c.x.Conn = info
+	c.x.Ctx, c.cancel = context.WithCancel(ctx)
 	c.leave.Store(info.Last)
 	// Made once a connection: a request allocates no closures.
 	c.x.Interim, c.x.WatchClient = c.interim, c.watchClient
@@ -80,20 +91,18 @@ func (s *Server) ServeConn(ctx context.Context, nc net.Conn, info *exchange.Conn
 	s.mu.Lock()
 	s.conns[c] = struct{}{}
 	s.mu.Unlock()
-	defer func() {
-		cancel()
-		s.mu.Lock()
-		delete(s.conns, c)
-		s.mu.Unlock()
-		_ = nc.Close()
-		c.endWatch() // before its buffer goes back
-		c.release()
-	}()
-	for n := 1; c.await(); n++ {
-		if !c.serve(n >= s.MaxRequests) {
-			return
-		}
-	}
+	return c
+}
+
+// exit ends it.
+func (c *conn) exit() {
+	c.cancel()
+	c.s.mu.Lock()
+	delete(c.s.conns, c)
+	c.s.mu.Unlock()
+	_ = c.nc.Close()
+	c.endWatch() // before its buffer goes back
+	c.release()
 }
 
 // Drain makes every response end its connection, and connections that idle close

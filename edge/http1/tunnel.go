@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -19,7 +20,7 @@ const (
 	lingerFor  = 2 * time.Second        // how long a closed connection's input is read away, in all
 	lingerIdle = 500 * time.Millisecond // and how long without any
 
-	waitSize       = 512             // what each direction of a tunnel holds while nothing comes
+	waitSize       = 256             // what each direction of a tunnel holds while nothing comes
 	spliceMost     = 64 << 10        // what the kernel moves of a tunnel before anybody looks
 	spliceLeast    = 8 << 10         // what is copied sooner than passed by
 	tunnelFarewell = 5 * time.Second // how long a WebSocket may take to end after our goodbye
@@ -49,17 +50,31 @@ func (c *conn) linger() {
 // tunnel is an upgraded connection: bytes go both ways until either side ends, or both
 // were silent for too long.
 type tunnel struct {
-	c     *conn
-	peer  io.ReadWriteCloser
-	quiet *quiet
-	ws    *wire.WebSocket // what a WebSocket's client is written to, nil for other protocols
+	c      *conn
+	peer   io.ReadWriteCloser
+	client io.Writer // what the client is written to
+	quiet  *quiet
+	ended  chan error      // of the way down
+	ws     *wire.WebSocket // the same as client for a WebSocket, nil for other protocols
 }
 
-// tunnel answers 101 and carries what follows.
-func (c *conn) tunnel() error {
-	resp := &c.x.Response
-	t := &tunnel{c: c, peer: resp.Switch}
-	defer func() { _ = t.peer.Close() }()
+// tunnel answers 101 and carries what follows. Both of its goroutines wait most of the time:
+// what it takes to begin and to end is not in the frames that they wait on, so that their
+// stacks can be small.
+func (c *conn) tunnel() (err error) {
+	t := &tunnel{c: c, peer: c.x.Response.Switch, ended: make(chan error, 1)}
+	defer t.recovered(&err)
+	if err = t.begin(); err == nil {
+		go t.carryDown()
+		err = t.over(t.carry(t.up()))
+	}
+	return err
+}
+
+// begin answers 101 and passes on what the client sent behind its request, which belongs
+// to the new protocol.
+func (t *tunnel) begin() error {
+	c, resp := t.c, &t.c.x.Response
 	b := wire.AppendStatusLine(nil, resp.Status, http.StatusText(resp.Status))
 	var err error
 	for f := range resp.Fields.All() {
@@ -76,42 +91,57 @@ func (c *conn) tunnel() error {
 	}
 	_ = c.nc.SetReadDeadline(time.Time{})
 	t.quiet = newQuiet(c.s.TunnelIdle, t.end)
-	defer t.quiet.stop()
-	if c.w > c.r { // what the client sent behind its request belongs to the new protocol
+	if c.w > c.r {
 		if _, err := t.peer.Write(c.buf[c.r:c.w]); err != nil {
+			t.quiet.stop()
 			return fmt.Errorf("writing to the upstream: %w", err)
 		}
 		c.Discard(c.w - c.r)
 	}
 	c.release()
-	down := make(chan error, 1)
-	var client io.Writer = tunnelWriter{t}
+	t.client = tunnelWriter{t}
 	if exchange.EqualFold(c.x.Request.Upgrade, "websocket") {
-		t.ws = &wire.WebSocket{W: client}
-		client = t.ws
+		t.ws = &wire.WebSocket{W: t.client}
+		t.client = t.ws
 		c.tunneled.Store(t)
 		if c.ending() { // perhaps before it could be found
 			go t.goAway()
 		}
 	}
-	go func() {
-		err := t.carry(t.down(client))
-		c.stopReading() // ends the other direction
-		down <- err
-	}()
-	up := t.carry(t.up())
-	_ = t.peer.Close()
-	err = <-down
-	if up != nil && err != nil && !errors.Is(up, os.ErrDeadlineExceeded) {
+	return nil
+}
+
+func (t *tunnel) carryDown() {
+	err := t.carry(t.down())
+	t.c.stopReading() // ends the other direction
+	t.ended <- err
+}
+
+// over ends a tunnel of which the way up has, and waits for the other.
+func (t *tunnel) over(up error) error {
+	t.closePeer()
+	down := <-t.ended
+	t.quiet.stop()
+	if up != nil && down != nil && !errors.Is(up, os.ErrDeadlineExceeded) {
 		return fmt.Errorf("upgraded connection: %w", up)
 	}
 	return nil
 }
 
+// recovered is deferred to the end. A tunnel that panics ends alone.
+func (t *tunnel) recovered(err *error) {
+	if p := recover(); p != nil {
+		*err = panicked(p)
+	}
+	t.closePeer()
+}
+
+func (t *tunnel) closePeer() { _ = t.peer.Close() }
+
 // end ends both directions.
 func (t *tunnel) end() {
 	t.c.stopReading()
-	_ = t.peer.Close()
+	t.closePeer()
 }
 
 // goAway says goodbye to the client of a WebSocket, which has no end of its own. It
@@ -132,6 +162,8 @@ type way struct {
 	src io.Reader
 	by  deadliner // wakes src up, nil for what cannot be
 
+	counts bool // passed is told of what is copied, too
+
 	// Between two plain sockets the kernel moves what comes in masses; nil for others.
 	to, from *net.TCPConn
 	room     func() int64            // how much of what comes next may pass by, 0 for nothing
@@ -142,7 +174,7 @@ type way struct {
 // up is the way to the upstream.
 func (t *tunnel) up() *way {
 	return &way{
-		dst: t.peer, src: tunnelReader{t}, by: t.c.nc,
+		dst: t.peer, src: t.c.nc, by: t.c.nc, counts: true,
 		to: sock.Plain(t.peer), from: sock.Plain(t.c.nc),
 		room: func() int64 { return spliceMost },
 		passed: func(n int64) error {
@@ -156,9 +188,9 @@ func (t *tunnel) up() *way {
 
 // down is the way to the client. Of a WebSocket frames are followed, so that one can be
 // ended behind one of them: only what is inside of one passes by.
-func (t *tunnel) down(client io.Writer) *way {
+func (t *tunnel) down() *way {
 	c := t.c
-	w := &way{dst: client, src: t.peer, to: sock.Plain(c.nc), from: sock.Plain(t.peer)}
+	w := &way{dst: t.client, src: t.peer, to: sock.Plain(c.nc), from: sock.Plain(t.peer)}
 	w.by, _ = t.peer.(deadliner)
 	ahead, _ := t.peer.(interface{ Ahead() bool })
 	w.room = func() int64 {
@@ -250,6 +282,9 @@ func (t *tunnel) giveBack(box *[]byte) {
 func (w *way) copy(p []byte) (more bool, err, broken error) {
 	n, err := w.src.Read(p)
 	if n > 0 {
+		if w.counts {
+			_ = w.passed(int64(n)) // fails for the way down alone
+		}
 		_, broken = w.dst.Write(p[:n])
 	}
 	return n >= waitSize, err, broken
@@ -278,21 +313,10 @@ func (w *way) splice(n int64) (more bool, err, broken error) {
 	return err == nil, err, broken
 }
 
-// tunnelReader and tunnelWriter are the client's side of a tunnel. Each has one
-// user, and counts bytes of its own direction.
-type tunnelReader struct{ t *tunnel }
-
-func (r tunnelReader) Read(p []byte) (int, error) {
-	n, err := r.t.c.nc.Read(p)
-	r.t.c.x.BytesIn += int64(n)
-	if n > 0 {
-		r.t.quiet.heard()
-	}
-	return n, err
-}
-
+// tunnelWriter writes to the client of a tunnel and counts.
 type tunnelWriter struct{ t *tunnel }
 
+// Write writes to the client.
 func (w tunnelWriter) Write(p []byte) (int, error) {
 	c := w.t.c
 	c.writeWithin(time.Now(), c.s.WriteStall)
@@ -312,16 +336,14 @@ type quiet struct {
 
 func newQuiet(limit time.Duration, end func()) *quiet {
 	q := &quiet{began: time.Now()}
-	again := make(chan struct{}) // orders the timer's first run behind its being stored
-	q.timer = time.AfterFunc(limit, func() {
-		<-again
+	q.timer = time.AfterFunc(math.MaxInt64, func() {
 		if left := limit - (time.Since(q.began) - time.Duration(q.last.Load())); left > 0 {
 			q.timer.Reset(left)
 			return
 		}
 		end()
 	})
-	close(again)
+	q.timer.Reset(limit) // only now: its first run is behind its being stored
 	return q
 }
 

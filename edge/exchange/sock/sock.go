@@ -53,23 +53,33 @@ func New(c net.Conn) *Conn {
 // Again says that a call would have had to wait, or was interrupted before it began.
 func Again(e syscall.Errno) bool { return e == syscall.EAGAIN || e == syscall.EINTR }
 
-// Read is as that of net.TCPConn.
+// Read is as that of net.TCPConn. Who waits does so on its frame, which is small.
 func (c *Conn) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
 	c.in = p
-	err := c.raw.Read(c.take)
+	if err := c.raw.Read(c.take); err != nil {
+		return c.unread(err)
+	}
+	return c.read()
+}
+
+// read answers what take has read.
+func (c *Conn) read() (int, error) {
 	c.in = nil
 	switch {
-	case err != nil:
-		return 0, named(err, "read")
 	case c.rerr != 0:
 		return 0, c.failed("read", c.rerr)
 	case c.n == 0:
 		return 0, io.EOF
 	}
 	return c.n, nil
+}
+
+func (c *Conn) unread(err error) (int, error) {
+	c.in = nil
+	return 0, named(err, "read")
 }
 
 // Write is as that of net.TCPConn, but a deadline that has passed is heeded only by a
