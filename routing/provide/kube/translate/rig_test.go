@@ -67,7 +67,8 @@ func testSchemas() spec.Schemas {
 		"key-auth": {Name: "key-auth", NoConsumer: true, Fields: []spec.Schema{{Name: "hide_credentials", Type: spec.Boolean, Default: false}}},
 		"cors": {Name: "cors", Fields: []spec.Schema{{Name: "gateway_api", Type: spec.Record, Fields: []spec.Schema{
 			texts("allow_origins"), texts("allow_methods"), texts("allow_headers"), texts("expose_headers"),
-			{Name: "allow_credentials", Type: spec.Boolean}, {Name: "max_age", Type: spec.Integer},
+			{Name: "allow_credentials", Type: spec.Boolean},
+			{Name: "max_age", Type: spec.Integer},
 		}}}},
 		"route-filters":       {Name: "route-filters", Fields: filterFields()},
 		"request-transformer": {Name: "request-transformer", Fields: []spec.Schema{{Name: "replace", Type: spec.Record, Fields: []spec.Schema{{Name: "uri", Type: spec.String}}}}},
