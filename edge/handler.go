@@ -9,10 +9,8 @@ import (
 	"net/http"
 	"net/netip"
 	"runtime/debug"
-	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/keyway-edge/keyway/edge/exchange"
 	"github.com/keyway-edge/keyway/policy"
@@ -494,12 +492,4 @@ func (h *Handler) release(r *request) {
 	r.chain, r.bind, r.auth, r.lead, r.out = nil, nil, nil, 0, upstream.Outgoing{}
 	r.reply, r.counted, r.limit, r.clock, r.end = nil, false, nil, nil, Finished{}
 	h.requests.Put(r)
-}
-
-// latency renders a duration as the whole milliseconds of the latency fields.
-func latency(d time.Duration) string {
-	if d < 0 {
-		d = 0
-	}
-	return strconv.FormatInt(d.Milliseconds(), 10)
 }

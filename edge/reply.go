@@ -186,3 +186,11 @@ func statusPage(status int) []byte {
 	title := strconv.Itoa(status) + " " + http.StatusText(status)
 	return []byte("<html>\r\n<head><title>" + title + "</title></head>\r\n<body>\r\n<center><h1>" + title + "</h1></center>\r\n</body>\r\n</html>\r\n")
 }
+
+// latency renders a duration as the whole milliseconds of the latency fields.
+func latency(d time.Duration) string {
+	if d < 0 {
+		d = 0
+	}
+	return strconv.FormatInt(d.Milliseconds(), 10)
+}
