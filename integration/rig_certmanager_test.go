@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -47,25 +46,7 @@ func (k *kubeServer) defineCertManager() {
 	if err != nil || json.Unmarshal(text, &module) != nil {
 		k.t.Fatalf("finding cert-manager's module: %v", err)
 	}
-	files, err := filepath.Glob(filepath.Join(module.Dir, "deploy/crds/*.yaml"))
-	if err != nil || len(files) == 0 {
-		k.t.Fatalf("no definitions in %s: %v", module.Dir, err)
-	}
-	for _, f := range files {
-		text, err := os.ReadFile(f)
-		if err != nil {
-			k.t.Fatal(err)
-		}
-		k.apply(string(text))
-	}
-	poll(k.t, "cert-manager's kinds are served", 30*time.Second, func() bool {
-		for _, path := range []string{"cert-manager.io/v1/certificates", "cert-manager.io/v1/clusterissuers", "cert-manager.io/v1/certificaterequests", "acme.cert-manager.io/v1/orders", "acme.cert-manager.io/v1/challenges", "cert-manager.io/v1/issuers"} {
-			if code, _ := k.try(http.MethodGet, "/apis/"+path, nil); code != http.StatusOK {
-				return false
-			}
-		}
-		return true
-	})
+	k.defines(filepath.Join(module.Dir, "deploy", "crds"))
 }
 
 // caIssuer makes a ClusterIssuer that signs with an authority of the test.
