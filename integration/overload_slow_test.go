@@ -218,9 +218,9 @@ func TestOverloadClosedWindows(t *testing.T) {
 		began := time.Now()
 		var resets atomic.Int64
 		var wg sync.WaitGroup
-		for range conns {
+		for i := range conns {
 			wg.Go(func() {
-				n, err := a.closedWindows(streams)
+				n, err := a.closedWindows(streams, i%2 == 1)
 				resets.Add(int64(n))
 				if err != nil {
 					t.Errorf("after %d resets: %v", n, err)
@@ -241,8 +241,9 @@ func TestOverloadClosedWindows(t *testing.T) {
 	a.within(256 * mebi)
 }
 
-// closedWindows opens streams whose windows are 0 and answers how many the node reset.
-func (a *attacked) closedWindows(streams int) (resets int, err error) {
+// closedWindows opens streams whose windows are 0 and answers how many the node reset. One
+// that creeps opens them again and again, by a byte.
+func (a *attacked) closedWindows(streams int, creep bool) (resets int, err error) {
 	c, err := tls.Dial("tcp", a.tls, &tls.Config{ServerName: "edge.test", InsecureSkipVerify: true, NextProtos: []string{"h2"}})
 	if err != nil {
 		return 0, err
@@ -266,6 +267,11 @@ func (a *attacked) closedWindows(streams int) (resets int, err error) {
 	if _, err := c.Write(b.Bytes()); err != nil {
 		return 0, err
 	}
+	if creep {
+		stop := make(chan struct{})
+		defer close(stop)
+		go a.creep(c, streams, stop)
+	}
 	for resets < streams {
 		f, err := fr.ReadFrame()
 		if err != nil {
@@ -275,10 +281,29 @@ func (a *attacked) closedWindows(streams int) (resets int, err error) {
 		case *http2.RSTStreamFrame:
 			resets++
 		case *http2.DataFrame:
-			if f.Length > 0 {
+			if f.Length > 0 && !creep {
 				return resets, fmt.Errorf("%d bytes came through a closed window", f.Length)
 			}
 		}
 	}
 	return resets, nil
+}
+
+// creep opens the window of each stream by a byte, four times in the node's time for a stall.
+func (a *attacked) creep(c net.Conn, streams int, stop <-chan struct{}) {
+	var b bytes.Buffer
+	fr := http2.NewFramer(&b, nil)
+	for i := range streams {
+		_ = fr.WriteWindowUpdate(uint32(2*i+1), 1) // into memory
+	}
+	for {
+		select {
+		case <-stop:
+			return
+		case <-time.After(sized(500*time.Millisecond, 7500*time.Millisecond)):
+		}
+		if _, err := c.Write(b.Bytes()); err != nil {
+			return
+		}
+	}
 }

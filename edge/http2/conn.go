@@ -65,6 +65,7 @@ type conn struct {
 	failed    error     // why nothing can be written any more
 	writeBy   time.Time // the deadline of writes as it is set; used by who writes
 	window    int64     // what the peer lets us send on the connection
+	taken     int64     // bytes of bodies that were sent
 	firstSend int64     // and on a new stream
 	maxFrame  int       // longest payload that the peer takes
 	fresh     bool      // no header section was sent yet

@@ -28,7 +28,7 @@ type Settings struct {
 	BodyIdle     time.Duration // longest silence inside a request body (30 s)
 	MinRate      int           // bytes a second a request body must average after 10 s (0: none)
 	TunnelIdle   time.Duration // longest silence of a WebSocket, both ways (1 h)
-	WriteStall   time.Duration // longest time without progress of a write, or of a stream whose peer opens no window (30 s)
+	WriteStall   time.Duration // longest time without progress of a write, or for a piece of a body whose peer opens its windows too little (30 s)
 	MaxBody      int64         // bytes of a request body; 0 for no limit
 }
 

@@ -18,7 +18,7 @@ const (
 )
 
 var (
-	errStalled   = errors.New("the client takes no more: its window stays closed")
+	errStalled   = errors.New("the client takes nothing, or too little: its windows stay closed, or nearly so")
 	errCancelled = errors.New("the client gave the stream up")
 )
 
@@ -189,6 +189,7 @@ func (st *stream) send(b []byte, head, n int, end bool) error {
 	c := st.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	var p pace
 	for {
 		if err := st.room(); err != nil {
 			return err
@@ -205,7 +206,7 @@ func (st *stream) send(b []byte, head, n int, end bool) error {
 				c.flush(false)
 				continue
 			}
-			if err := st.awaitWindow(); err != nil {
+			if err := st.awaitWindow(&p, n); err != nil {
 				return err
 			}
 			continue
@@ -215,6 +216,7 @@ func (st *stream) send(b []byte, head, n int, end bool) error {
 		if n > 0 || end {
 			c.window -= w
 			st.window -= w
+			c.taken += w
 			var flags http2.Flags
 			if last {
 				flags = http2.FlagDataEndStream
@@ -286,13 +288,18 @@ func (st *stream) room() error {
 	}
 }
 
-// awaitWindow waits for one of the windows to open. c.mu is held, but not meanwhile.
-func (st *stream) awaitWindow() error {
+// awaitWindow waits for one of the windows to open, as long as the piece of which so much
+// is left may take. c.mu is held, but not meanwhile.
+func (st *stream) awaitWindow(p *pace, left int) error {
 	c := st.c
+	now := time.Now()
+	if p.by.IsZero() {
+		p.begin(c, left, now)
+	}
 	st.blocked = true
 	c.blocked++
 	c.mu.Unlock()
-	timer := time.NewTimer(c.e.set.WriteStall)
+	timer := time.NewTimer(p.by.Sub(now))
 	stalled := false
 	select {
 	case <-st.opened:
@@ -303,8 +310,11 @@ func (st *stream) awaitWindow() error {
 	c.mu.Lock()
 	st.blocked = false
 	c.blocked--
-	if stalled && st.dead == nil && min(c.window, st.window) <= 0 {
-		return errStalled
+	if stalled && st.dead == nil {
+		if p.tooSlow(c, left) {
+			return errStalled
+		}
+		p.begin(c, left, time.Now())
 	}
 	return nil
 }
