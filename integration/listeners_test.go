@@ -349,10 +349,19 @@ func TestListenersSurviveUpgrades(t *testing.T) {
 	late := free(t)
 	for i := range 3 {
 		g.install(t, binary(t))
-		if i == 1 { // in the midst of the hand-over: only one of the two processes may open it
+		written := make(chan struct{})
+		go func() { // in the midst of the hand-over: only one of the two processes may open it
+			defer close(written)
+			if i != 1 {
+				return
+			}
+			for before, end := len(g.processes()), time.Now().Add(20*time.Second); len(g.processes()) <= before && time.Now().Before(end); {
+				pause(stop, time.Millisecond)
+			}
 			g.write(l.with("web http "+web, "secure https "+secure, "db tcp "+stream, "dns udp "+datagrams, "late http "+late))
-		}
+		}()
 		g.upgrade(t)
+		<-written
 		for _, c := range []net.Conn{held, session} {
 			if err := echoes(c, "after an upgrade"); err != nil {
 				t.Error(err)
@@ -368,9 +377,10 @@ func TestListenersSurviveUpgrades(t *testing.T) {
 		}
 		t.Logf("%s: %d new connections over 3 upgrades, %d refused", x.address, x.sent.Load(), x.refused.Load())
 	}
-	if states, _ := g.listenerStates(); states["web"] != "open" || states["dns"] != "open" || states["late"] != "open" {
-		t.Errorf("after the upgrades: %v", states)
-	}
+	poll(t, "the newest process has all listeners", 10*time.Second, func() bool {
+		states, _ := g.listenerStates()
+		return states["web"] == "open" && states["dns"] == "open" && states["late"] == "open"
+	})
 	if n := g.counter(t, "keyway_listener_failures_total") + float64(strings.Count(g.log.String(), "listener cannot be opened")); n > 0 || refusesConnections(late) {
 		t.Errorf("the two processes have stood in each other's way %v times", n)
 	}
