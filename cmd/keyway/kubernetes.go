@@ -34,6 +34,7 @@ type kubeChoice struct {
 	Class       string
 	Controllers []string
 	Gateways    []string // controllers of a GatewayClass
+	Addresses   []string // of Gateways
 
 	PublishService   string
 	PublishAddresses []translate.Address
@@ -61,6 +62,17 @@ func kubeSettings() []setting {
 		}},
 		{key: "kube_gateway_controllers", def: "keyway.dev/gateway", form: "a comma list of names such as keyway.dev/gateway, konghq.com/kic-gateway-controller", meaning: "names by which a GatewayClass may call this controller", apply: func(s *settings, v string) error {
 			return kubeControllers(&s.Kube.Gateways, v)
+		}},
+		{key: "kube_gateway_addresses", def: "", form: "a comma list of IP addresses of the node", meaning: "addresses of which each Gateway gets one of its own; Gateways share all addresses when empty", apply: func(s *settings, v string) error {
+			s.Kube.Addresses = nil
+			for _, item := range commaList(v) {
+				a, err := netip.ParseAddr(item)
+				if err != nil || a.Zone() != "" {
+					return fmt.Errorf("%q is no IP address", item)
+				}
+				s.Kube.Addresses = append(s.Kube.Addresses, a.Unmap().String())
+			}
+			return nil
 		}},
 		{key: "kube_publish_service", def: "", form: "namespace/name", meaning: "the Service whose addresses the status of Ingresses and Gateways says", apply: func(s *settings, v string) error {
 			s.Kube.PublishService = v
@@ -143,7 +155,7 @@ func (n *node) openKube() error {
 		return nil
 	}
 	p, err := kube.New(kube.Config{
-		Connection: s.kubeConnection(), Namespaces: s.Kube.Namespaces, Class: s.Kube.Class, Controllers: s.Kube.Controllers, GatewayControllers: s.Kube.Gateways,
+		Connection: s.kubeConnection(), Namespaces: s.Kube.Namespaces, Class: s.Kube.Class, Controllers: s.Kube.Controllers, GatewayControllers: s.Kube.Gateways, GatewayAddresses: s.Kube.Addresses,
 		Vault: kubeVault, Schemas: schemas(), Log: n.log,
 		PublishService: s.Kube.PublishService, PublishAddresses: s.Kube.PublishAddresses, Identity: n.config.NodeID,
 	})

@@ -22,6 +22,7 @@ type Config struct {
 	Controllers []string // names by which an IngressClass may call this controller
 
 	GatewayControllers []string // and a GatewayClass
+	GatewayAddresses   []string // of which each Gateway gets one of its own; none to share all
 	Vault              string   // prefix of the broker's vault of Secrets
 	Schemas            spec.Schemas
 	// PublishAddresses are what the status of Ingresses and Gateways says, PublishService is the
@@ -102,7 +103,7 @@ func New(cfg Config) (*Provider, error) {
 	}
 	p := &Provider{
 		cfg: cfg, api: &cluster.API{Base: base, Client: client}, own: own, inbox: newInbox(), changed: make(chan struct{}, 1), wanted: map[translate.Ref]*followed{}, plans: make(plans),
-		state: translate.NewState(translate.Config{Class: cfg.Class, Controllers: cfg.Controllers, GatewayControllers: cfg.GatewayControllers, Vault: cfg.Vault, Schemas: cfg.Schemas}),
+		state: translate.NewState(translate.Config{Class: cfg.Class, Controllers: cfg.Controllers, GatewayControllers: cfg.GatewayControllers, GatewayAddresses: cfg.GatewayAddresses, Vault: cfg.Vault, Schemas: cfg.Schemas}),
 	}
 	for _, r := range resources() {
 		namespaces := cfg.Namespaces

@@ -21,6 +21,8 @@ type gatewayState struct {
 	Listeners  []*listenerState
 	Sets       map[Ref]outcome // ListenerSets that name it, and why one does not count
 
+	Address string // of its own, "" for all of the node's
+
 	Client Ref // unit of the certificate that backends are shown, zero for none
 
 	accepted outcome
@@ -88,6 +90,7 @@ func (w *run) gateway() {
 		}
 	}
 	conflicts(s.Listeners)
+	w.address(g, &s)
 	w.claimPorts(g, &s)
 	w.claimNames(g, &s)
 	w.say(s)
@@ -321,13 +324,17 @@ func (w *run) listenPort() {
 		}
 	}
 	w.say(state)
-	port, _, _ := strings.Cut(w.self.Name, ":")
+	port, rest, _ := strings.Cut(w.self.Name, ":")
+	_, address, _ := strings.Cut(rest, ":")
 	var list []any
 	for i, c := range []portClaim{state.First, state.Other} {
 		if c.Protocol == "" {
 			continue
 		}
 		values := map[string]any{"name": "gateway-" + strings.ReplaceAll(w.self.Name, ":", "-"), "protocol": c.Protocol, "port": atoi(port), "tags": []string{"managed-by-ingress-controller"}}
+		if address != "" {
+			values["address"] = address
+		}
 		if i > 0 {
 			values["name"] = fmt.Sprint(values["name"], "-", c.Protocol)
 		}

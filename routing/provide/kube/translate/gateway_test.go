@@ -211,6 +211,69 @@ func TestGatewayListeners(t *testing.T) {
 	}
 }
 
+func TestGatewayAddresses(t *testing.T) {
+	second := strings.NewReplacer("name: edge, namespace: infra, generation: 4, creationTimestamp: \"2026-01-01", "name: two, namespace: infra, generation: 4, creationTimestamp: \"2026-01-02").Replace(strings.TrimPrefix(ofGateway(httpAll, `{name: t, port: 99, protocol: TCP, allowedRoutes: {namespaces: {from: All}}}`), ofGateway(httpAll)[:strings.Index(ofGateway(httpAll), "kind: Gateway\n")]))
+	text := ofGateway(httpAll) + second + httpRoute("one", "rules: [{"+toWeb+"}]") + strings.ReplaceAll(httpRoute("other", "rules: [{"+toWeb+"}]"), "name: edge,", "name: two,") +
+		strings.ReplaceAll(streamRouteOf(KindTCPRoute, "s", `"2026-01-01T00:00:00Z"`, "rules: [{backendRefs: [{name: web, port: 80}]}]"), "name: edge,", "name: two,")
+	s := newState()
+	s.cfg.GatewayAddresses = []string{"192.0.2.1", "192.0.2.2"}
+	for _, o := range manifests(t, text) {
+		s.Put(o)
+	}
+	doc := s.Document()
+	of := map[string]string{} // addresses by Gateway
+	for _, name := range []string{"edge", "two"} {
+		v := s.Status(s.Object(Ref{KindGateway, "infra", name}), published, time.Unix(1, 0))
+		list, _ := v["addresses"].([]StatusAddress)
+		if len(list) != 1 {
+			t.Fatalf("%s has %v", name, v)
+		}
+		of[name] = list[0].Value
+	}
+	if of["edge"] == of["two"] || !slices.Contains(s.cfg.GatewayAddresses, of["edge"]) || !slices.Contains(s.cfg.GatewayAddresses, of["two"]) {
+		t.Errorf("addresses %v", of)
+	}
+	if r := route(t, doc, "httproute.shop.one.0.0._"); r.Expression != "net.dst.ip == "+of["edge"]+" && net.dst.port == 80" {
+		t.Error(r.Expression)
+	}
+	if r := route(t, doc, "httproute.shop.other.0.0._"); r.Expression != "net.dst.ip == "+of["two"]+" && net.dst.port == 80" {
+		t.Error(r.Expression)
+	}
+	if r := route(t, doc, "tcproute.shop.s.tcp.99."+of["two"]); len(r.Destinations) != 1 || r.Destinations[0].IP != of["two"] || r.Destinations[0].Port != 99 {
+		t.Errorf("%+v", r.Destinations)
+	}
+	var at []string
+	for _, l := range doc.Listeners {
+		at = append(at, fmt.Sprint(l.Address, " ", l.Port))
+	}
+	if !sameSet(at, []string{of["edge"] + " 80", of["two"] + " 80", of["two"] + " 99"}) {
+		t.Errorf("listeners %v", at)
+	}
+	// A third has none left; what the others have stays theirs.
+	for _, o := range manifests(t, strings.NewReplacer("name: two", "name: three", "2026-01-02", "2026-01-03").Replace(second)) {
+		s.Put(o)
+	}
+	if got := status(t, s, KindGateway, "infra", "three"); !strings.HasPrefix(got, "Accepted Programmed=False/AddressNotAssigned") {
+		t.Error(got)
+	}
+	if next := s.Document(); len(next.Listeners) != 3 {
+		t.Errorf("%d listeners", len(next.Listeners))
+	}
+	// One that is older, and comes later, takes none that another's status has.
+	two, _ := manifests(t, strings.Replace(second, "spec:", "status: {addresses: [{type: IPAddress, value: "+of["two"]+"}]}\nspec:", 1))[0].(*Gateway)
+	edge, _ := s.Object(Ref{KindGateway, "infra", "edge"}).(*Gateway)
+	kept := *edge
+	kept.Status.Addresses, kept.ResourceVersion, two.ResourceVersion = []StatusAddress{{"IPAddress", of["edge"]}}, "2", "2"
+	s.Put(&kept)
+	s.Put(two)
+	for _, o := range manifests(t, strings.NewReplacer("name: two", "name: ancient", "2026-01-02", "2020-01-03").Replace(second)) {
+		s.Put(o)
+	}
+	if got := status(t, s, KindGateway, "infra", "ancient"); !strings.HasPrefix(got, "Accepted Programmed=False/AddressNotAssigned") {
+		t.Error(got)
+	}
+}
+
 func TestGatewayOfAnother(t *testing.T) {
 	text := strings.ReplaceAll(ofGateway(httpAll), "controllerName: keyway.dev/gateway", "controllerName: another.dev/gateway") + httpRoute("r", "rules: [{"+toWeb+"}]")
 	s := state(t, text)

@@ -47,9 +47,10 @@ func specific(hostname string) int {
 // place is where a route takes requests: on ports, for a hostname, but not for those
 // that are of a more specific listener there.
 type place struct {
-	host   string
-	ports  []int
-	except []string
+	host    string
+	address string // "" for all
+	ports   []int
+	except  []string
 }
 
 // places are where a route takes requests, given the listeners that it is attached to,
@@ -58,11 +59,11 @@ func places(on []*listenerState, hostnames []string, all []*listenerState) []pla
 	var list []place
 	for _, l := range on {
 		for _, h := range common(l.Hostname, hostnames) {
-			p := place{host: h, ports: []int{l.Port}}
+			p := place{host: h, address: l.Address, ports: []int{l.Port}}
 			if !p.isolate(l, all) {
 				continue
 			}
-			i := slices.IndexFunc(list, func(o place) bool { return o.host == h && slices.Equal(o.except, p.except) })
+			i := slices.IndexFunc(list, func(o place) bool { return o.host == h && o.address == l.Address && slices.Equal(o.except, p.except) })
 			switch {
 			case i < 0:
 				list = append(list, p)
@@ -75,7 +76,7 @@ func places(on []*listenerState, hostnames []string, all []*listenerState) []pla
 		slices.Sort(p.ports)
 	}
 	slices.SortFunc(list, func(a, b place) int {
-		return cmp.Or(strings.Compare(a.host, b.host), slices.Compare(a.except, b.except))
+		return cmp.Or(strings.Compare(a.host, b.host), strings.Compare(a.address, b.address), slices.Compare(a.except, b.except))
 	})
 	return list
 }

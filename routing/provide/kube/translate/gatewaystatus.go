@@ -110,6 +110,11 @@ func (s *State) gatewayStatus(g *Gateway, m moment) map[string]any {
 	if state.accepted.Reason != "" {
 		accepted = state.accepted
 	}
+	if len(s.cfg.GatewayAddresses) > 0 {
+		if m.addresses = nil; state.Address != "" {
+			m.addresses = []Address{{IP: state.Address}}
+		}
+	}
 	addresses, programmed := m.usable(g)
 	met := "Accepted"
 	switch {

@@ -23,6 +23,7 @@ type listenerState struct {
 	Name     string
 	Hostname string // in lower case
 	Port     int
+	Address  string // "" for all of the node's
 	Protocol string // HTTP, HTTPS, TLS, TCP, UDP
 	Pass     bool   // TLS goes on to the backend
 	Kinds    []string
@@ -51,7 +52,7 @@ func (l *listenerState) transport() string {
 
 // port is the collection of who wants this port.
 func (l *listenerState) port() Ref {
-	return Ref{unitPort, "", strconv.Itoa(l.Port) + ":" + l.transport()}
+	return Ref{unitPort, "", strings.TrimSuffix(strconv.Itoa(l.Port)+":"+l.transport()+":"+l.Address, ":")}
 }
 
 // kindsOf are the kinds of routes that a protocol can have.

@@ -177,6 +177,9 @@ func (m *routeMatch) expression(p *place) string {
 	if len(ports) > 1 {
 		all[0] = "(" + all[0] + ")"
 	}
+	if p.address != "" {
+		all = append([]string{"net.dst.ip == " + p.address}, all...)
+	}
 	if p.host != "" {
 		all = append(all, hostCondition(p.host))
 	}

@@ -36,6 +36,7 @@ const (
 	unitPort        = "listen-port"
 	unitAnchor      = "anchor" // the certificate of an authority, by its digest
 	unitTie         = "tie"    // routes that take the same requests
+	unitAddresses   = "addresses"
 
 	// Collections that others read.
 	collectSlices   = "slices" // the EndpointSlices of a Service
@@ -58,7 +59,7 @@ const ranks = 4
 // in the collection of that name.
 func (r Ref) published() Ref {
 	switch r.Kind {
-	case collectUses, unitPort, unitTie:
+	case collectUses, unitPort, unitTie, unitAddresses:
 		r.Kind += "-value"
 	}
 	return r
@@ -67,7 +68,7 @@ func (r Ref) published() Ref {
 // rank is the step at which a unit is made, unless one before needs what it says.
 func (r Ref) rank() int {
 	switch r.Kind {
-	case unitDefault, unitHost, unitPerson, unitPrefix, unitAuthorityID, unitPort, unitAnchor, unitTie:
+	case unitDefault, unitHost, unitPerson, unitPrefix, unitAuthorityID, unitPort, unitAnchor, unitTie, unitAddresses:
 		return 1
 	case collectUses:
 		return 2
@@ -106,7 +107,7 @@ func (r Ref) unit() Ref {
 		return Ref{unitBackendTLS, r.Namespace, r.Name}
 	case KindHTTPRoute, KindGRPCRoute, KindTLSRoute, KindTCPRoute, KindUDPRoute:
 		return Ref{unitRoute, r.Namespace, r.Name + ":" + r.Kind}
-	case unitDefault, unitHost, unitPrefix, unitAuthorityID, collectUses, unitScope, unitPort, unitAnchor, unitTie:
+	case unitDefault, unitHost, unitPrefix, unitAuthorityID, collectUses, unitScope, unitPort, unitAnchor, unitTie, unitAddresses:
 		return r
 	}
 	return Ref{}
@@ -159,7 +160,7 @@ func (s *State) wanted(r Ref) bool {
 	switch r.Kind {
 	case unitIngress, unitStream, unitConsumer, unitGroup, unitVault, unitAuthority, unitRoute, unitListenerSet:
 		return s.objects[r.subject()] != nil
-	case unitDefault, unitHost, unitPrefix, unitAuthorityID, collectUses, unitScope, unitPort, unitAnchor, unitTie:
+	case unitDefault, unitHost, unitPrefix, unitAuthorityID, collectUses, unitScope, unitPort, unitAnchor, unitTie, unitAddresses:
 		return len(s.collections[r]) > 0
 	case unitPlugin, unitGateway, unitBackendTLS:
 		return s.objects[r.subject()] != nil || s.asked[r] > 0
@@ -221,6 +222,8 @@ func (w *run) translateGateway() {
 		w.anchor()
 	case unitTie:
 		w.ties()
+	case unitAddresses:
+		w.addresses()
 	case unitBackendTLS:
 		w.backendTLS()
 	case unitRoute:

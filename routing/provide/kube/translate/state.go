@@ -19,6 +19,9 @@ type Config struct {
 	Controllers []string
 	// GatewayControllers are the names by which a GatewayClass may call this controller.
 	GatewayControllers []string
+	// GatewayAddresses are addresses of the node of which each Gateway gets one of its own;
+	// none for Gateways that share all of them.
+	GatewayAddresses []string
 	// Vault is the prefix of references to Secrets: {vault://<Vault>/<namespace>/<name>/<key>}.
 	Vault string
 	// Schemas are the plugins of this build.

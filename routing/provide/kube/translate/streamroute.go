@@ -80,15 +80,22 @@ func (w *run) streamAt(r *Route, p *place, b *backends, pass bool, tags []string
 	var to []any
 	var ports []string
 	for _, port := range p.ports {
-		to = append(to, map[string]any{"port": port})
+		at := map[string]any{"port": port}
+		if p.address != "" {
+			at["ip"] = p.address
+		}
+		to = append(to, at)
 		ports = append(ports, strconv.Itoa(port))
 	}
 	shown := strings.ReplaceAll(p.host, "*", "_")
 	name := strings.ToLower(r.kind) + "." + strings.Join([]string{r.Namespace, r.Name, protocol, strings.Join(ports, "_"), shown}, ".")
 	name = strings.TrimSuffix(name, ".")
+	if p.address != "" {
+		name += "." + strings.ReplaceAll(p.address, ":", "-")
+	}
 	tie := 0
 	for _, port := range ports { // the least of them counts
-		n := w.tie(r, protocol+" "+port+" "+p.host)
+		n := w.tie(r, strings.Join([]string{protocol, port, p.host, p.address}, " "))
 		if tie == 0 || n < tie {
 			tie = n
 		}
