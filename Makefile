@@ -9,7 +9,7 @@ UNIT     = $(shell go list ./... | grep -v /integration)
 export GOFLAGS KEYWAY_CACHE := $(CACHE)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test unit integration race lint fmt bench probe proof soak fuzz manifests
+.PHONY: help setup build run test unit integration race lint fmt bench probe proof soak conformance fuzz manifests
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -62,6 +62,11 @@ proof: build ## break every source of credentials and rotate all of them under l
 soak: build ## every protocol at once under changes and deaths of targets, for SOAK (1h; QUICK=1: as in make test)
 	KEYWAY_REQUIRE=all $(if $(QUICK),,SOAK=$(or $(SOAK),1h) SOAK_OUT=$(abspath integration/soak/latest.json)) \
 		go test -count=1 -timeout 12h -v -run '^TestSoak$$' ./integration
+
+conformance: build ## the Gateway API's own suite against a node made for it, as root (QUICK=1: a handful of it, as in make test)
+	@mkdir -p integration/conformance
+	KEYWAY_REQUIRE=all $(if $(QUICK),,CONFORMANCE=full CONFORMANCE_OUT=$(abspath integration/conformance/report.yaml)) \
+		go test -count=1 -timeout 2h -v -run '^TestConformance$$' ./integration
 
 fuzz: ## run every fuzz target for FUZZTIME (default 20s)
 	@integration/fuzz.sh $(or $(FUZZTIME),20s)
