@@ -242,7 +242,7 @@ func (h *Handler) route(r *request) *policy.Reply {
 		return reply
 	}
 	if !found {
-		return &policy.Reply{Status: http.StatusNotFound, Message: "no Route matched with those values"}
+		return r.noRoute()
 	}
 	r.bind = &r.snap.bindings[r.match.Route.Index]
 	if s := r.bind.split; s != nil {

@@ -145,6 +145,19 @@ func TestHandleOwnAnswers(t *testing.T) {
 	f("/alone", 503, "no Service found with those values", "", "")
 }
 
+// TestHandleCallsOfNoRoute: what no route takes is not found, as known from elsewhere, and not
+// implemented where the document says where it listens.
+func TestHandleCallsOfNoRoute(t *testing.T) {
+	for doc, want := range map[string]string{"services: []\n": "5", "x_keyway_listeners: [{name: web, protocol: http, port: 80}]\n": "12"} {
+		r := newRig(t, &Config{}, doc)
+		x := ask(t, "POST", "a.test", "/a.B/C", "Content-Type: application/grpc")
+		x.Request.Version = exchange.HTTP2
+		if r.do(x); x.Response.Status != 404 || x.Response.Fields.Get("grpc-status") != want || x.Response.Fields.Get("grpc-message") != "no Route matched with those values" {
+			t.Errorf("%q: %d, grpc-status %q", doc, x.Response.Status, x.Response.Fields.Get("grpc-status"))
+		}
+	}
+}
+
 func TestHandleTrustedProtocolOpensTLSRoutes(t *testing.T) {
 	o := newOrigin(t, nil)
 	doc := site(o, "{name: r, paths: [/], protocols: [https]}")

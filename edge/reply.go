@@ -142,6 +142,18 @@ func (h *Handler) sharedFields(r *request) {
 	}
 }
 
+// noRoute answers a request that no route takes. Where the document has listeners a call
+// of gRPC is one that is not implemented, as its own servers answer and Gateway API has it.
+func (r *request) noRoute() *policy.Reply {
+	reply := &policy.Reply{Status: http.StatusNotFound, Message: "no Route matched with those values"}
+	if len(r.snap.listens) > 0 {
+		reply.GRPC = grpcUnimplemented
+	}
+	return reply
+}
+
+const grpcUnimplemented = 12
+
 // protocolCheck refuses a protocol that the route does not speak: in clear on a
 // route for TLS only it answers 426 or a redirect.
 func (r *request) protocolCheck() *policy.Reply {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"cmp"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -56,7 +57,12 @@ kind: GatewayClass
 metadata: {name: keyway}
 spec: {controllerName: keyway.dev/gateway}
 `)
-	kubeGateway(t, c.kubeServer, startDNS(t), map[string]string{"KEYWAY_KUBE_PUBLISH_ADDRESS": "127.0.0.1"}, options{})
+	// The suite has up to some thirty Gateways at a time, two of which want the same of one port.
+	addresses := []string{"127.0.0.1"}
+	for i := range 60 {
+		addresses = append(addresses, fmt.Sprintf("127.0.1.%d", i+1))
+	}
+	kubeGateway(t, c.kubeServer, startDNS(t), map[string]string{"KEYWAY_KUBE_GATEWAY_ADDRESSES": strings.Join(addresses, ",")}, options{})
 	poll(t, "the GatewayClass says which features there are", 30*time.Second, func() bool {
 		class := c.do("GET", "/apis/gateway.networking.k8s.io/v1/gatewayclasses/keyway", nil)
 		status, _ := class["status"].(object)

@@ -84,6 +84,8 @@ type Reply struct {
 	ContentType string
 	Fields      []exchange.Field
 	Err         error
+	// GRPC is the status that clients of gRPC are told, 0 for the one that goes with Status.
+	GRPC int
 }
 
 // Context is one request as plugins see it.

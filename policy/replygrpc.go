@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"encoding/json"
 	"strconv"
 	"strings"
@@ -32,7 +33,7 @@ func GRPCFields(r *Reply) ([]exchange.Field, bool) {
 	}
 	return []exchange.Field{
 		{Name: "Content-Type", Value: typeGRPC},
-		{Name: "grpc-status", Value: strconv.Itoa(GRPCStatus(r.Status))},
+		{Name: "grpc-status", Value: strconv.Itoa(cmp.Or(r.GRPC, GRPCStatus(r.Status)))},
 		{Name: "grpc-message", Value: GRPCMessage(message)},
 	}, true
 }
