@@ -153,7 +153,10 @@ func (f *flow) enterTLS(ctx context.Context) (edge.Routed, net.Conn, *refusal) {
 		f.request(ctx)
 		return edge.Routed{}, nil, nil
 	} else if bad != nil && !f.hello.Encrypted && !f.hello.Challenge {
-		unrecognized(sock, f.conn.Limit)
+		// Gateway API has such a connection end without a word.
+		if f.snap.ListenAt("tcp", f.conn.Info.Local) == nil {
+			unrecognized(sock, f.conn.Limit)
+		}
 		return edge.Routed{}, nil, bad
 	}
 	tc := f.conn.Terminate(ctx, f.snap, f.raw)

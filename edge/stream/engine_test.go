@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -53,6 +55,25 @@ func TestEngineTellsHellosApart(t *testing.T) {
 	}
 	if opened, results := seen.results(); opened != 0 || len(seen.list) != 5 {
 		t.Errorf("%d streams were opened, and ended: %s", opened, results)
+	}
+}
+
+// TestEngineEndsWithoutAWord closes a connection of a listener of the document whose name has
+// no route, without an alert.
+func TestEngineEndsWithoutAWord(t *testing.T) {
+	client, server := sockets(t)
+	at := netip.MustParseAddrPort(server.LocalAddr().String())
+	snap := snapshotOf(t, fmt.Sprintf("x_keyway_listeners: [{name: l, protocol: tls, address: %s, port: %d}]\n", at.Addr(), at.Port()))
+	if _, err := client.Write(helloOf(t, &tls.Config{ServerName: "away.test"})); err != nil {
+		t.Fatal(err)
+	}
+	seen := &ends{}
+	New(func() *edge.Snapshot { return snap }, seen, slog.New(slog.DiscardHandler)).ServeStream(t.Context(), &edge.StreamConn{
+		Conn: server, Info: &exchange.Conn{Listener: "l", Opened: time.Now(), Local: at}, Limit: 10 * time.Second,
+		Terminate: func(context.Context, *edge.Snapshot, []byte) *tls.Conn { return nil },
+	})
+	if said, _ := io.ReadAll(client); len(said) > 0 || len(seen.list) != 1 {
+		t.Errorf("the client was told % x; %d streams ended", said, len(seen.list))
 	}
 }
 
