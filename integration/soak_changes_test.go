@@ -221,10 +221,14 @@ func (k *soak) deaths() {
 		if !k.running() {
 			return
 		}
+		within := 30 * time.Second
+		if x.pool == "udp" {
+			within = 3 * time.Minute // sessions stay where they are, and there are three at a time
+		}
 		before, at := x.served.Load(), time.Now()
 		for k.running() && !k.used(x, before) {
-			if k.late(at, 30*time.Second) {
-				k.book.wrongly("targets", "%s got no traffic in the 30s after it had returned", x.name)
+			if k.late(at, within) {
+				k.book.wrongly("targets", "%s got no traffic in the %v after it had returned", x.name, within)
 				break
 			}
 			pause(k.stop, 20*time.Millisecond)
