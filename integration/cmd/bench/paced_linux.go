@@ -223,7 +223,10 @@ func (g paced) load() (run, error) {
 	}
 	defer func() { _ = syscall.Close(p.epoll) }()
 	p.began = time.Now()
-	watched := watchCPUs(p.began)
+	var watched *watcher
+	if !g.unwatched {
+		watched = watchCPUs(p.began)
+	}
 	wall, err := p.loop()
 	stops, blind := watched.end()
 	if err != nil {

@@ -55,8 +55,11 @@ func cpus() int {
 	return runtime.NumCPU()
 }
 
-// end answers the stops.
+// end answers the stops, none of a nil watcher.
 func (w *watcher) end() ([]span, error) {
+	if w == nil {
+		return nil, nil
+	}
 	w.over.Store(true)
 	w.all.Wait()
 	runtime.GOMAXPROCS(w.before)
