@@ -75,27 +75,13 @@ func TestListenersOfOnePort(t *testing.T) {
 // tlsEcho is as tcpEcho, over TLS, and calls itself "own ".
 func tlsEcho(t testing.TB, cert, key string) string {
 	t.Helper()
-	c, err := tls.X509KeyPair([]byte(cert), []byte(key))
+	pair, err := tls.X509KeyPair([]byte(cert), []byte(key))
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{c}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer func() { _ = c.Close() }()
-				_, _ = io.WriteString(c, "own ")
-				_, _ = io.Copy(c, c)
-			}()
-		}
-	}()
-	return l.Addr().String()
+	return accepting(t, "127.0.0.1:0", func(raw net.Conn) {
+		c := tls.Server(raw, &tls.Config{Certificates: []tls.Certificate{pair}})
+		_, _ = io.WriteString(c, "own ")
+		_, _ = io.Copy(c, c)
+	}).Addr().String()
 }

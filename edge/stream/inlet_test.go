@@ -26,21 +26,7 @@ func poll(t *testing.T, fault string, ok func() bool) {
 // TestPacketsOpenAndShut opens a listener of documents while the node serves: it carries,
 // lets go of its clients when it is shut, and comes back in the midst of that.
 func TestPacketsOpenAndShut(t *testing.T) {
-	target, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = target.Close() }()
-	go func() {
-		buf := make([]byte, 2048)
-		for {
-			n, from, err := target.ReadFrom(buf)
-			if err != nil {
-				return
-			}
-			_, _ = target.WriteTo(buf[:n], from)
-		}
-	}()
+	target := echoing(t)
 	free, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -57,14 +57,14 @@ func (e *ends) results() (opened int, results string) {
 	return e.open, results
 }
 
-// TestPacketsDrain has clients talk while the node stops: those who have a session go
-// on with it and are waited for, others begin none, and all is over when Run returns.
-func TestPacketsDrain(t *testing.T) {
+// echoing is a target that sends each datagram back until the test ends.
+func echoing(t *testing.T) net.PacketConn {
+	t.Helper()
 	target, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = target.Close() }()
+	t.Cleanup(func() { _ = target.Close() })
 	go func() {
 		buf := make([]byte, 2048)
 		for {
@@ -75,6 +75,13 @@ func TestPacketsDrain(t *testing.T) {
 			_, _ = target.WriteTo(buf[:n], from)
 		}
 	}()
+	return target
+}
+
+// TestPacketsDrain has clients talk while the node stops: those who have a session go
+// on with it and are waited for, others begin none, and all is over when Run returns.
+func TestPacketsDrain(t *testing.T) {
+	target := echoing(t)
 	port := target.LocalAddr().(*net.UDPAddr).Port
 	snap := snapshotOf(t, "services: [{name: s, protocol: udp, host: 127.0.0.1, port: "+strconv.Itoa(port)+", routes: [{name: r, protocols: [udp], sources: [{ip: 127.0.0.0/8}]}]}]\n")
 	seen := &ends{}

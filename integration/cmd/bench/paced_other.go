@@ -2,21 +2,9 @@
 
 package main
 
-import (
-	"errors"
-	"time"
-)
+import "errors"
 
 // load needs the poller of Linux.
 func (paced) load() (run, error) {
 	return run{}, errors.New("a constant rate is measured on Linux only")
-}
-
-// watcher sees nothing elsewhere.
-type watcher struct{}
-
-func watchCPUs(time.Time) *watcher { return &watcher{} }
-
-func (*watcher) end() ([]span, error) {
-	return nil, errors.New("CPUs are watched on Linux only")
 }
