@@ -27,13 +27,14 @@ func poll(t *testing.T, fault string, ok func() bool) {
 // lets go of its clients when it is shut, and comes back in the midst of that.
 func TestPacketsOpenAndShut(t *testing.T) {
 	target := echoing(t)
-	free, err := net.ListenPacket("udp", "127.0.0.1:0")
+	// Of an address that no other test takes ports of, as it is let go of for a moment.
+	free, err := net.ListenPacket("udp", "127.0.0.33:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	at := free.LocalAddr().(*net.UDPAddr)
 	_ = free.Close()
-	snap := snapshotOf(t, "x_keyway_listeners: [{name: dns, protocol: udp, address: 127.0.0.1, port: "+strconv.Itoa(at.Port)+"}]\n"+
+	snap := snapshotOf(t, "x_keyway_listeners: [{name: dns, protocol: udp, address: 127.0.0.33, port: "+strconv.Itoa(at.Port)+"}]\n"+
 		"services: [{name: s, protocol: udp, host: 127.0.0.1, port: "+strconv.Itoa(target.LocalAddr().(*net.UDPAddr).Port)+", read_timeout: 600000, routes: [{name: r, protocols: [udp], destinations: [{port: "+strconv.Itoa(at.Port)+"}]}]}]\n")
 	seen := &ends{}
 	p := &Packets{Sockets: &handover.Sockets{}, Current: func() *edge.Snapshot { return snap }, Observer: seen, Log: slog.New(slog.DiscardHandler), Grace: 30 * time.Second}

@@ -10,9 +10,11 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -67,6 +69,25 @@ func serverOf(t *testing.T, h http.Handler, secure bool) string {
 	return s.Listener.Addr().String()
 }
 
+// refusing is an address that refuses connections until the test ends. Its socket is
+// bound and does not listen, so nobody else can get the port in the meantime.
+func refusing(t *testing.T) string {
+	t.Helper()
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Close(fd) })
+	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	name, err := syscall.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(name.(*syscall.SockaddrInet4).Port))
+}
+
 func TestProbes(t *testing.T) {
 	says := func(status int) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -76,12 +97,7 @@ func TestProbes(t *testing.T) {
 			w.WriteHeader(status)
 		})
 	}
-	dead, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	refused := dead.Addr().String()
-	_ = dead.Close()
+	refused := refusing(t)
 	mute := origin(t, func(_ net.Conn, r *bufio.Reader, _ int) { _, _ = r.ReadByte(); _, _ = io.Copy(io.Discard, r) })
 	for _, c := range []struct {
 		name, kind, addr string

@@ -25,12 +25,7 @@ func TestDialTriesOthersAndJudges(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = alive.Close() }()
-	dead, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = dead.Close()
-	set := build(t, nil, carrying("tcp", at(dead.Addr().String(), 100), at(alive.Addr().String(), 100)))
+	set := build(t, nil, carrying("tcp", at(refusing(t), 100), at(alive.Addr().String(), 100)))
 	cl := set.Cluster("s")
 	total := 0
 	for range 4 {
