@@ -236,12 +236,25 @@ func (b *book) explain(d *deed, visits []visit, at time.Time, err error) string 
 			if (d.target == x.target || d.target == anyTarget) && (x.ended.IsZero() || at.Sub(x.ended) < noticed) {
 				return "its answer had begun at a target that was killed"
 			}
+		case overtaken(d, visits, x, err) && (x.ended.IsZero() || at.Sub(x.ended) < noticed):
+			return "its answer had begun at a target that was killed, and was overtaken by the reset of its stream"
 		case d.safe, d.status != 502 && !d.bare:
 		case len(visits) == 0, visits[len(visits)-1].target == x.target:
 			return "it was under way to a target that was killed, and may not be sent twice"
 		}
 	}
 	return ""
+}
+
+// overtaken says whether a request over HTTP/3 ended by a reset after a target that died
+// had answered it. A reset of QUIC takes along what its receiver had not read (RFC 9000,
+// section 3.2), so that the client may never have seen the status.
+func overtaken(d *deed, visits []visit, x *death, err error) bool {
+	if err == nil || d.status != 0 || len(visits) == 0 || !strings.HasPrefix(d.kind, "HTTP/3") || !strings.Contains(err.Error(), "H3_INTERNAL_ERROR") {
+		return false
+	}
+	last := visits[len(visits)-1]
+	return last.target == x.target && !last.ended.IsZero()
 }
 
 // unseen is how long after a death the node may not have known of it.
@@ -360,7 +373,7 @@ func (l *ledger) sweep(age time.Duration) {
 
 // TestSoakJudgement puts to the soak's judge what it may excuse, and what it may not.
 func TestSoakJudgement(t *testing.T) {
-	gone, refused := io.EOF, fmt.Errorf("dial: %w", syscall.ECONNREFUSED)
+	gone, refused, reset := io.EOF, fmt.Errorf("dial: %w", syscall.ECONNREFUSED), errors.New("http3: parsing frame failed: H3_INTERNAL_ERROR")
 	for name, c := range map[string]struct {
 		d       deed
 		err     error
@@ -368,6 +381,7 @@ func TestSoakJudgement(t *testing.T) {
 		late    bool     // it began when the target was dead already
 		slow    bool     // it was noticed too late
 		stopped bool
+		told    bool // the targets that had it answered
 		want    bool // that it is explained
 	}{
 		"a POST under way to the dead":              {d: deed{status: 502}, err: gone, visits: []string{"p1"}, want: true},
@@ -395,6 +409,11 @@ func TestSoakJudgement(t *testing.T) {
 		"a broken connection of a node that stops":  {d: deed{}, err: gone, stopped: true},
 		"a POST that came as a connection closed":   {d: deed{kind: "HTTP/1.1", pool: "q"}, err: gone, stopped: true, late: true, want: true},
 		"a GET that came as a connection closed":    {d: deed{kind: "HTTP/1.1", pool: "q", safe: true}, err: gone, stopped: true, late: true},
+		"a reset that overtook an answer":           {d: deed{kind: "HTTP/3", safe: true}, err: reset, visits: []string{"p1"}, told: true, want: true},
+		"a reset without an answer":                 {d: deed{kind: "HTTP/3", safe: true}, err: reset, visits: []string{"p1"}},
+		"a reset that overtook one of the living":   {d: deed{kind: "HTTP/3", safe: true}, err: reset, visits: []string{"p2"}, told: true},
+		"a reset in place of an answer of HTTP/2":   {d: deed{kind: "HTTP/2", safe: true}, err: reset, visits: []string{"p1"}, told: true},
+		"a reset long after the answer":             {d: deed{kind: "HTTP/3", safe: true}, err: reset, visits: []string{"p1"}, told: true, slow: true},
 		"a POST that came so, and was seen":         {d: deed{kind: "HTTP/1.1", pool: "q"}, err: gone, visits: []string{"q1"}, stopped: true, late: true},
 	} {
 		b := newBook()
@@ -403,7 +422,9 @@ func TestSoakJudgement(t *testing.T) {
 			c.d.pool = "p"
 		}
 		for _, target := range c.visits {
-			b.ledger.begin("1", target)
+			if end := b.ledger.begin("1", target); c.told {
+				end()
+			}
 		}
 		killed, _ := b.dies("p", "p1")
 		killed()
