@@ -31,7 +31,7 @@ unit: ## tests that need nothing but Go
 	go test $(UNIT)
 
 race: ## the same under the race detector
-	go test -race -shuffle=on $(UNIT)
+	go test -race -shuffle=on -timeout 30m $(UNIT)
 
 integration: build ## tests against real servers, and the laws of this repository
 	go test -count=1 -timeout 60m -v ./integration/... | integration/summary.sh

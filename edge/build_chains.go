@@ -106,7 +106,7 @@ func (w *build) chains() {
 	w.next.bindings = make([]binding, w.next.Table.Len())
 	w.next.limits = w.routeLimits()
 	for r := range w.next.Table.Routes() {
-		if r.Index%2048 == 2047 {
+		if r.Index%512 == 511 {
 			w.pause()
 		}
 		b := &w.next.bindings[r.Index]

@@ -40,11 +40,12 @@ var strangers = [][]byte{{'\r'}, []byte("\u0085"), []byte("\u2028"), []byte("\u2
 // A cut that is wrong, within a text of several lines, does not stay unseen by whoever
 // parses what was cut: the piece before it ends where a text or a bracket is open,
 // which is no YAML, or the mark is a part of a text and not the one item of its list.
-func outlineOf(data []byte) (*outline, bool) {
+// pause is called from time to time.
+func outlineOf(data []byte, pause func()) (*outline, bool) {
 	if looksLikeJSON(data) || !utf8.Valid(data) || slices.ContainsFunc(strangers, func(s []byte) bool { return bytes.Contains(data, s) }) {
 		return nil, false
 	}
-	return (&cutter{lists: func(name string) bool { return newEntity(name) != nil }}).cut(data, nil, 1)
+	return (&cutter{lists: func(name string) bool { return newEntity(name) != nil }, pause: pause}).cut(data, nil, 1)
 }
 
 // inside cuts a piece at the entities inside of it. Its head is an entity of its own.
@@ -66,6 +67,7 @@ func (p piece) inside(kind string) (*outline, bool) {
 type cutter struct {
 	edge  int                    // the column of names
 	lists func(name string) bool // what names are those of lists of entities
+	pause func()                 // nil for none
 
 	o      outline
 	head   strings.Builder
@@ -91,6 +93,9 @@ func (c *cutter) cut(data, first []byte, number int) (*outline, bool) {
 			return nil, false
 		}
 		data, first = data[len(line):], nil
+		if number%(4*stretch) == 0 && c.pause != nil {
+			c.pause()
+		}
 	}
 	c.close(nil)
 	c.o.head = c.head.String()

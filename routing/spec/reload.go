@@ -50,6 +50,10 @@ type textRef struct{ refers, text, id string }
 // few entities, and others wait while one works.
 const together = 32
 
+// stretch is how many entities that are taken over are looked at between two pauses: some
+// hundred microseconds.
+const stretch = 512
+
 // Load is the function Load.
 func (l *Loader) Load(sources []Source) (*Document, Problems) {
 	doc, next := l.take(sources)
@@ -85,7 +89,7 @@ func (l *Loader) take(sources []Source) (*Document, *loaded) {
 	r.loader = &loader{schemas: l.Schemas, doc: &Document{FormatVersion: "3.0"}, configs: map[string]namedConfig{}, repeats: map[string]int{}}
 	outlines := make([]*outline, len(sources))
 	for i, s := range sources {
-		o, ok := outlineOf(bytes.TrimPrefix(s.Data, []byte("\ufeff")))
+		o, ok := outlineOf(bytes.TrimPrefix(s.Data, []byte("\ufeff")), r.pause)
 		if !ok || isJSON(s.Name) || slices.Contains(r.next.names, s.Name) {
 			return nil, nil
 		}
@@ -172,7 +176,7 @@ func (r *reload) list(at place, pieces []piece, parent Entity) bool {
 		if c := known[string(pieces[i].text)]; c != nil {
 			chunks[i] = c.moved(pieces[i].line)
 			r.refer(chunks[i])
-			if i++; i%1024 == 0 {
+			if i++; i%stretch == 0 {
 				r.pause()
 			}
 			continue
@@ -189,6 +193,9 @@ func (r *reload) list(at place, pieces []piece, parent Entity) bool {
 	}
 	r.next.chunks[at] = next
 	for i, c := range chunks {
+		if i%stretch == stretch-1 {
+			r.pause()
+		}
 		text := string(pieces[i].text)
 		if next[text] != nil {
 			return false // twice the same: which of the two is it the next time?
@@ -274,8 +281,12 @@ func (r *reload) finish() bool {
 		f.identifyRest()
 		f.to.contents = f.contents
 	}
+	looked := 0
 	for _, chunks := range r.next.chunks {
 		for _, c := range chunks {
+			if looked++; looked%stretch == 0 {
+				r.pause()
+			}
 			for _, ref := range c.refs {
 				if id, ok := lookup(ref.refers, ref.text); !ok || id != ref.id {
 					return false
