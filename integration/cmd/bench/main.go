@@ -87,9 +87,6 @@ func serveAs(kind, address string, n int, mlkem bool, rate float64) error {
 }
 
 func bench(ctx context.Context, o options) error {
-	if o.only == stallCase {
-		return stall(ctx, o.keyway, min(o.rounds, 5))
-	}
 	only, err := regexp.Compile(o.only)
 	if err != nil {
 		return fmt.Errorf("-only: %w", err)
@@ -109,6 +106,9 @@ func bench(ctx context.Context, o options) error {
 		return err
 	}
 	defer backend.down()
+	if o.only == stallCase {
+		return l.stall(ctx, min(o.rounds, 5))
+	}
 	sockets, err := l.sockets(ctx)
 	if err != nil {
 		return err
