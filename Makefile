@@ -34,7 +34,7 @@ race: ## the same under the race detector
 	go test -race -shuffle=on -timeout 30m $(UNIT)
 
 integration: build ## tests against real servers, and the laws of this repository
-	go test -count=1 -timeout 60m -v ./integration/... | integration/summary.sh
+	go test -count=1 -timeout 60m -parallel 6 -v ./integration/... | integration/summary.sh
 
 lint: ## formatting, vet, staticcheck, errorlint, tidy, known vulnerabilities
 	@integration/lint.sh "$(BIN)"
