@@ -192,9 +192,11 @@ func (s *Server) Run(ctx context.Context, force <-chan struct{}) error {
 	s.begin(serving, ctx)
 	<-ctx.Done()
 	given := handover.GivenBy(ctx)
+	var closing sync.WaitGroup
 	for _, p := range s.stop() {
-		s.close(p, given)
+		closing.Go(func() { s.close(p, given) }) // each may wait for clients that are on the way
 	}
+	closing.Wait()
 	s.accepting.Wait()
 	return s.drain(ctx, force)
 }
@@ -237,7 +239,7 @@ func (s *Server) stop() []*port {
 func (s *Server) close(p *port, given *handover.Given) {
 	p.closing.Store(true)
 	if !given.Has(p.name) {
-		quiesce(p.l, func(c net.Conn) { s.admit(s.serving, c, p.gate.Load()) })
+		handover.Quiesce(p.l, func(c net.Conn) { s.admit(s.serving, c, p.gate.Load()) })
 	}
 	_ = p.l.Close()
 }

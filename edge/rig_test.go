@@ -205,7 +205,7 @@ func (o *originServer) open() int {
 // poll waits for ok, which must come true without much delay.
 func poll(t testing.TB, fault string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(5 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal(fault)
 		}

@@ -99,7 +99,7 @@ var directions = []struct {
 	{"edge/rulings", []string{"certs"}, "decisions about certificates"},
 	{"edge/sigv4", nil, "signatures are arithmetic"},
 	{"edge/proxyproto", nil, "a codec"},
-	{"edge/handover", []string{"lib:golang.org/x/net"}, "sockets and processes; knows nothing of what is served"},
+	{"edge/handover", []string{"lib:golang.org/x/net", "lib:golang.org/x/sys"}, "sockets and processes; knows nothing of what is served"},
 	{"edge/http1", []string{"edge", "edge/exchange"}, "an engine"},
 	{"edge/http2", []string{"edge", "edge/exchange", "lib:golang.org/x/net"}, "an engine"},
 	{"edge/http3", []string{"edge", "edge/exchange", "edge/handover", "lib:github.com/quic-go/quic-go", "lib:github.com/quic-go/qpack"}, "an engine; the only user of QUIC"},

@@ -63,6 +63,7 @@ func (s *Sockets) Listen(ctx context.Context, purpose, network, address string) 
 		return l, nil
 	}
 	var lc net.ListenConfig
+	lc.SetMultipathTCP(false) // whose sockets take few options: a listener that closes needs a filter
 	l, err := lc.Listen(ctx, network, address)
 	if err != nil {
 		return nil, err
