@@ -136,8 +136,7 @@ func (g *gateway) asksForTLS(t *testing.T) {
 	})
 }
 
-// forKIC is a set of manifests as they are written for the other controller; only the
-// class is a parameter.
+// forKIC are objects of KIC's kinds that guard each other; the class is a parameter.
 const forKIC = `
 apiVersion: configuration.konghq.com/v1
 kind: KongPlugin
@@ -185,7 +184,8 @@ spec:
 ---
 `
 
-// TestKubeKIC: manifests that were written for KIC work with nothing but the class changed.
+// TestKubeKIC: what KIC's kinds say of themselves, and what becomes of what they guard where
+// one gets worse, or goes. That they work at all is TestKICManifests.
 func TestKubeKIC(t *testing.T) {
 	k, dns, roots := startKube(t), startDNS(t), newAuthority(t, "edge")
 	dns.a["origin.shop.test."] = "127.0.0.1"
@@ -203,9 +203,6 @@ func TestKubeKIC(t *testing.T) {
 	g.answers(roots, "api.test", "/api/x", 200, "api /base/x for ann", "apikey", "ann-secret-c0ffee")
 	if code, _ := g.asked(roots, "api.test", "/api/x"); code != 401 {
 		t.Errorf("without a key: %d", code)
-	}
-	if code, _ := g.asked(roots, "api.test", "/apis", "apikey", "ann-secret-c0ffee"); code != 404 {
-		t.Errorf("a path that only begins alike: %d", code)
 	}
 	if code, body := g.asked(roots, "api.test", "/v2/items", "apikey", "ann-secret-c0ffee"); code != 200 || !strings.Contains(body, "api /base") {
 		t.Errorf("a path of the expression: %d %s", code, body)

@@ -153,27 +153,36 @@ func (k *kubeServer) kubeconfig(namespace, account, addr string) string {
 		addr, k.ca, namespace, k.token(namespace, account)))
 }
 
-// backend applies a Service and its endpoint, which is an origin of this machine: the API
-// server takes no addresses of loopback, so it is known by a name.
+// backend applies a Service and its endpoint, which is an origin of this machine.
 func (k *kubeServer) backend(name, address string) {
 	k.t.Helper()
-	_, port, err := net.SplitHostPort(address)
-	if err != nil {
-		k.t.Fatal(err)
-	}
 	k.apply(fmt.Sprintf(`
 apiVersion: v1
 kind: Service
 metadata: {name: %[1]s, namespace: shop}
 spec: {ports: [{name: http, port: 80}]}
----
+`, name))
+	k.endpoints(name, address)
+}
+
+// endpoints applies the endpoints of a Service, origins of this machine: the API server
+// takes no addresses of loopback, so they are known by a name, and each has its own port.
+func (k *kubeServer) endpoints(service string, addresses ...string) {
+	k.t.Helper()
+	for i, address := range addresses {
+		_, port, err := net.SplitHostPort(address)
+		if err != nil {
+			k.t.Fatal(err)
+		}
+		k.apply(fmt.Sprintf(`
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
-metadata: {name: %[1]s-1, namespace: shop, labels: {kubernetes.io/service-name: %[1]s}}
+metadata: {name: %[1]s-%[2]d, namespace: shop, labels: {kubernetes.io/service-name: %[1]s}}
 addressType: FQDN
-ports: [{name: http, port: %[2]s, protocol: TCP}]
+ports: [{name: http, port: %[3]s, protocol: TCP}]
 endpoints: [{addresses: [origin.shop.test], conditions: {ready: true}}]
-`, name, port))
+`, service, i+1, port))
+	}
 }
 
 // kubeGateway starts a node that serves a cluster.
