@@ -131,11 +131,15 @@ func (w *build) listeners() {
 		if w.next.fallback == nil {
 			w.next.fallback = map[string]*certs.Policy{}
 		}
-		at := l.Address
-		if l.Fixed != nil {
-			at = l.Fixed.Address
+		if l.Fixed == nil {
+			w.next.fallback[l.Address] = l.policy
+			continue
 		}
-		w.next.fallback[at] = l.policy
+		for i := range w.Fixed { // the settings may have several addresses of the port
+			if f := &w.Fixed[i]; f.Protocol == l.Fixed.Protocol && f.UDP == l.Fixed.UDP && overlap(f.Address, l.Address) {
+				w.next.fallback[f.Address] = l.policy
+			}
+		}
 	}
 }
 
@@ -163,6 +167,8 @@ func PlanListeners(doc *spec.Document, fixed []Fixed) ([]*Listen, spec.Problems)
 		f, why := settled(next, fixed)
 		if why != "" {
 			refuse(l, "port", why)
+		}
+		if f == nil && why != "" {
 			continue
 		}
 		next.Fixed = f
@@ -237,8 +243,8 @@ func everywhere(host string) bool {
 	return host == "" || err == nil && a.IsUnspecified()
 }
 
-// settled is the listener of the settings that serves l, nil for none, or why l cannot be
-// served beside them.
+// settled is the listener of the settings that serves l, nil for none, and what is wrong with
+// that: without one l cannot be served beside them.
 func settled(l *Listen, fixed []Fixed) (*Fixed, string) {
 	for i := range fixed {
 		f := &fixed[i]
@@ -255,7 +261,7 @@ func settled(l *Listen, fixed []Fixed) (*Fixed, string) {
 			}
 			return nil, "the node's setting " + f.Setting + " has " + f.Address + ", which " + speaks + "; expected another port; this listener is not served"
 		case !everywhere(host) && !strings.EqualFold(host, own):
-			return nil, "the node's setting " + f.Setting + " has " + f.Address + " and no other address of that port; expected that address, or another port; this listener is not served"
+			return f, "the node's setting " + f.Setting + " has " + f.Address + " and leaves other addresses of that port alone; expected that address, or another port; this listener is served there and nowhere else"
 		}
 		return f, ""
 	}

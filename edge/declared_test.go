@@ -389,7 +389,7 @@ func TestPlanListeners(t *testing.T) {
 	f(listening("{name: a, protocol: tcp, port: 9, address: 127.0.0.1}", "{name: b, protocol: http, port: 9, address: 127.0.0.2}", "{name: c, protocol: tcp, port: 9, address: 0.0.0.0}"), "a tcp 127.0.0.1:9", "b http 127.0.0.2:9", "c: protocol")
 	f(listening("{name: a, protocol: tcp, port: 9}", "{name: b, protocol: tcp, port: 9, address: '::1'}"), "a tcp :9 +b")
 	f(listening("{name: a, protocol: http, port: 8000}", "{name: b, protocol: https, port: 8000, address: 127.0.0.2}", "{name: c, protocol: http, port: 8000, address: 127.0.0.1}"), "a http :8000 by proxy_listen +c", "b: port")
-	f(listening("{name: a, protocol: https, port: 8443}", "{name: b, protocol: https, port: 8443, address: 127.0.0.1}"), "b https 127.0.0.1:8443 by proxy_tls_listen", "a: port")
+	f(listening("{name: a, protocol: https, port: 8443}", "{name: b, protocol: https, port: 8443, address: 127.0.0.1}"), "a https :8443 by proxy_tls_listen +b", "a: port")
 	f(listening("{name: a, protocol: http, port: 8100}", "{name: b, protocol: udp, port: 8100}", "{name: c, protocol: udp, port: 53, address: 127.0.0.1}"), "b udp :8100", "c udp 127.0.0.1:53 by stream_listen", "a: port")
 	f(listening("{name: a, protocol: tls, port: 9, address: 127.0.0.1}", "{name: b, protocol: https, port: 9}", "{name: c, protocol: http, port: 9, address: 127.0.0.2}"), "a https :9 and streams +b", "c: protocol")
 	f(listening("{name: a, protocol: tls, port: 9}", "{name: b, protocol: tls, port: 9, address: 127.0.0.1}"), "a tls :9 +b")
@@ -414,6 +414,17 @@ func TestDeclaredSharesTheSettings(t *testing.T) {
 	}
 	if p := s.policyOf(h.server.ports[1].gate.Load()); p == nil || p.Name != "new" {
 		t.Errorf("its policy is %+v", p)
+	}
+	// One for all addresses is served at those that the settings have, by its own policy.
+	h.builder.Fixed = append(h.builder.Fixed, Fixed{Setting: "proxy_tls_listen", Address: fmt.Sprintf("127.0.0.9:%d", port), Protocol: "https"})
+	s = h.use(fmt.Sprintf("x_keyway_tls_policies: [{name: wide, min_version: \"1.3\"}]\nx_keyway_listeners: [{name: web, protocol: https, port: %d, tls_policy: wide}]\n", port), nil)
+	for _, f := range h.builder.Fixed {
+		if p := s.fallback[f.Address]; p == nil || p.Name != "wide" {
+			t.Errorf("at %s the policy is %+v", f.Address, p)
+		}
+	}
+	if len(s.Problems) != 1 || !strings.Contains(s.Problems[0].Message, "is served there and nowhere else") {
+		t.Errorf("problems %v", s.Problems)
 	}
 	if p := s.policyOf(h.server.ports[0].gate.Load()); p == nil || p.Name != "default" {
 		t.Errorf("the other one's policy is %+v", p)
