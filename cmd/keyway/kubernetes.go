@@ -156,7 +156,7 @@ func (n *node) openKube() error {
 	}
 	p, err := kube.New(kube.Config{
 		Connection: s.kubeConnection(), Namespaces: s.Kube.Namespaces, Class: s.Kube.Class, Controllers: s.Kube.Controllers, GatewayControllers: s.Kube.Gateways, GatewayAddresses: s.Kube.Addresses,
-		Vault: kubeVault, Schemas: schemas(), Log: n.log,
+		Vault: kubeVault, Schemas: schemas(), Log: n.log, Ports: n.ports,
 		PublishService: s.Kube.PublishService, PublishAddresses: s.Kube.PublishAddresses, Identity: n.config.NodeID,
 	})
 	if err != nil {

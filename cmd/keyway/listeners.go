@@ -10,6 +10,7 @@ import (
 
 	"github.com/keyway-edge/keyway/edge"
 	"github.com/keyway-edge/keyway/edge/telemetry"
+	"github.com/keyway-edge/keyway/routing/provide/kube/translate"
 )
 
 // fixed are the listeners that the settings have: documents share them, or leave their
@@ -60,6 +61,29 @@ func (s *settings) pattern() edge.Endpoint {
 // listenerFacts is what status and metrics tell of listeners of documents.
 func (n *node) listenerFacts() telemetry.Listeners {
 	return telemetry.Listeners{States: n.declared.States(), Failures: n.declared.Failures()}
+}
+
+// ports is how listeners of documents stand, for the status of those whose they are: what is
+// open or failing, and what cannot be had beside the node's own listeners.
+func (n *node) ports() translate.Ports {
+	ports := translate.Ports{}
+	for _, l := range n.declared.States() {
+		p := translate.Port{Open: l.State != "failing"}
+		if !l.Since.IsZero() { // or it was not tried yet
+			p.Reason = l.Reason
+		}
+		for _, name := range append(l.Shared, l.Name) {
+			ports[name] = p
+		}
+	}
+	if snap := n.publisher.Current(); snap != nil {
+		for _, p := range snap.Problems {
+			if had := ports[p.Name]; p.Entity == "x_keyway_listeners" && p.Field != "tls_policy" {
+				ports[p.Name] = translate.Port{Open: had.Open, Reason: p.Message}
+			}
+		}
+	}
+	return ports
 }
 
 // portOf is the port that a request for a URL comes to.

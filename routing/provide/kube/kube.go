@@ -29,8 +29,10 @@ type Config struct {
 	// Service (namespace/name) whose addresses it says in their place.
 	PublishAddresses []translate.Address
 	PublishService   string
-	Identity         string // of this replica
-	Log              *slog.Logger
+	// Ports says how the listeners of the document stand on this node; nil for nobody who knows.
+	Ports    func() translate.Ports
+	Identity string // of this replica
+	Log      *slog.Logger
 }
 
 // Provider makes documents of the objects of a cluster. Make one with New.
@@ -193,8 +195,8 @@ func (p *Provider) loop(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case answer := <-p.plans:
-			answer <- p.plan()
+		case q := <-p.plans:
+			q.answer <- p.plan(q.ports)
 			continue
 		case <-p.inbox.ready:
 		}

@@ -32,7 +32,13 @@ type write struct {
 }
 
 // plans answers what is to be written now; it is asked of the loop, which owns the state.
-type plans chan chan []write
+type plans chan planned
+
+// planned is one question for what is to be written: who asks knows how the ports stand.
+type planned struct {
+	ports  translate.Ports
+	answer chan []write
+}
 
 // write writes what differs, while this replica holds the lease.
 func (p *Provider) write(ctx context.Context) error {
@@ -144,17 +150,20 @@ func (p *Provider) send(ctx context.Context, w *write) error {
 
 // differing asks the loop what is to be written.
 func (p *Provider) differing(ctx context.Context) []write {
-	answer := make(chan []write, 1)
+	q := planned{answer: make(chan []write, 1)}
+	if p.cfg.Ports != nil {
+		q.ports = p.cfg.Ports()
+	}
 	select {
-	case p.plans <- answer:
-		return <-answer
+	case p.plans <- q:
+		return <-q.answer
 	case <-ctx.Done():
 		return nil
 	}
 }
 
 // plan lists what differs from what objects should say of themselves. Of the loop.
-func (p *Provider) plan() []write {
+func (p *Provider) plan(ports translate.Ports) []write {
 	if p.document == nil {
 		return nil
 	}
@@ -174,7 +183,7 @@ func (p *Provider) plan() []write {
 			}
 			m := o.Common()
 			w := write{method: http.MethodPatch, path: r.path(m.Namespace) + "/" + m.Name + "/status", object: translate.RefOf(o).String()}
-			if body := p.state.Status(o, addresses, time.Now()); body != nil {
+			if body := p.state.Status(o, addresses, ports, time.Now()); body != nil {
 				// Others write into the same lists: what they wrote meanwhile is not to be lost.
 				w.body = map[string]any{"metadata": map[string]any{"resourceVersion": m.ResourceVersion}, "status": body}
 				list = append(list, w)

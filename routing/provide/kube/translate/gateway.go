@@ -327,16 +327,13 @@ func (w *run) listenPort() {
 	port, rest, _ := strings.Cut(w.self.Name, ":")
 	_, address, _ := strings.Cut(rest, ":")
 	var list []any
-	for i, c := range []portClaim{state.First, state.Other} {
+	for _, c := range []portClaim{state.First, state.Other} {
 		if c.Protocol == "" {
 			continue
 		}
-		values := map[string]any{"name": "gateway-" + strings.ReplaceAll(w.self.Name, ":", "-"), "protocol": c.Protocol, "port": atoi(port), "tags": []string{"managed-by-ingress-controller"}}
+		values := map[string]any{"name": listenName(w.self, c.Protocol, state.First.Protocol), "protocol": c.Protocol, "port": atoi(port), "tags": []string{"managed-by-ingress-controller"}}
 		if address != "" {
 			values["address"] = address
-		}
-		if i > 0 {
-			values["name"] = fmt.Sprint(values["name"], "-", c.Protocol)
 		}
 		if c.Policy != "" {
 			values["tls_policy"] = c.Policy

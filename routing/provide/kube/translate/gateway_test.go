@@ -58,7 +58,7 @@ func status(t testing.TB, s *State, kind, namespace, name string) string {
 	if o == nil {
 		t.Fatalf("no %s %s/%s", kind, namespace, name)
 	}
-	v := s.Status(o, published, time.Unix(1, 0))
+	v := s.Status(o, published, nil, time.Unix(1, 0))
 	var out []string
 	add := func(of string, list []Condition) {
 		for _, c := range list {
@@ -223,7 +223,7 @@ func TestGatewayAddresses(t *testing.T) {
 	doc := s.Document()
 	of := map[string]string{} // addresses by Gateway
 	for _, name := range []string{"edge", "two"} {
-		v := s.Status(s.Object(Ref{KindGateway, "infra", name}), published, time.Unix(1, 0))
+		v := s.Status(s.Object(Ref{KindGateway, "infra", name}), published, nil, time.Unix(1, 0))
 		list, _ := v["addresses"].([]StatusAddress)
 		if len(list) != 1 {
 			t.Fatalf("%s has %v", name, v)
@@ -281,7 +281,7 @@ func TestGatewayOfAnother(t *testing.T) {
 		t.Errorf("routes %+v", doc.Routes)
 	}
 	for _, o := range []Ref{{KindGatewayClass, "", "keyway"}, {KindGateway, "infra", "edge"}, {KindHTTPRoute, "shop", "r"}} {
-		if v := s.Status(s.Object(o), published, time.Now()); v != nil {
+		if v := s.Status(s.Object(o), published, nil, time.Now()); v != nil {
 			t.Errorf("%s: status %v", o, v)
 		}
 	}

@@ -11,14 +11,15 @@ import (
 // moment is what statuses are made with.
 type moment struct {
 	addresses []Address
+	ports     Ports
 	now       string
 }
 
 // Status is what the status of an object of Gateway API is to say, nil if it says that
-// already or is nobody's business here. addresses are where clients reach the node. What
-// other controllers said in it stays.
-func (s *State) Status(o Object, addresses []Address, at time.Time) map[string]any {
-	m := moment{addresses, at.UTC().Format(time.RFC3339)}
+// already or is nobody's business here. addresses are where clients reach the node, ports
+// how its listeners stand. What other controllers said in it stays.
+func (s *State) Status(o Object, addresses []Address, ports Ports, at time.Time) map[string]any {
+	m := moment{addresses, ports, at.UTC().Format(time.RFC3339)}
 	switch o := o.(type) {
 	case *GatewayClass:
 		return s.classStatus(o, m)
@@ -123,6 +124,9 @@ func (s *State) gatewayStatus(g *Gateway, m moment) map[string]any {
 	case good < len(listeners):
 		met = "ListenersNotValid"
 	}
+	if accepted.Reason == "" {
+		programmed.fail(s.shut(&state, listeners, Ref{}, &m))
+	}
 	want := []Condition{condition("Accepted", met, accepted, g.Generation), condition("Programmed", "Programmed", programmed, g.Generation)}
 	const insecure = "InsecureFrontendValidationMode"
 	have := slices.DeleteFunc(slices.Clone(g.Status.Conditions), func(c Condition) bool { return c.Type == insecure && !state.insecure })
@@ -219,6 +223,9 @@ func (s *State) listenerStatuses(g *gatewayState, owner Ref, have []ListenerStat
 		}
 		programmed.fail(invalid(l.accepted))
 		programmed.fail(invalid(g.accepted))
+		if l.Serves() {
+			programmed.fail(s.unopened(l, &m, old, generation))
+		}
 		conflicted := condition("Conflicted", "NoConflicts", outcome{}, generation)
 		if conflicted.Status = "False"; l.conflicted.Reason != "" {
 			conflicted.Status, conflicted.Reason, conflicted.Message = "True", l.conflicted.Reason, l.conflicted.Message
@@ -264,7 +271,11 @@ func (s *State) setStatus(l *ListenerSet, m moment) map[string]any {
 	if !slices.ContainsFunc(state.Listeners, func(l *listenerState) bool { return l.Owner == self && l.Serves() }) {
 		accepted.fail("ListenersNotValid", "expected a listener that can be served; see their conditions")
 	}
-	conditions := m.settled(l.Status.Conditions, []Condition{condition("Accepted", "Accepted", accepted, l.Generation), condition("Programmed", "Programmed", accepted, l.Generation)})
+	programmed := accepted
+	if accepted.Reason == "" {
+		programmed.fail(s.shut(&state, listeners, self, &m))
+	}
+	conditions := m.settled(l.Status.Conditions, []Condition{condition("Accepted", "Accepted", accepted, l.Generation), condition("Programmed", "Programmed", programmed, l.Generation)})
 	if same(conditions, l.Status.Conditions) && sameListeners(listeners, l.Status.Listeners) {
 		return nil
 	}
