@@ -18,7 +18,7 @@ type Config struct {
 	Log     *slog.Logger      // nil for none
 
 	FetchTimeout time.Duration // of one fetch or renewal; 0 means 5 s
-	Parallel     int           // fetches in flight per vault; 0 means 4
+	Parallel     int           // fetches in flight per vault; 0 means 4. A Wide source has more
 
 	Trial  TrialRule   // of new versions; zero Failures for none
 	Events func(Event) // told of what happens to sources and versions beside activations; nil for nobody; called from several goroutines, must not block

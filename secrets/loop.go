@@ -216,7 +216,7 @@ func (l *loop) wakeDue(now time.Time) {
 // look starts a look, or queues it behind the others of its vault.
 func (l *loop) look(e *entry, now time.Time) {
 	m := e.mount
-	if m.inFlight >= l.cfg.Parallel {
+	if m.inFlight >= m.parallel {
 		e.queued = true
 		m.queue = append(m.queue, e)
 		l.inFlight++
@@ -288,7 +288,7 @@ func (l *loop) ended(r result) {
 
 // next starts the first queued look of a vault.
 func (l *loop) next(m *mount, now time.Time) {
-	for len(m.queue) > 0 && m.inFlight < l.cfg.Parallel {
+	for len(m.queue) > 0 && m.inFlight < m.parallel {
 		e := m.queue[0]
 		m.queue = m.queue[1:]
 		if e.dropped || e.mount != m {

@@ -34,6 +34,7 @@ type mount struct {
 	notifier       Notifier
 	pointer        Pointer
 	timeout        time.Duration      // of one look
+	parallel       int                // looks at a time
 	stop           context.CancelFunc // ends its hints
 	revoking       chan struct{}      // holds one for each revocation under way
 	gone           bool               // nobody uses it any more; written by Run with the broker's mu held
@@ -69,6 +70,10 @@ func (b *Broker) open(v Vault) *mount {
 	m.notifier, _ = m.source.(Notifier)
 	m.pointer, _ = m.source.(Pointer)
 	m.timeout, m.revoking = b.cfg.FetchTimeout, make(chan struct{}, b.cfg.Parallel)
+	m.parallel = b.cfg.Parallel
+	if w, ok := m.source.(Wide); ok {
+		m.parallel = max(m.parallel, w.Parallel())
+	}
 	if t, ok := m.source.(Timed); ok && t.Timeout() > 0 {
 		m.timeout = t.Timeout()
 	}

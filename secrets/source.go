@@ -75,6 +75,11 @@ type Timed interface {
 	Timeout() time.Duration
 }
 
+// Wide is a Source that takes more looks at a time than the broker's own bound.
+type Wide interface {
+	Parallel() int
+}
+
 // Notifier is a Source that can tell when to look again. Run works until ctx
 // ends and sends on the channel that Changed answers, which has capacity one and
 // never blocks the sender: a hint is a level trigger ("look again"), never a value.

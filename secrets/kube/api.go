@@ -19,7 +19,9 @@ import (
 )
 
 const (
-	limit   = 8 << 20          // bytes of one answer or event; a Secret has at most 1 MiB of data
+	limit   = 8 << 20          // bytes of one Secret or event; a Secret has at most 1 MiB of data
+	page    = 250              // Secrets of one part of a list
+	pageMax = 64 << 20         // bytes of it: annotations have at most 256 KiB for each
 	patient = 30 * time.Second // for the beginning of an answer, when the caller has no shorter limit
 )
 
@@ -28,7 +30,7 @@ var (
 	errExpired = errors.New("the version to go on from is too old")
 )
 
-// key names a Secret.
+// key names a Secret; without a name all of its namespace, and without both all.
 type key struct{ namespace, name string }
 
 func (k key) String() string { return k.namespace + "/" + k.name }
@@ -134,28 +136,54 @@ func (a *api) get(ctx context.Context, k key) (*object, error) {
 	return o, decode(json.NewDecoder(io.LimitReader(body, limit)), o)
 }
 
-// list reads a Secret, nil when it is not there, and the version to watch from.
-func (a *api) list(ctx context.Context, k key) (o *object, from string, err error) {
+// metadata is what is read of a Secret to know that it changed: of the metadata that the
+// server sends no more is kept.
+type metadata struct {
+	Metadata struct {
+		Name            string `json:"name"`
+		Namespace       string `json:"namespace"`
+		ResourceVersion string `json:"resourceVersion"`
+	} `json:"metadata"`
+}
+
+func (m *metadata) key() key { return key{m.Metadata.Namespace, m.Metadata.Name} }
+
+// list calls each for the name and version of the Secrets of a scope, part by part, and
+// answers the version to watch from.
+func (a *api) list(ctx context.Context, of key, each func(k key, version string)) (from string, err error) {
+	query := url.Values{"limit": {strconv.Itoa(page)}}
+	for {
+		next, at, err := a.part(ctx, of, query, each)
+		if err != nil || next == "" {
+			return at, err
+		}
+		query.Set("continue", next)
+	}
+}
+
+// part lists a part and answers where the next one begins, "" after the last.
+func (a *api) part(ctx context.Context, of key, query url.Values, each func(k key, version string)) (next, at string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, patient)
 	defer cancel()
-	body, err := a.ask(ctx, k, "list", nil)
+	body, err := a.ask(ctx, of, "list", query)
 	if err != nil {
-		return nil, "", err
+		return "", "", err
 	}
 	defer body.Close()
 	var all struct {
 		Metadata struct {
 			ResourceVersion string `json:"resourceVersion"`
+			Continue        string `json:"continue"`
 		} `json:"metadata"`
-		Items []*object `json:"items"`
+		Items []*metadata `json:"items"`
 	}
-	if err := decode(json.NewDecoder(io.LimitReader(body, limit)), &all); err != nil {
-		return nil, "", err
+	if err := decode(json.NewDecoder(io.LimitReader(body, pageMax)), &all); err != nil {
+		return "", "", err
 	}
-	if len(all.Items) > 0 {
-		o = all.Items[0]
+	for _, m := range all.Items {
+		each(m.key(), m.Metadata.ResourceVersion)
 	}
-	return o, all.Metadata.ResourceVersion, nil
+	return all.Metadata.Continue, all.Metadata.ResourceVersion, nil
 }
 
 // event is one line of a watch.
@@ -164,12 +192,12 @@ type event struct {
 	Object json.RawMessage `json:"object"`
 }
 
-// watch follows a Secret from a version and calls up when the server took it, then
-// each for every event. It answers nil when the server ended the watch in order.
-func (a *api) watch(ctx context.Context, k key, from string, lasts time.Duration, up func(), each func(kind string, o *object)) error {
+// watch follows the Secrets of a scope from a version and calls up when the server took
+// it, then each for every event. It answers nil when the server ended the watch in order.
+func (a *api) watch(ctx context.Context, of key, from string, lasts time.Duration, up func(), each func(kind string, k key, version string)) error {
 	ctx, cancel := context.WithTimeout(ctx, lasts+patient)
 	defer cancel()
-	body, err := a.ask(ctx, k, "watch", url.Values{
+	body, err := a.ask(ctx, of, "watch", url.Values{
 		"watch": {"true"}, "allowWatchBookmarks": {"true"}, "resourceVersion": {from}, "timeoutSeconds": {strconv.Itoa(int(lasts.Seconds()))},
 	})
 	if err != nil {
@@ -189,11 +217,11 @@ func (a *api) watch(ctx context.Context, k key, from string, lasts time.Duration
 		if e.Type == "ERROR" {
 			return failure(e.Object)
 		}
-		o := new(object)
-		if json.Unmarshal(e.Object, o) != nil {
+		m := new(metadata)
+		if json.Unmarshal(e.Object, m) != nil {
 			return fmt.Errorf("%w: the watch sent what is no Secret", secrets.ErrUnavailable)
 		}
-		each(e.Type, o)
+		each(e.Type, m.key(), m.Metadata.ResourceVersion)
 	}
 }
 
@@ -208,23 +236,42 @@ func failure(status json.RawMessage) error {
 	return fmt.Errorf("%w: the watch ended with status %d", secrets.ErrUnavailable, s.Code)
 }
 
+// form is what is asked for by the verb. A server that does not know how to leave out what
+// Secrets hold sends that too, and it is not read.
+func form(verb string) string {
+	const all, part = "application/json", "application/json;as=PartialObjectMetadata%s;g=meta.k8s.io;v=v1,application/json"
+	switch verb {
+	case "list":
+		return fmt.Sprintf(part, "List")
+	case "watch":
+		return fmt.Sprintf(part, "")
+	default:
+		return all
+	}
+}
+
 // ask answers the body of a good answer. What a bad one says is not quoted. Verbs
 // are those of the API server's access rules: get is of one name, list and watch
-// are of all names with a selector for one.
-func (a *api) ask(ctx context.Context, k key, verb string, query url.Values) (io.ReadCloser, error) {
-	u := a.base.JoinPath("api/v1/namespaces", k.namespace, "secrets")
+// are of all names, or of all with a selector for one.
+func (a *api) ask(ctx context.Context, of key, verb string, query url.Values) (io.ReadCloser, error) {
+	u := a.base.JoinPath("api/v1/secrets")
+	if of.namespace != "" {
+		u = a.base.JoinPath("api/v1/namespaces", of.namespace, "secrets")
+	}
 	if verb == "get" {
-		u = u.JoinPath(k.name)
+		u = u.JoinPath(of.name)
 	} else {
-		all := url.Values{"fieldSelector": {"metadata.name=" + k.name}}
-		maps.Copy(all, query)
+		all := maps.Clone(query)
+		if of.name != "" {
+			all.Set("fieldSelector", "metadata.name="+of.name)
+		}
 		u.RawQuery = all.Encode()
 	}
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		return nil, fmt.Errorf("making a request: %w", err)
 	}
-	r.Header.Set("Accept", "application/json")
+	r.Header.Set("Accept", form(verb))
 	answer, err := a.client.Do(r)
 	if err != nil {
 		if ctx.Err() != nil {

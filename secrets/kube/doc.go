@@ -6,11 +6,14 @@
 // always together. A key whose value is not UTF-8 text is an error when it is
 // asked for; the other keys of its Secret are not touched by it.
 //
-// While Run works, each Secret that was asked for is watched, and answered from
-// what its watch brought last. Where a watch is not allowed, or is not up, each
-// Fetch asks the API server. A Secret that nobody asks for is forgotten, so
-// that memory does not grow with those that exist.
+// While Run works, one watch tells of changes of all Secrets, or one for each namespace
+// that references may name: of their names and versions, which is all that is asked for,
+// and nothing is kept of a Secret that nobody asked for. One that was asked for is read when
+// its version changed, and answered from memory until then. Where the account may not
+// watch that much, each Secret is watched by itself; where it may not do that either, or
+// no watch is up, each Fetch asks the API server. A Secret that nobody asks for any more is
+// forgotten.
 //
 // client-go reads kubeconfig files and the pod's own account and adds tokens to
-// requests. The two requests that are needed are made here.
+// requests. The three requests that are needed are made here.
 package kube

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -16,32 +17,34 @@ import (
 type change struct {
 	at   int
 	kind string
-	key  string
+	key  key
 	body map[string]any
 }
 
-// server is an API server that knows Secrets: get, list and watch of one name, with
-// the rules of resource versions.
+// server is an API server that knows Secrets: get of one, list and watch of one, of a
+// namespace and of all, with the rules of resource versions and without what they hold.
 type server struct {
 	*httptest.Server
-	mu      sync.Mutex // guards the group below
-	at      int
-	oldest  int // watches from before it are answered with 410
-	now     map[string]map[string]any
-	past    []change
-	denied  map[string]bool
-	noWatch bool
-	status  int
-	after   string
-	hung    chan struct{}
-	news    chan struct{} // closed at each change
-	cut     chan struct{} // closed to end all watches
-	counts  map[string]int
+	mu     sync.Mutex // guards the group below
+	at     int
+	oldest int // watches from before it are answered with 410
+	now    map[key]map[string]any
+	past   []change
+	denied map[key]bool
+	wide   int      // what may be listed and watched: 0 all, 1 a namespace, 2 one, 3 nothing
+	told   []string // scopes of the watches that came up
+	values int      // answers with what a Secret holds to another verb than get
+	status int
+	after  string
+	hung   chan struct{}
+	news   chan struct{} // closed at each change
+	cut    chan struct{} // closed to end all watches
+	counts map[string]int
 }
 
 func fake(t *testing.T) *server {
 	s := &server{
-		now: map[string]map[string]any{}, denied: map[string]bool{}, counts: map[string]int{},
+		now: map[key]map[string]any{}, denied: map[key]bool{}, counts: map[string]int{},
 		news: make(chan struct{}), cut: make(chan struct{}), at: 100,
 	}
 	s.Server = httptest.NewServer(s)
@@ -72,32 +75,43 @@ func (s *server) with(f func()) {
 	f()
 }
 
+// named reads a name of the namespace own, or namespace/name.
+func named(name string) key {
+	namespace, rest, two := strings.Cut(name, "/")
+	if !two {
+		return key{"own", name}
+	}
+	return key{namespace, rest}
+}
+
 // put makes data the Secret's, each value as it is.
 func (s *server) put(name string, data map[string]string) {
+	k := named(name)
 	encoded := map[string]string{}
 	for k, v := range data {
 		encoded[k] = base64.StdEncoding.EncodeToString([]byte(v))
 	}
 	s.with(func() {
 		kind := "ADDED"
-		if s.now[name] != nil {
+		if s.now[k] != nil {
 			kind = "MODIFIED"
 		}
 		s.at++
-		s.now[name] = map[string]any{"kind": "Secret", "data": encoded, "metadata": map[string]any{
-			"name": name, "resourceVersion": strconv.Itoa(s.at), "creationTimestamp": "2026-01-02T03:04:05Z",
+		s.now[k] = map[string]any{"kind": "Secret", "data": encoded, "metadata": map[string]any{
+			"name": k.name, "namespace": k.namespace, "resourceVersion": strconv.Itoa(s.at), "creationTimestamp": "2026-01-02T03:04:05Z",
 			"managedFields": []any{map[string]any{"time": "2026-02-02T00:00:00Z"}, map[string]any{"manager": "x"}},
 		}}
-		s.tell(change{s.at, kind, name, s.now[name]})
+		s.tell(change{s.at, kind, k, map[string]any{"metadata": s.now[k]["metadata"]}})
 	})
 }
 
 func (s *server) remove(name string) {
+	k := named(name)
 	s.with(func() {
 		s.at++
-		body := map[string]any{"metadata": map[string]any{"name": name, "resourceVersion": strconv.Itoa(s.at)}}
-		delete(s.now, name)
-		s.tell(change{s.at, "DELETED", name, body})
+		body := map[string]any{"metadata": map[string]any{"name": k.name, "namespace": k.namespace, "resourceVersion": strconv.Itoa(s.at)}}
+		delete(s.now, k)
+		s.tell(change{s.at, "DELETED", k, body})
 	})
 }
 
@@ -119,25 +133,40 @@ func (s *server) count(what string) (n int) {
 	return n
 }
 
-func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	path, _ := strings.CutPrefix(r.URL.Path, "/api/v1/namespaces/")
-	namespace, rest, _ := strings.Cut(path, "/")
-	_, name, one := strings.Cut(rest, "/")
-	verb := "get"
-	if !one {
-		name, _ = strings.CutPrefix(r.URL.Query().Get("fieldSelector"), "metadata.name=")
-		verb = "list"
+// of reads what a request is about.
+func of(r *http.Request) (k key, verb string) {
+	path, _ := strings.CutPrefix(r.URL.Path, "/api/v1/")
+	if rest, some := strings.CutPrefix(path, "namespaces/"); some {
+		k.namespace, path, _ = strings.Cut(rest, "/")
 	}
+	_, name, one := strings.Cut(path, "/")
+	if one {
+		return key{k.namespace, name}, "get"
+	}
+	k.name, _ = strings.CutPrefix(r.URL.Query().Get("fieldSelector"), "metadata.name=")
 	if r.URL.Query().Get("watch") == "true" {
-		verb = "watch"
+		return k, "watch"
 	}
-	if namespace != "own" {
-		name = namespace + "/" + name
+	return k, "list"
+}
+
+// may says whether the rights are wide enough. mu is held.
+func (s *server) may(k key, verb string) bool {
+	if s.denied[k] {
+		return false
 	}
+	return verb == "get" || s.wide == 0 || s.wide == 1 && k.namespace != "" || s.wide == 2 && k.name != ""
+}
+
+func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	k, verb := of(r)
 	s.mu.Lock()
 	s.counts[verb]++
-	hung, status, after, denied := s.hung, s.status, s.after, s.denied[name] || s.noWatch && verb != "get"
-	body, at := s.now[name], s.at
+	if verb != "get" && !strings.Contains(r.Header.Get("Accept"), "as=PartialObjectMetadata") {
+		s.values++
+	}
+	hung, status, after, denied := s.hung, s.status, s.after, !s.may(k, verb)
+	body := s.now[k]
 	s.mu.Unlock()
 	if hung != nil {
 		select {
@@ -155,13 +184,9 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case denied:
 		answer(w, 403, map[string]any{"message": "canary-4711 is not for errors"})
 	case verb == "watch":
-		s.watch(w, r, name)
+		s.watch(w, r, k)
 	case verb == "list":
-		items := []any{}
-		if body != nil {
-			items = append(items, body)
-		}
-		answer(w, 200, map[string]any{"metadata": map[string]any{"resourceVersion": strconv.Itoa(at)}, "items": items})
+		s.list(w, r, k)
 	case body == nil:
 		answer(w, 404, map[string]any{})
 	default:
@@ -169,8 +194,33 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (s *server) watch(w http.ResponseWriter, r *http.Request, name string) {
+// list answers two Secrets at a time.
+func (s *server) list(w http.ResponseWriter, r *http.Request, scope key) {
+	const part = 2
+	skip, _ := strconv.Atoi(r.URL.Query().Get("continue"))
+	s.mu.Lock()
+	var names []key
+	for k := range s.now {
+		if scope.covers(k) {
+			names = append(names, k)
+		}
+	}
+	slices.SortFunc(names, func(a, b key) int { return strings.Compare(a.String(), b.String()) })
+	meta := map[string]any{"resourceVersion": strconv.Itoa(s.at)}
+	if len(names) > skip+part {
+		meta["continue"] = strconv.Itoa(skip + part)
+	}
+	items := []any{}
+	for _, k := range names[min(skip, len(names)):min(skip+part, len(names))] {
+		items = append(items, map[string]any{"metadata": s.now[k]["metadata"]})
+	}
+	s.mu.Unlock()
+	answer(w, 200, map[string]any{"metadata": meta, "items": items})
+}
+
+func (s *server) watch(w http.ResponseWriter, r *http.Request, scope key) {
 	from, _ := strconv.Atoi(r.URL.Query().Get("resourceVersion"))
+	s.with(func() { s.told = append(s.told, scope.String()) })
 	w.WriteHeader(200)
 	_ = http.NewResponseController(w).Flush()
 	for {
@@ -178,7 +228,7 @@ func (s *server) watch(w http.ResponseWriter, r *http.Request, name string) {
 		news, cut, oldest := s.news, s.cut, s.oldest
 		var out []change
 		for _, c := range s.past {
-			if c.at > from && c.key == name {
+			if c.at > from && scope.covers(c.key) {
 				out = append(out, c)
 			}
 		}

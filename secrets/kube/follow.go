@@ -14,14 +14,16 @@ const (
 	sweep     = 10 * time.Minute // how often Secrets that nobody asks for are looked for
 	lasting   = 5 * time.Minute  // a watch lasts this long, and up to twice, before the server ends it
 	pauseMin  = time.Second
-	pauseMost = 30 * time.Second // where the account may not watch
-	awayMost  = 4 * time.Second  // where the server is away: what was missed is known 5 s after its return
-	brief     = time.Second      // a watch that ended earlier has failed
+	pauseMost = 30 * time.Second     // where the account may not watch
+	awayMost  = 4 * time.Second      // where the server is away: what was missed is known 5 s after its return
+	brief     = time.Second          // a watch that ended earlier has failed
+	surely    = 3                    // refusals of what was allowed before, until it is believed: a server that starts refuses all
+	stagger   = 5 * time.Millisecond // between the beginnings of many watches
 )
 
 // Run watches the Secrets that were asked for until ctx ends, and has ended all of
-// it when it returns. It reacts to these, one at a time: a Secret was asked for
-// the first time; time to forget those that nobody asks for; ctx ended.
+// it when it returns. It reacts to these, one at a time: a watch is needed that does
+// not run; time to forget Secrets that nobody asks for; ctx ended.
 func (s *Source) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
@@ -30,14 +32,13 @@ func (s *Source) Run(ctx context.Context) error {
 	tick := time.NewTicker(sweep)
 	defer tick.Stop()
 	for {
-		for _, f := range s.unwatched() {
-			own, stop := context.WithCancel(ctx)
-			s.mu.Lock()
-			f.stop = stop
-			s.mu.Unlock()
+		begun := s.begin(ctx)
+		for w, own := range begun {
 			wg.Go(func() {
-				defer s.rest(f)
-				s.follow(own, f)
+				defer s.rest(w)
+				if len(begun) == 1 || sleep(own, rand.N(time.Duration(len(begun))*stagger)) { //nolint:gosec // jitter is no secret
+					s.follow(own, w)
+				}
 			})
 		}
 		select {
@@ -50,49 +51,9 @@ func (s *Source) Run(ctx context.Context) error {
 	}
 }
 
-func (s *Source) unwatched() (list []*followed) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, f := range s.known {
-		if f.stop == nil {
-			list = append(list, f)
-		}
-	}
-	return list
-}
-
-// rest makes a Secret one that is not watched.
-func (s *Source) rest(f *followed) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	f.stop()
-	f.stop, f.live, f.from = nil, false, ""
-}
-
-// forget drops Secrets that nobody asks for. A broker that has long times to live
-// asks seldom: it is given a hint, after which it asks for all that it wants, and
-// only what it did not ask for until the next sweep goes.
-func (s *Source) forget() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for k, f := range s.known {
-		switch {
-		case f.doomed:
-			delete(s.known, k)
-			if f.stop != nil {
-				f.stop()
-			}
-		case !f.used:
-			f.doomed = true
-			s.hint() // who needs it says so by asking
-		}
-		f.used = false
-	}
-}
-
 // follow keeps a watch up. One that the server ends in order is gone on with at
 // once from the version that it came to, so nothing is missed between.
-func (s *Source) follow(ctx context.Context, f *followed) {
+func (s *Source) follow(ctx context.Context, w *watch) {
 	holds := false // the turn
 	leave := func(answered bool) {
 		if holds {
@@ -100,10 +61,10 @@ func (s *Source) follow(ctx context.Context, f *followed) {
 			s.turns.leave(answered)
 		}
 	}
-	for failed := 0; ; {
+	for failed, refused := 0, 0; ; {
 		began := time.Now()
-		err := s.once(ctx, f, func() {
-			if s.up(f); failed > 0 {
+		err := s.once(ctx, w, func() {
+			if s.up(w); failed > 0 {
 				s.mu.Lock()
 				s.hint() // whoever found the server away need not wait any longer
 				s.mu.Unlock()
@@ -111,18 +72,28 @@ func (s *Source) follow(ctx context.Context, f *followed) {
 			leave(true)
 		})
 		leave(ctx.Err() == nil && !away(err))
-		s.down(f, errors.Is(err, errExpired))
+		s.down(w, errors.Is(err, errExpired))
 		if ctx.Err() != nil {
 			return
 		}
 		if time.Since(began) >= brief {
 			failed = 0
 		}
+		denied := errors.Is(err, secrets.ErrDenied)
+		if !denied {
+			refused = 0
+		}
 		if err == nil && time.Since(began) >= brief {
 			continue
 		}
 		failed++
-		if !sleep(ctx, pause(failed, err)) {
+		wait := pause(failed, err)
+		if denied {
+			refused++
+			s.refuse(w, refused)
+			wait = max(pause(refused, err), s.crowd(w))
+		}
+		if !sleep(ctx, wait) {
 			return
 		}
 		if away(err) {
@@ -202,62 +173,58 @@ func pause(failed int, err error) time.Duration {
 
 // once lists where needed, and watches until the watch ends. It calls up when the
 // watch is up.
-func (s *Source) once(ctx context.Context, f *followed, up func()) error {
+func (s *Source) once(ctx context.Context, w *watch, up func()) error {
 	s.mu.Lock()
-	from := f.from
+	from := w.from
 	s.mu.Unlock()
 	if from == "" {
-		o, at, err := s.api.list(ctx, f.key)
+		at, err := s.compare(ctx, w.of)
 		if err != nil {
 			return err
 		}
-		s.take(f, o, at)
 		from = at
 	}
 	lasts := lasting + rand.N(lasting) //nolint:gosec // jitter is no secret
-	return s.api.watch(ctx, f.key, from, lasts, up, func(kind string, o *object) {
-		at := o.Metadata.ResourceVersion
+	reach := func(at string) {
+		s.mu.Lock()
+		w.from = at
+		s.mu.Unlock()
+	}
+	reach(from)
+	return s.api.watch(ctx, w.of, from, lasts, up, func(kind string, k key, at string) {
 		switch kind {
 		case "ADDED", "MODIFIED":
-			s.take(f, o, at)
+			s.tell(k, at, false)
 		case "DELETED":
-			s.take(f, nil, at)
-		case "BOOKMARK":
-			s.mu.Lock()
-			f.from = at
-			s.mu.Unlock()
+			s.tell(k, "", false)
 		}
+		reach(at)
 	})
 }
 
-// take notes what a Secret is now, nil for absent, and hints when it differs.
-func (s *Source) take(f *followed, o *object, at string) {
-	var lease secrets.Lease
-	if o != nil {
-		lease, _ = o.lease() // texts always encode
-	}
+// compare lists a scope, tells what differs of Secrets that were asked for, and answers
+// the version of the list. One that is asked for meanwhile is read after the list was
+// made, so that it is newer.
+func (s *Source) compare(ctx context.Context, of key) (at string, err error) {
+	absent := make(map[key]bool)
 	s.mu.Lock()
-	changed := f.present != (o != nil) || f.held.Version != lease.Version
-	f.present, f.held, f.from = o != nil, lease, at
-	if changed {
-		s.hint(f.key)
+	for k := range s.known {
+		if of.covers(k) {
+			absent[k] = true
+		}
 	}
 	s.mu.Unlock()
-}
-
-func (s *Source) up(f *followed) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	f.live = true
-}
-
-// down says that each Fetch asks the server until the watch is up again. After a
-// version that is too old, the next watch begins with a list.
-func (s *Source) down(f *followed, anew bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	f.live = false
-	if anew {
-		f.from = ""
+	at, err = s.api.list(ctx, of, func(k key, version string) {
+		if absent[k] {
+			delete(absent, k)
+			s.tell(k, version, true)
+		}
+	})
+	if err != nil {
+		return "", err
 	}
+	for k := range absent {
+		s.tell(k, "", true)
+	}
+	return at, nil
 }

@@ -52,19 +52,24 @@ func (u until) Read([]byte) (int, error) {
 func TestADeadServerIsTriedByOneWatchAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const count = 200
+		var all []string
+		for i := range count {
+			all = append(all, fmt.Sprint("n", i))
+		}
 		s := new(scripted)
 		s.down.Store(true)
 		src := &Source{
-			own: "own", api: &api{&url.URL{Scheme: "http", Host: "kube"}, &http.Client{Transport: s}},
+			cfg: Config{Namespaces: all}, api: &api{&url.URL{Scheme: "http", Host: "kube"}, &http.Client{Transport: s}},
 			changed: make(chan struct{}, 1), added: make(chan struct{}, 1),
-			turns: turns{one: make(chan struct{}, 1)}, known: make(map[key]*followed), touched: make(map[key]bool),
+			turns: turns{one: make(chan struct{}, 1)}, known: make(map[key]*followed), watches: make(map[key]*watch), touched: make(map[key]bool),
 		}
-		for i := range count {
-			_, _ = src.Fetch(t.Context(), secrets.Request{Resource: fmt.Sprint("s", i)})
+		for _, namespace := range all {
+			_, _ = src.Fetch(t.Context(), secrets.Request{Resource: namespace + "/s"})
 		}
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- src.Run(ctx) }()
+		time.Sleep(count * stagger) // each tries once
 		synctest.Wait()
 		before := s.asked.Load()
 		time.Sleep(10 * time.Minute)
@@ -77,7 +82,7 @@ func TestADeadServerIsTriedByOneWatchAtATime(t *testing.T) {
 		src.mu.Lock()
 		up := 0
 		for _, f := range src.known {
-			if f.live {
+			if f.watch.live {
 				up++
 			}
 		}

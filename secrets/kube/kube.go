@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"sync"
@@ -29,20 +30,20 @@ type Source struct {
 
 	mu      sync.Mutex // guards the group below
 	known   map[key]*followed
-	touched map[key]bool // what differs since Touched was asked last
-	all     bool         // or anything may
+	watches map[key]*watch // by what they tell of
+	touched map[key]bool   // what differs since Touched was asked last
+	all     bool           // or anything may
 }
 
 // followed is a Secret that was asked for. Its source's mu guards it.
 type followed struct {
-	key     key
-	used    bool // since the last sweep
-	doomed  bool // it was not, and is forgotten at the next one
-	stop    context.CancelFunc
-	live    bool          // its watch is up: held is what the server has
-	from    string        // version to watch on from, "" to list first
-	present bool          // the Secret is there
-	held    secrets.Lease // when present
+	used    bool   // since the last sweep
+	doomed  bool   // it was not, and is forgotten at the next one
+	watch   *watch // tells of it
+	changes int    // that a watch or a list told of
+	told    string // the version that the last of them said, "" for gone
+	fresh   bool   // held is what the server has, as far as was told
+	held    secrets.Lease
 }
 
 // New makes a Source. It reads files but asks the API server nothing.
@@ -57,7 +58,7 @@ func New(c Config) (*Source, error) {
 	}
 	return &Source{
 		cfg: c, own: own, api: a, changed: make(chan struct{}, 1), added: make(chan struct{}, 1),
-		turns: turns{one: make(chan struct{}, 1)}, known: make(map[key]*followed), touched: make(map[key]bool),
+		turns: turns{one: make(chan struct{}, 1)}, known: make(map[key]*followed), watches: make(map[key]*watch), touched: make(map[key]bool),
 	}, nil
 }
 
@@ -91,8 +92,12 @@ func (s *Source) Close() error {
 	return nil
 }
 
-// Fetch answers a Secret as a JSON object of its keys: from its watch where that
-// is up, else from the API server.
+// Parallel is how many Secrets may be read at a time: thousands are when a node starts,
+// and one by one they would take minutes.
+func (s *Source) Parallel() int { return 50 }
+
+// Fetch answers a Secret as a JSON object of its keys: what was read last, while its watch
+// is up and told of no change since, else from the API server.
 func (s *Source) Fetch(ctx context.Context, r secrets.Request) (secrets.Lease, error) {
 	if err := ctx.Err(); err != nil {
 		return secrets.Lease{}, err
@@ -107,48 +112,79 @@ func (s *Source) Fetch(ctx context.Context, r secrets.Request) (secrets.Lease, e
 	if r.Version > 1 {
 		return secrets.Lease{}, fmt.Errorf("reading version %d of Secret %s: %w; a Secret has only its current version", r.Version, k, secrets.ErrNotFound)
 	}
-	if lease, answered, err := s.remembered(k); answered && !r.Force {
-		return lease, err
+	lease, changes, answered := s.remembered(k)
+	if !answered || r.Force {
+		var err error
+		if lease, err = s.read(ctx, k); err != nil {
+			return secrets.Lease{}, fmt.Errorf("reading Secret %s: %w", k, err)
+		}
+		s.take(k, changes, lease)
 	}
-	o, err := s.api.get(ctx, k)
-	if err != nil {
-		return secrets.Lease{}, fmt.Errorf("reading Secret %s: %w", k, err)
+	if lease.Value.IsZero() {
+		return secrets.Lease{}, fmt.Errorf("reading Secret %s: %w", k, secrets.ErrNotFound)
 	}
-	lease, err := o.lease()
-	if err != nil {
-		return secrets.Lease{}, fmt.Errorf("reading Secret %s: %w", k, err)
-	}
-	s.catchUp(k, lease)
 	return lease, nil
 }
 
-// remembered notes that a Secret is wanted, and answers what its watch brought.
-func (s *Source) remembered(k key) (l secrets.Lease, answered bool, err error) {
+// read asks the API server; zero is absent.
+func (s *Source) read(ctx context.Context, k key) (secrets.Lease, error) {
+	o, err := s.api.get(ctx, k)
+	if errors.Is(err, secrets.ErrNotFound) {
+		return secrets.Lease{}, nil
+	}
+	if err != nil {
+		return secrets.Lease{}, err
+	}
+	return o.lease()
+}
+
+// remembered notes that a Secret is wanted, and answers what was read last, if that is
+// what the server has, and how many changes were told of.
+func (s *Source) remembered(k key) (l secrets.Lease, changes int, answered bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f := s.known[k]
 	if f == nil {
-		f = &followed{key: k}
+		f = &followed{watch: s.over(k)}
 		s.known[k] = f
-		signal(s.added)
 	}
 	f.used, f.doomed = true, false
-	if !f.live {
-		return secrets.Lease{}, false, nil
+	if !f.fresh || !f.watch.live {
+		return secrets.Lease{}, f.changes, false
 	}
-	if !f.present {
-		return secrets.Lease{}, true, fmt.Errorf("reading Secret %s: %w", k, secrets.ErrNotFound)
-	}
-	return f.held, true, nil
+	return f.held, f.changes, true
 }
 
-// catchUp takes what was read beside a watch that has not brought it yet.
-func (s *Source) catchUp(k key, l secrets.Lease) {
+// take notes what was read, zero for absent. What was told of since the reading began, and
+// is something else, has to be read again.
+func (s *Source) take(k key, changes int, l secrets.Lease) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if f := s.known[k]; f != nil && f.live && f.present && newer(l.Version, f.held.Version) {
-		f.held = l
+	f := s.known[k]
+	switch {
+	case f == nil:
+	case f.changes > 0 && !f.fresh && f.told == l.Version:
+		f.fresh, f.held = true, l
+	case newer(f.held.Version, l.Version): // another reading was faster
+	case f.changes == changes, newer(l.Version, f.told):
+		f.fresh, f.held = true, l
+	default:
+		s.hint(k)
 	}
+}
+
+// tell notes what a list or a watch says of a Secret: its version, "" for gone. A watch may
+// be behind what was read, a list is not.
+func (s *Source) tell(k key, version string, listed bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := s.known[k]
+	if f == nil || f.fresh && (f.held.Version == version || !listed && newer(f.held.Version, version)) {
+		return
+	}
+	f.changes++
+	f.told, f.fresh = version, false
+	s.hint(k)
 }
 
 // newer compares versions, which are numbers by the API's contract since 1.35.

@@ -30,7 +30,7 @@ func TestContract(t *testing.T) {
 				s.put(name, fields)
 			},
 			Remove: func(_ *testing.T, name string) { s.remove(name) },
-			Deny:   func(_ *testing.T, name string) { s.with(func() { s.denied[name] = true }) },
+			Deny:   func(_ *testing.T, name string) { s.with(func() { s.denied[named(name)] = true }) },
 			Break: func(*testing.T) func() {
 				s.with(func() { s.status = 503 })
 				return func() { s.with(func() { s.status = 0 }) }
@@ -104,7 +104,7 @@ func live(t *testing.T, src *Source, k key) {
 	t.Helper()
 	for range 1000 {
 		src.mu.Lock()
-		up := src.known[k] != nil && src.known[k].live
+		up := src.known[k] != nil && src.known[k].watch.live
 		src.mu.Unlock()
 		if up {
 			return
@@ -127,13 +127,17 @@ func TestWatchBringsChanges(t *testing.T) {
 	for _, v := range []string{"two", "three"} {
 		s.put("db", map[string]string{"password": v})
 		becomes(t, src, "db", "password", v)
+		s.put("unused", map[string]string{"password": v})
+		for range 5 {
+			_, _ = field(t, src, "db", "password")
+		}
 	}
 	s.remove("db")
 	becomes(t, src, "db", "password", "")
 	s.put("db", map[string]string{"password": "four"})
 	becomes(t, src, "db", "password", "four")
-	if n := s.count("get") - asked; n != 0 {
-		t.Errorf("%d reads beside the watch; expected none", n)
+	if n := s.count("get") - asked; n != 4 {
+		t.Errorf("%d reads; expected one for each of 4 changes", n)
 	}
 	if n := s.count("list"); n != 1 {
 		t.Errorf("%d lists; expected one", n)
@@ -228,7 +232,7 @@ func TestAVersionTooOldIsListedAgain(t *testing.T) {
 
 func TestWithoutTheRightToWatchEachFetchReads(t *testing.T) {
 	s := fake(t)
-	s.noWatch = true
+	s.wide = 3
 	src := s.open(t, nil)
 	s.put("db", map[string]string{"password": "one"})
 	run(t, src)
