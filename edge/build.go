@@ -115,8 +115,21 @@ func valueOf(set *secrets.Set, s spec.Secret) (secrets.Value, *secrets.Credentia
 	return c.Value, c, ""
 }
 
+// untouched says that nothing that decides about certificates differs from the build
+// before: another document has the same ones, and the set of credentials is the same. What
+// time, rulings and orders change is looked at by builds of the document in force, which
+// follow each of them. A snapshot with something to say about certificates says it again.
+func (w *build) untouched() bool {
+	return w.prev != nil && w.prev.Document != w.in.Document && w.prev.Set == w.in.Set && w.in.Order == nil && w.in.Document.SharesRefs(w.prev.Document) &&
+		!slices.ContainsFunc(w.prev.Problems, func(p *spec.Problem) bool { return p.Entity == "certificates" })
+}
+
 // certificates advances every certificate's slot.
 func (w *build) certificates() {
+	if w.untouched() {
+		w.next.slots, w.next.def, w.next.sameSlots = w.prev.slots, w.prev.def, true
+		return
+	}
 	doc := w.in.Document
 	names := make(map[string][]string, len(doc.Certificates))
 	for _, s := range doc.SNIs {

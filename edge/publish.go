@@ -135,8 +135,8 @@ func (p *Publisher) Run(ctx context.Context) error {
 			coming = p.load(ctx, in, coming)
 		case in.Set = <-coming.set:
 			in.Document = coming.document
+			p.take(ctx, in, coming.known)
 			coming = arrival{}
-			p.take(ctx, in)
 		case <-p.broker.Changed():
 			in.Set = p.broker.Current()
 			again()
@@ -157,6 +157,7 @@ type arrival struct {
 	document *spec.Document
 	set      <-chan *secrets.Set
 	cancel   context.CancelFunc
+	known    bool // it refers to what the one in force does: nothing was asked for
 }
 
 // end gives an arrival up and waits for its goroutine.
@@ -171,8 +172,16 @@ func (a arrival) end() {
 // was not ready. What is in force goes on meanwhile, and so do its credentials.
 func (p *Publisher) load(ctx context.Context, in Inputs, coming arrival) arrival {
 	next, _ := p.documents.Current()
-	if next == nil || next == coming.document {
+	switch {
+	case next == nil || next == coming.document:
 		return coming
+	case coming.document != nil && next.SharesRefs(coming.document):
+		coming.document = next // whose secrets are on their way
+		return coming
+	case coming.document == nil && in.Document != nil && next != in.Document && next.SharesRefs(in.Document):
+		set := make(chan *secrets.Set, 1)
+		set <- p.broker.Current()
+		return arrival{document: next, set: set, cancel: func() {}, known: true}
 	}
 	if coming.end(); next == in.Document {
 		p.broker.Want(p.plan(next))
@@ -189,14 +198,14 @@ func (p *Publisher) load(ctx context.Context, in Inputs, coming arrival) arrival
 		defer cancel()
 		set <- p.broker.Resolve(wait, plan)
 	}()
-	return arrival{next, set, cancel}
+	return arrival{document: next, set: set, cancel: cancel}
 }
 
-// take publishes a new document.
-func (p *Publisher) take(ctx context.Context, in Inputs) {
+// take publishes a new document. known is one that refers to what the one before did.
+func (p *Publisher) take(ctx context.Context, in Inputs, known bool) {
 	first := p.current.Load() == nil
 	p.publish(ctx, in)
-	if !first {
+	if !first && !known {
 		p.broker.Want(p.plan(in.Document)) // and not what the one before needed
 	}
 	if in.Document.Fresh() > manyEntities {
@@ -227,8 +236,10 @@ func (p *Publisher) publish(ctx context.Context, in Inputs) *Snapshot {
 	if prev == nil {
 		close(p.ready)
 	}
-	p.keepHolds(prev, next)
-	p.condemn(ctx, prev, next)
+	if !next.sameSlots {
+		p.keepHolds(prev, next)
+		p.condemn(ctx, prev, next)
+	}
 	p.recorder.Built(next, report)
 	say := p.log.Debug // changes of credentials have lines of their own
 	if report.NewDoc {

@@ -29,14 +29,16 @@ type Snapshot struct {
 	slots    map[string]*certs.Slot   // by id of the certificate
 	policies map[string]*certs.Policy // by id of the TLS policy; "" is the default one
 	def      *certs.Slot              // default slot, nil without one
-	compiler *policy.Compiler
-	bindings []binding                // by routing.Route.Index
-	limits   map[string]*routeLimit   // by route id
-	global   *policy.Chain            // of requests that no route matched
-	auths    map[string]*upstreamAuth // by id of the service
-	refusals map[string]bool          // references that a rule refused, with who uses them
-	pairs    map[string]*certs.Bundle // shown to upstreams by x_keyway_upstream_auth, by id of the service
-	devNames map[string]bool
+	// sameSlots says that both are those of the snapshot before.
+	sameSlots bool
+	compiler  *policy.Compiler
+	bindings  []binding                // by routing.Route.Index
+	limits    map[string]*routeLimit   // by route id
+	global    *policy.Chain            // of requests that no route matched
+	auths     map[string]*upstreamAuth // by id of the service
+	refusals  map[string]bool          // references that a rule refused, with who uses them
+	pairs     map[string]*certs.Bundle // shown to upstreams by x_keyway_upstream_auth, by id of the service
+	devNames  map[string]bool
 
 	streams        *routing.Streams
 	streamBindings map[streamKey]Routed

@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/keyway-edge/keyway/routing/spec"
 )
 
 // balancer spreads requests over the targets of one upstream. Everything but
@@ -19,6 +21,10 @@ type balancer struct {
 	targets   []*target
 	rules     *rules // passive health, nil when nothing is judged
 	traits    traits
+
+	// of is what it was made of, nil where more than that decides what it is. Builds alone use it.
+	of   *spec.Upstream
+	from []*spec.Target
 
 	view    atomic.Pointer[view]
 	turn    atomic.Uint64  // position on the wheel

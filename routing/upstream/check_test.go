@@ -202,7 +202,9 @@ func TestCheckerTakesOutAndBringsBack(t *testing.T) {
 		time.Sleep(3 * time.Second)
 		state(Healthy)
 		// Without checks nothing is probed.
-		d.Upstreams[0].Healthchecks = spec.Healthchecks{}
+		bare := *d.Upstreams[0] // which is not changed, but replaced
+		bare.Healthchecks = spec.Healthchecks{}
+		d.Upstreams[0] = &bare
 		current.Store(build(t, current.Load(), d))
 		time.Sleep(2 * time.Second)
 		probes.Store(0)

@@ -174,6 +174,9 @@ func (s *Set) single(prev *Set, svc *spec.Service) *balancer {
 // compile makes the balancer of an upstream, or answers was, the previous one,
 // when nothing about it changed.
 func (s *Set) compile(was *balancer, in *Inputs, u *spec.Upstream, list []*spec.Target) (*balancer, spec.Problems) {
+	if was != nil && was.of == u && slices.Equal(was.from, list) {
+		return was, nil
+	}
 	b := &balancer{
 		name: u.Name, id: u.ID, named: true,
 		method: methodOf(u.Algorithm), hash: hashingOf(u), hostField: u.HostHeader,
@@ -204,7 +207,11 @@ func (s *Set) compile(was *balancer, in *Inputs, u *spec.Upstream, list []*spec.
 		x.zone, x.srv = t.Zone, true
 		b.targets = append(b.targets, x)
 	}
+	if len(problems) == 0 && (b.rules == nil || b.rules.active == nil || b.rules.active.tls == nil) {
+		b.of, b.from = u, list
+	}
 	if was != nil && was.sameAs(b) {
+		was.of, was.from = b.of, b.from
 		return was, problems
 	}
 	b.inherit(was, time.Now())
