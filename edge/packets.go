@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"os"
 	"strconv"
 	"sync"
 	"time"
@@ -72,6 +73,29 @@ func (d *Door) Enter(ctx context.Context, peer net.Addr) (context.Context, error
 	return context.WithValue(ctx, guestKey{}, g), nil
 }
 
+// Shaken waits for done, the end of the handshake of a connection whose own context is
+// conn. It answers false when the connection ends before that or the handshake takes
+// longer than it may, and when ctx ends.
+func (d *Door) Shaken(ctx, conn context.Context, done <-chan struct{}) bool {
+	g, ok := conn.Value(guestKey{}).(*guest)
+	if !ok {
+		return false
+	}
+	late := time.NewTimer(time.Until(g.began.Add(d.Limit())))
+	defer late.Stop()
+	select {
+	case <-done:
+		return true
+	case <-late.C:
+		g.mu.Lock()
+		g.late = true
+		g.mu.Unlock()
+	case <-conn.Done():
+	case <-ctx.Done():
+	}
+	return false
+}
+
 // Welcome takes a connection whose handshake is done; ctx is its own. It answers nil for
 // one that must not be served. end closes it, and may be called at any time.
 func (d *Door) Welcome(ctx context.Context, state *tls.ConnectionState, local net.Addr, end func()) *exchange.Conn {
@@ -129,6 +153,7 @@ type guest struct {
 
 	mu   sync.Mutex // guards the group below
 	done bool       // the handshake is over, or the connection
+	late bool       // the handshake took too long
 	cut  bool
 	end  func()
 }
@@ -157,6 +182,9 @@ func (g *guest) leave(cause error) {
 	g.mu.Lock()
 	shook := g.done
 	g.done = true
+	if g.late {
+		cause = os.ErrDeadlineExceeded
+	}
 	g.mu.Unlock()
 	s := g.d.s
 	if !shook {

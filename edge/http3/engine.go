@@ -59,6 +59,9 @@ const (
 	// another has taken its place: a client that was asked to prove its address comes back
 	// after a round trip.
 	settle = 2 * time.Second
+	// afterwards is how much later than a handshake's limit the transport gives it up by
+	// itself, in silence: one that did not come as far as to be accepted.
+	afterwards = time.Second
 	// lingerFor is how long a connection that is done with waits for its peer to close
 	// it: closing it here would take back what the peer has not received yet.
 	lingerFor = 2 * time.Second
@@ -100,25 +103,41 @@ func (e *Engine) Serve(ctx, stopping context.Context, pc *handover.UDP, door *ed
 	// notice of the word of another.
 	var reset quic.StatelessResetKey
 	_, _ = rand.Read(reset[:]) // never fails
+	told := newAnswers()
 	tr := &quic.Transport{
-		Conn: pc, ConnectionIDGenerator: ids{pc.Tag()}, StatelessResetKey: &reset,
-		VerifySourceAddress: func(net.Addr) bool { return door.Crowded() },
+		Conn: pc, ConnectionIDGenerator: ids{pc.Tag()}, StatelessResetKey: &reset, Tracer: told,
+		VerifySourceAddress: func(net.Addr) bool {
+			crowded := door.Crowded()
+			if crowded {
+				await(told.retry)
+			}
+			return crowded
+		},
 		ConnContext: func(ctx context.Context, from *quic.ClientInfo) (context.Context, error) {
-			return door.Enter(ctx, from.RemoteAddr)
+			inside, err := door.Enter(ctx, from.RemoteAddr)
+			if err != nil {
+				await(told.refusal)
+			}
+			return inside, err
 		},
 	}
-	l, err := tr.Listen(door.TLS(), e.config(door))
+	// Connections come before the client has finished the handshake, so that one which
+	// does not can be told; the transport would forget it in silence.
+	l, err := tr.ListenEarly(door.TLS(), e.config(door))
 	if err != nil {
 		return fmt.Errorf("listening for QUIC on %s: %w", pc.LocalAddr(), err)
 	}
+	shaking, enough := context.WithCancel(ctx)
+	defer enough()
 	var wg sync.WaitGroup
-	wg.Go(func() { e.accept(ctx, l, door, &wg) })
+	wg.Go(func() { e.accept(ctx, shaking, l, door, &wg) })
 	<-stopping.Done()
 	e.drain(ctx)
 	if handover.GivenBy(stopping) != nil {
 		door.Settle(ctx, settle) // others' handshakes come here no more
 	}
 	_ = l.Close() // its connections go on
+	enough()
 	wg.Wait()
 	return tr.Close()
 }
@@ -142,7 +161,7 @@ func (g ids) GenerateConnectionID() (quic.ConnectionID, error) {
 
 func (e *Engine) config(door *edge.Door) *quic.Config {
 	return &quic.Config{
-		HandshakeIdleTimeout: door.Limit() / 2, // the whole may take twice as long
+		HandshakeIdleTimeout: door.Limit() + afterwards,
 		MaxIdleTimeout:       lost, KeepAlivePeriod: alive,
 		InitialStreamReceiveWindow: uint64(min(e.set.StreamWindow, 64<<10)), MaxStreamReceiveWindow: uint64(e.set.StreamWindow),
 		InitialConnectionReceiveWindow: uint64(min(e.set.ConnWindow, 256<<10)), MaxConnectionReceiveWindow: uint64(e.set.ConnWindow),
@@ -152,7 +171,7 @@ func (e *Engine) config(door *edge.Door) *quic.Config {
 }
 
 // accept serves every connection on a goroutine of its own.
-func (e *Engine) accept(ctx context.Context, l *quic.Listener, door *edge.Door, wg *sync.WaitGroup) {
+func (e *Engine) accept(ctx, shaking context.Context, l *quic.EarlyListener, door *edge.Door, wg *sync.WaitGroup) {
 	for {
 		qc, err := l.Accept(ctx)
 		if err != nil {
@@ -161,11 +180,16 @@ func (e *Engine) accept(ctx context.Context, l *quic.Listener, door *edge.Door, 
 			}
 			return
 		}
-		wg.Go(func() { e.serve(ctx, qc, door) })
+		wg.Go(func() { e.serve(ctx, shaking, qc, door) })
 	}
 }
 
-func (e *Engine) serve(ctx context.Context, qc *quic.Conn, door *edge.Door) {
+// serve serves a connection, unless shaking ends before its handshake does.
+func (e *Engine) serve(ctx, shaking context.Context, qc *quic.Conn, door *edge.Door) {
+	if !door.Shaken(shaking, qc.Context(), qc.HandshakeComplete()) {
+		_ = qc.CloseWithError(codeLoad, "the handshake is given up")
+		return
+	}
 	state := qc.ConnectionState().TLS
 	info := door.Welcome(qc.Context(), &state, qc.LocalAddr(), func() { _ = qc.CloseWithError(codeNo, "") })
 	if info == nil {
