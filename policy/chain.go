@@ -28,17 +28,33 @@ type walk struct {
 
 // choice is one plugin name in a walk.
 type choice struct {
-	// scoped are units by consumer, those that outrank plain, best first.
-	scoped []map[string]*unit
-	plain  *unit // for everybody else, nil for none
+	scoped []level // those that outrank plain, best first
+	plain  *unit   // for everybody else, nil for none
 	proto  protocols
 }
 
-// pick is the unit that runs for a consumer, which may be nil.
-func (s *choice) pick(consumer *spec.Consumer) *unit {
-	if consumer != nil {
-		for _, m := range s.scoped {
-			if u := m[consumer.ID]; u != nil && u.protocol&s.proto != 0 {
+// level is the units of one level of precedence, by id of their consumer or, grouped, of
+// their consumer group.
+type level struct {
+	units   map[string]*unit
+	grouped bool
+}
+
+// pick is the unit that runs for a consumer, which may be nil. Of several groups of the
+// consumer the first by name counts.
+func (s *choice) pick(d *Directory, consumer *spec.Consumer) *unit {
+	if consumer == nil {
+		return s.plain
+	}
+	for _, l := range s.scoped {
+		if !l.grouped {
+			if u := l.units[consumer.ID]; u != nil && u.protocol&s.proto != 0 {
+				return u
+			}
+			continue
+		}
+		for _, g := range d.ConsumerGroups(consumer.ID) {
+			if u := l.units[g.ID]; u != nil && u.protocol&s.proto != 0 {
 				return u
 			}
 		}
@@ -79,8 +95,8 @@ func of(walks *[2]*walk, c *Context) *walk {
 }
 
 // Closed says why no request may be served by this chain: a plugin in it did not
-// compile. Nil when all did. One that names a consumer closes nothing here, it
-// answers 503 to that consumer.
+// compile. Nil when all did. One that names a consumer or a group closes nothing here, it
+// answers 503 to whom it names.
 func (ch *Chain) Closed() *spec.Problem { return ch.closed }
 
 // Rewrite runs the rewrite phase, of global plugins alone: it comes before routing.
@@ -112,7 +128,7 @@ func (ch *Chain) Access(c *Context) *Reply {
 	var reply *Reply
 	c.picked = c.picked[:0]
 	for i := range w.choices {
-		u := w.choices[i].pick(c.Consumer)
+		u := w.choices[i].pick(ch.directory, c.Consumer)
 		if u == nil {
 			continue
 		}
@@ -185,7 +201,7 @@ func (ch *Chain) NamesFor(consumer *spec.Consumer, secure bool) []Step {
 	}
 	steps := make([]Step, 0, len(w.choices))
 	for i := range w.choices {
-		if u := w.choices[i].pick(consumer); u != nil {
+		if u := w.choices[i].pick(ch.directory, consumer); u != nil {
 			steps = append(steps, Step{Plugin: u.plugin.Name, ID: u.plugin.ID, Scope: scopeOf(u.plugin)})
 		}
 	}
@@ -194,7 +210,7 @@ func (ch *Chain) NamesFor(consumer *spec.Consumer, secure bool) []Step {
 
 func scopeOf(p *spec.Plugin) string {
 	scope := ""
-	for _, part := range []struct{ name, id string }{{"route", p.Route}, {"service", p.Service}, {"consumer", p.Consumer}} {
+	for _, part := range []struct{ name, id string }{{"route", p.Route}, {"service", p.Service}, {"consumer", p.Consumer}, {"consumer_group", p.ConsumerGroup}} {
 		switch {
 		case part.id == "":
 		case scope == "":

@@ -64,8 +64,8 @@ type world struct {
 
 func newWorld(plugins ...*spec.Plugin) *world {
 	w := &world{doc: &spec.Document{Plugins: plugins, Consumers: []*spec.Consumer{
-		{Meta: spec.Meta{ID: "ann"}, Username: "ann"}, {Meta: spec.Meta{ID: "bea"}, Username: "bea"},
-	}}}
+		{Meta: spec.Meta{ID: "ann"}, Username: "ann", Groups: []string{"g2", "g1"}}, {Meta: spec.Meta{ID: "bea"}, Username: "bea", Groups: []string{"g3"}},
+	}, ConsumerGroups: []*spec.ConsumerGroup{{Meta: spec.Meta{ID: "g2"}, Name: "beta"}, {Meta: spec.Meta{ID: "g1"}, Name: "gamma"}, {Meta: spec.Meta{ID: "g3"}, Name: "alpha"}}}}
 	for _, name := range []string{"cors", "key-auth", "acl", "rate-limiting", "prometheus"} {
 		w.kinds = append(w.kinds, traces(name, &w.compiled))
 	}
@@ -92,6 +92,8 @@ func plugin(name, as, scope string) *spec.Plugin {
 			p.Service = v
 		case "consumer":
 			p.Consumer = v
+		case "group":
+			p.ConsumerGroup = v
 		case "protocols":
 			p.Protocols = strings.Split(v, ",")
 		case "login":
@@ -127,8 +129,9 @@ var (
 
 func TestChainPrecedence(t *testing.T) {
 	levels := []string{
-		"", "service=s", "route=r", "consumer=ann", "route=r service=s", "service=s consumer=ann", "route=r consumer=ann",
-		"route=r service=s consumer=ann",
+		"", "service=s", "route=r", "group=g1", "group=g2", "consumer=ann", "route=r service=s", "service=s group=g1", "service=s group=g2",
+		"route=r group=g1", "route=r group=g2", "service=s consumer=ann", "route=r consumer=ann", "route=r service=s group=g1",
+		"route=r service=s group=g2", "route=r service=s consumer=ann",
 	}
 	for n := range levels {
 		plugins := []*spec.Plugin{plugin("key-auth", "login", "login=ann")}
@@ -137,7 +140,7 @@ func TestChainPrecedence(t *testing.T) {
 		}
 		// Distractors: as specific as can be, and about somebody else.
 		plugins = append(plugins, plugin("acl", "wrong", "route=x service=s consumer=ann"), plugin("acl", "wrong", "route=r consumer=bea"),
-			plugin("acl", "wrong", "service=x"))
+			plugin("acl", "wrong", "service=x"), plugin("acl", "wrong", "route=r service=s group=g3"))
 		c := request("http")
 		newWorld(plugins...).compile(nil).Chain(routeR, serviceS).Access(c)
 		got, want := c.ResponseFields.At(1).Value, "access <"+levels[n]+">"

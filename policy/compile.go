@@ -24,11 +24,12 @@ type Compiler struct {
 // family is every configured use of one plugin name.
 type family struct {
 	name  string
-	plain map[place]*unit            // not scoped to a consumer
-	named map[place]map[string]*unit // by consumer id
+	plain map[place]*unit            // for everybody
+	named map[place]map[string]*unit // by id of the consumer
+	group map[place]map[string]*unit // by id of the consumer group
 }
 
-// place is a scope but for its consumer: ids, "" for any.
+// place is a scope but for its consumer or consumer group: ids, "" for any.
 type place struct{ route, service string }
 
 // chainKey names chains that are the same for every route without plugins of its own.
@@ -61,7 +62,7 @@ func NewCompiler(prev *Compiler, kinds []Kind, env *Env, doc *spec.Document) *Co
 		u := c.unit(prev, byName[p.Name], p)
 		f := families[p.Name]
 		if f == nil {
-			f = &family{name: p.Name, plain: make(map[place]*unit), named: make(map[place]map[string]*unit)}
+			f = &family{name: p.Name, plain: make(map[place]*unit), named: make(map[place]map[string]*unit), group: make(map[place]map[string]*unit)}
 			families[p.Name] = f
 		}
 		f.add(u)
@@ -98,14 +99,18 @@ func (c *Compiler) unit(prev *Compiler, kind *Kind, p *spec.Plugin) *unit {
 
 func (f *family) add(u *unit) {
 	at := place{u.plugin.Route, u.plugin.Service}
-	if u.plugin.Consumer == "" {
+	of, id := f.named, u.plugin.Consumer
+	switch {
+	case u.plugin.ConsumerGroup != "":
+		of, id = f.group, u.plugin.ConsumerGroup
+	case id == "":
 		f.plain[at] = u
 		return
 	}
-	if f.named[at] == nil {
-		f.named[at] = make(map[string]*unit)
+	if of[at] == nil {
+		of[at] = make(map[string]*unit)
 	}
-	f.named[at][u.plugin.Consumer] = u
+	of[at][id] = u
 }
 
 // order sorts the families by Order. A name that is not there runs last, by name,
@@ -210,9 +215,9 @@ func (c *Compiler) walk(route *spec.Route, service *spec.Service, proto protocol
 	return w
 }
 
-// choose resolves the eight levels of precedence for one plugin name. From the most
-// specific: route+service+consumer, route+consumer, service+consumer,
-// route+service, consumer, route, service, global.
+// choose resolves the twelve levels of precedence for one plugin name. From the most
+// specific: route+service+consumer, route+service+group, route+consumer, service+consumer,
+// route+group, service+group, route+service, consumer, group, route, service, global.
 func (f *family) choose(route, service string, proto protocols) choice {
 	both, onRoute, onService, anywhere := place{route, service}, place{route, ""}, place{"", service}, place{}
 	s := choice{proto: proto}
@@ -225,22 +230,31 @@ func (f *family) choose(route, service string, proto protocols) choice {
 	}
 	named := func(at place) {
 		if m := f.named[at]; len(m) > 0 {
-			s.scoped = append(s.scoped, m)
+			s.scoped = append(s.scoped, level{units: m})
+		}
+	}
+	grouped := func(at place) {
+		if m := f.group[at]; len(m) > 0 {
+			s.scoped = append(s.scoped, level{units: m, grouped: true})
 		}
 	}
 	if route != "" && service != "" {
 		named(both)
+		grouped(both)
 	}
-	if route != "" {
-		named(onRoute)
-	}
-	if service != "" {
-		named(onService)
+	for _, of := range []func(place){named, grouped} {
+		if route != "" {
+			of(onRoute)
+		}
+		if service != "" {
+			of(onService)
+		}
 	}
 	if route != "" && service != "" && plain(both) {
 		return s // it outranks a plugin that names a consumer alone
 	}
 	named(anywhere)
+	grouped(anywhere)
 	if route != "" {
 		plain(onRoute)
 	}

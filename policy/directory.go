@@ -11,6 +11,7 @@ type Directory struct {
 	byName   map[string]*spec.Consumer
 	keys     *keyring
 	groups   map[string][]string
+	members  map[string][]*spec.ConsumerGroup // by consumer, ordered by name
 	problems spec.Problems
 	late     []lateKey // only while it is made
 }
@@ -38,7 +39,7 @@ func NewDirectory(doc *spec.Document, set *secrets.Set) *Directory {
 		byID:   make(map[string]*spec.Consumer, len(doc.Consumers)),
 		byName: make(map[string]*spec.Consumer, len(doc.Consumers)),
 		keys:   &keyring{make(map[string]Key, len(doc.KeyAuths))},
-		groups: make(map[string][]string),
+		groups: make(map[string][]string), members: doc.Memberships(),
 	}
 	for _, c := range doc.Consumers {
 		d.byID[c.ID] = c
@@ -130,6 +131,11 @@ func (d *Directory) Key(key string) (Key, bool) {
 
 // Groups is the ACL groups of a consumer, in the document's order.
 func (d *Directory) Groups(consumerID string) []string { return d.groups[consumerID] }
+
+// ConsumerGroups is the groups that a consumer is a member of, ordered by name.
+func (d *Directory) ConsumerGroups(consumerID string) []*spec.ConsumerGroup {
+	return d.members[consumerID]
+}
 
 // Problems lists credentials that could not be indexed.
 func (d *Directory) Problems() spec.Problems { return d.problems }

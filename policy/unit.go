@@ -134,6 +134,6 @@ func (u *unit) keeps(env *Env, p *spec.Plugin) bool {
 // samePlugin compares what Compile may look at: not tags, times or positions.
 func samePlugin(a, b *spec.Plugin) bool {
 	return a == b || a.ID == b.ID && a.Name == b.Name && a.InstanceName == b.InstanceName &&
-		a.Route == b.Route && a.Service == b.Service && a.Consumer == b.Consumer &&
+		a.Route == b.Route && a.Service == b.Service && a.Consumer == b.Consumer && a.ConsumerGroup == b.ConsumerGroup &&
 		slices.Equal(a.Protocols, b.Protocols) && reflect.DeepEqual(a.Config, b.Config)
 }

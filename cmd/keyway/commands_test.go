@@ -147,6 +147,10 @@ services:
 routes:
 - {name: shared, paths: [/shared], x_keyway_split: [{service: s, weight: 3}, {service: t}, {service: null}], x_keyway_mirrors: [{service: t, numerator: 1, denominator: 4}], plugins: [{name: cors, service: t}]}
 upstreams: [{name: up, targets: [{target: "127.0.0.1:9", weight: 7}]}]
+consumer_groups:
+- {name: gold, plugins: [{name: rate-limiting, route: wide, config: {minute: 9}}]}
+- {name: iron, plugins: [{name: rate-limiting, config: {minute: 1}}]}
+consumers: [{username: ann, groups: [iron, gold]}, {username: bob, groups: [iron]}]
 `)
 	config := &edge.Config{Policy: routing.Strict}
 	pools := upstream.NewPools(upstream.Settings{})
@@ -187,6 +191,19 @@ upstreams: [{name: up, targets: [{target: "127.0.0.1:9", weight: 7}]}]
 	}
 	if _, err := explain(nil, config, control.Question{URL: "http://a.test/"}); err == nil {
 		t.Error("without a configuration there is nothing to explain")
+	}
+	for consumer, want := range map[string]string{"": "key-auth service", "ann": "key-auth service rate-limiting route+consumer_group", "bob": "key-auth service rate-limiting consumer_group"} {
+		e := f(control.Question{URL: "http://a.test/api", Consumer: consumer}, explanation{Route: "wide", UpstreamURI: "/base"})
+		got := ""
+		for _, p := range e.Plugins {
+			got += " " + p.Plugin + " " + p.Scope
+		}
+		if got != " "+want || e.Consumer != consumer || consumer == "ann" && strings.Join(e.Groups, " ") != "gold iron" {
+			t.Errorf("for %q: plugins%s, want %s; %v", consumer, got, want, e.Groups)
+		}
+	}
+	if _, err := explain(s, config, control.Question{URL: "http://a.test/", Consumer: "eve"}); err == nil || !strings.Contains(err.Error(), "eve") {
+		t.Errorf("an unknown consumer: %v", err)
 	}
 	shared := f(control.Question{URL: "http://a.test/shared/x"}, explanation{Route: "shared"})
 	if len(shared.Shares) != 3 || len(shared.Mirrors) != 1 || shared.Mirrors[0] != "t (1 of 4)" || shared.Service != "" {

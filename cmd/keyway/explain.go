@@ -35,6 +35,8 @@ type explanation struct {
 	Shares      []shareOf         `json:"shares,omitempty"`  // of a route with x_keyway_split, in place of the five above
 	Mirrors     []string          `json:"mirrors,omitempty"` // services that get copies
 	Candidates  []candidate       `json:"candidates"`
+	Consumer    string            `json:"consumer,omitempty"`
+	Groups      []string          `json:"consumer_groups,omitempty"`
 }
 
 type certificateChoice struct {
@@ -99,6 +101,10 @@ func explain(s *edge.Snapshot, config *edge.Config, q control.Question) (*explan
 		raw = "/"
 	}
 	e := &explanation{Generation: s.Generation, Candidates: []candidate{}}
+	consumer, err := e.from(s, q.Consumer)
+	if err != nil {
+		return nil, err
+	}
 	var at *edge.Listen
 	at, e.Listener = listenerAt(s, port, query.Secure)
 	if query.Secure {
@@ -121,8 +127,24 @@ func explain(s *edge.Snapshot, config *edge.Config, q control.Question) (*explan
 		e.Refused = "404: no route matched"
 		return e, nil
 	}
-	e.routed(s, &m, config, query.Secure, raw)
+	e.routed(s, &m, config, query.Secure, raw, consumer)
 	return e, nil
+}
+
+// from fills in who a request is from, and answers nil for nobody.
+func (e *explanation) from(s *edge.Snapshot, name string) (*spec.Consumer, error) {
+	if name == "" {
+		return nil, nil
+	}
+	c := s.Directory.Consumer(name)
+	if c == nil {
+		return nil, fmt.Errorf("there is no consumer %q: expected the username or the id of one in the document", name)
+	}
+	e.Consumer = nameOr(c.Username, c.ID)
+	for _, g := range s.Directory.ConsumerGroups(c.ID) {
+		e.Groups = append(e.Groups, g.Name)
+	}
+	return c, nil
 }
 
 // pathsOf is how a rule is shown: its paths, or the expression that it is.
@@ -141,7 +163,7 @@ func nameOr(name, id string) string {
 }
 
 // routed fills in what the route found leads to.
-func (e *explanation) routed(s *edge.Snapshot, m *routing.Match, config *edge.Config, secure bool, raw string) {
+func (e *explanation) routed(s *edge.Snapshot, m *routing.Match, config *edge.Config, secure bool, raw string, consumer *spec.Consumer) {
 	to := s.Routed(m.Route)
 	e.Route = nameOr(to.Route.Name, to.Route.ID)
 	for _, one := range to.Route.Mirrors {
@@ -149,18 +171,18 @@ func (e *explanation) routed(s *edge.Snapshot, m *routing.Match, config *edge.Co
 	}
 	if len(to.Shares) > 0 {
 		for _, one := range to.Shares {
-			x := leadsWhere(s, m, config, &one.Routed, secure, raw)
+			x := leadsWhere(s, m, config, &one.Routed, secure, raw, consumer)
 			x.Weight = one.Weight
 			e.Shares = append(e.Shares, x)
 		}
 		return
 	}
-	x := leadsWhere(s, m, config, &to, secure, raw)
+	x := leadsWhere(s, m, config, &to, secure, raw, consumer)
 	e.Service, e.UpstreamURI, e.Targets, e.Plugins, e.Closed = x.Service, x.UpstreamURI, x.Targets, x.Plugins, x.Closed
 }
 
 // leadsWhere says what a request of a route to one service meets.
-func leadsWhere(s *edge.Snapshot, m *routing.Match, config *edge.Config, to *edge.Routed, secure bool, raw string) shareOf {
+func leadsWhere(s *edge.Snapshot, m *routing.Match, config *edge.Config, to *edge.Routed, secure bool, raw string, consumer *spec.Consumer) shareOf {
 	var x shareOf
 	path := ""
 	if to.Service != nil {
@@ -183,7 +205,7 @@ func leadsWhere(s *edge.Snapshot, m *routing.Match, config *edge.Config, to *edg
 	if to.Service.GRPC() {
 		x.UpstreamURI = m.WholePath(m.Route.Policy(config.Policy), raw)
 	}
-	for _, step := range to.Chain.Names(secure) {
+	for _, step := range to.Chain.NamesFor(consumer, secure) {
 		x.Plugins = append(x.Plugins, pluginStep{step.Plugin, step.ID, step.Scope})
 	}
 	if to.Closed != nil {
@@ -276,6 +298,7 @@ func (c *cli) explainCommand() *cobra.Command {
 	cmd.Flags().StringVar(&q.Method, "method", q.Method, "request method")
 	cmd.Flags().IntVar(&q.Port, "port", 0, "port that the request comes to (default the URL's)")
 	cmd.Flags().StringVar(&q.SNI, "sni", "", "server name of the handshake (default the URL's host)")
+	cmd.Flags().StringVar(&q.Consumer, "consumer", "", "username or id of the consumer that the request is from (default nobody)")
 	cmd.Flags().StringArrayVar(&q.Headers, "header", nil, "request header, Name: value (repeatable)")
 	c.settingFlags(cmd, "data_dir")
 	return cmd
@@ -296,6 +319,9 @@ func (c *cli) printExplanation(e *explanation) error {
 		add("path", e.Path)
 		if e.Refused != "" {
 			add("refused", e.Refused)
+		}
+		if e.Consumer != "" {
+			add("consumer", e.Consumer+" (groups "+orDash(strings.Join(e.Groups, ", "))+")")
 		}
 		add("route", orDash(e.Route))
 		shares := e.Shares

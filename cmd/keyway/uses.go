@@ -134,6 +134,11 @@ func scopeOf(doc *spec.Document, id string) []useFacts {
 			list = append(list, useFacts{Kind: "routes", Name: named(r.Name, r.ID), Via: "plugin " + p.Name, Then: "answers 503"})
 		}
 	}
+	for _, g := range doc.ConsumerGroups {
+		if g.ID == p.ConsumerGroup {
+			list = append(list, useFacts{Kind: "consumer_groups", Name: g.Name, Via: "plugin " + p.Name, Then: "its consumers are refused with 503 there"})
+		}
+	}
 	for _, c := range doc.Consumers {
 		if c.ID == p.Consumer {
 			list = append(list, useFacts{Kind: "consumers", Name: named(c.Username, c.ID), Via: "plugin " + p.Name, Then: "is refused with 503 there"})

@@ -54,6 +54,8 @@ type Question struct {
 	SNI     string
 	Port    int      // that the request comes to, 0 for the URL's
 	Headers []string // "Name: value"
+	// Consumer is who the request is from, by username or id; "" for nobody.
+	Consumer string
 }
 
 // Purpose is what the socket is called among those that a node hands over.

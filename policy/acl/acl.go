@@ -40,6 +40,7 @@ func schema() spec.PluginSchema {
 			groups("deny"),
 			{Name: "hide_groups_header", Type: spec.Boolean, Required: true, Default: false},
 			{Name: "always_use_authenticated_groups", Type: spec.Boolean, Required: true, Default: false},
+			{Name: "include_consumer_groups", Type: spec.Boolean, OmitEmpty: true},
 		},
 		Checks: []spec.Check{{Kind: spec.OnlyOneOf, Fields: either}, {Kind: spec.AtLeastOneOf, Fields: either}},
 	}
@@ -53,6 +54,8 @@ type config struct {
 	// outside the document. None of this build's does, and then the consumer's
 	// groups are what counts, with and without it.
 	AlwaysAuthenticated bool `json:"always_use_authenticated_groups"`
+	// ConsumerGroups makes the names of consumer groups groups as well.
+	ConsumerGroups bool `json:"include_consumer_groups"`
 }
 
 func compile(_ *policy.Env, p *spec.Plugin) (policy.Instance, error) {
@@ -67,7 +70,7 @@ func (conf *config) access(c *policy.Context) *policy.Reply {
 	if c.Consumer == nil {
 		return policy.ErrorReply(http.StatusUnauthorized, "Unauthorized")
 	}
-	groups := c.Directory.Groups(c.Consumer.ID)
+	groups := conf.groups(c)
 	if !conf.lets(groups) {
 		if !c.Authenticated() { // it may be let through once it says who it is
 			return policy.ErrorReply(http.StatusUnauthorized, "Unauthorized")
@@ -82,6 +85,21 @@ func (conf *config) access(c *policy.Context) *policy.Reply {
 	}
 	c.X.Request.Fields.Set(groupsField, strings.Join(groups, ", "))
 	return nil
+}
+
+// groups are those of the consumer: its own, then by name the consumer groups that it is in.
+func (conf *config) groups(c *policy.Context) []string {
+	groups := c.Directory.Groups(c.Consumer.ID)
+	if !conf.ConsumerGroups {
+		return groups
+	}
+	groups = slices.Clone(groups)
+	for _, g := range c.Directory.ConsumerGroups(c.Consumer.ID) {
+		if !slices.Contains(groups, g.Name) {
+			groups = append(groups, g.Name)
+		}
+	}
+	return groups
 }
 
 func (conf *config) lets(groups []string) bool {

@@ -53,7 +53,8 @@ func TestAccess(t *testing.T) {
 	const text = `
 _format_version: "3.0"
 routes: [{name: r, paths: [/], plugins: [{name: acl, config: %s}]}]
-consumers: [{username: ann, acls: [{group: a}, {group: b}]}, {username: none}]
+consumers: [{username: ann, groups: [z, b], acls: [{group: a}, {group: b}]}, {username: none}, {username: zed, groups: [z, c]}]
+consumer_groups: [{name: z}, {name: b}, {name: c}]
 `
 	f := func(config, username string, anonymous bool, want string) {
 		t.Helper()
@@ -71,6 +72,12 @@ consumers: [{username: ann, acls: [{group: a}, {group: b}]}, {username: none}]
 	f(`{deny: [x]}`, "ann", false, `"a, b" true`)
 	f(`{deny: [x]}`, "none", false, `"" true`)
 	f(`{deny: [x]}`, "", false, unknown)
+	f(`{allow: [z]}`, "zed", false, refused)
+	f(`{deny: [z]}`, "zed", false, `"" true`)
+	f(`{allow: [z], include_consumer_groups: false}`, "zed", false, refused)
+	f(`{allow: [z], include_consumer_groups: true}`, "zed", false, `"c, z" true`)
+	f(`{allow: [z], include_consumer_groups: true}`, "ann", false, `"a, b, z" true`)
+	f(`{deny: [z], include_consumer_groups: true}`, "zed", false, refused)
 	f(`{allow: [a], hide_groups_header: true}`, "ann", false, `"" false`)
 }
 

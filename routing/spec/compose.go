@@ -73,7 +73,7 @@ func composed(v any) *node {
 }
 
 // DeriveID is the id of an entity that has none and is known by a name: a service,
-// route, upstream or consumer. It is the same on every node.
+// route, upstream, consumer or group of consumers. It is the same on every node.
 func DeriveID(kind, name string) string { return deriveID(kind, name) }
 
 // Join makes one document of parts, in their order. Entities are shared, and so are
@@ -111,6 +111,8 @@ func (d *Document) extend(kind string, from *Document) {
 		d.Upstreams = extended(d.Upstreams, from.Upstreams, clear)
 	case "targets":
 		d.Targets = extended(d.Targets, from.Targets, clear)
+	case "consumer_groups":
+		d.ConsumerGroups = extended(d.ConsumerGroups, from.ConsumerGroups, clear)
 	case "consumers":
 		d.Consumers = extended(d.Consumers, from.Consumers, clear)
 	case "keyauth_credentials":

@@ -400,7 +400,10 @@ func (o *object) secret(v *node, f field, at *Secret) {
 
 // foreign reads a foreign key: an id or a name, bare or in a map.
 func (o *object) foreign(v *node, f field) {
-	if list, ok := f.at.(*[]string); ok {
+	if list, ok := f.at.(*[]string); ok && f.rule.named {
+		o.members(v, f, list)
+		return
+	} else if ok {
 		ids, ok := o.texts(v, f.name, f.rule)
 		if !ok {
 			return

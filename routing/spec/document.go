@@ -30,6 +30,8 @@ func (d *Document) add(e Entity) {
 		d.Targets = append(d.Targets, e)
 	case *Consumer:
 		d.Consumers = append(d.Consumers, e)
+	case *ConsumerGroup:
+		d.ConsumerGroups = append(d.ConsumerGroups, e)
 	case *KeyAuth:
 		d.KeyAuths = append(d.KeyAuths, e)
 	case *ACL:
@@ -67,6 +69,8 @@ func (d *Document) Entities(kind string) iter.Seq[Entity] {
 		return each(d.Targets)
 	case "consumers":
 		return each(d.Consumers)
+	case "consumer_groups":
+		return each(d.ConsumerGroups)
 	case "keyauth_credentials":
 		return each(d.KeyAuths)
 	case "acls":

@@ -40,12 +40,16 @@ upstreams:
   hash_on_header: X-H
   healthchecks: {threshold: 12.5, active: {headers: {a: [b]}, healthy: {http_statuses: []}}}
   targets: [{target: "[::1]", weight: 3, created_at: 1700000000.123}]
+consumer_groups:
+- {name: gold, tags: [t], plugins: [{name: rich, config: {ratio: 2}}]}
+- {name: "1", consumers: [{username: "null"}]}
 consumers:
 - username: "null"
   custom_id: "line one\nline two \x07 é  😀"
   tags: [yes, "1.5", "a: b", "#", " x"]
   keyauth_credentials: [{key: literal-hush, ttl: 60}, {key: "{vault://env/k}"}]
   acls: [{group: "-"}]
+  groups: [{name: gold, tags: [t]}]
 certificates:
 - id: 11111111-1111-4111-8111-111111111111
   cert: "{vault://env/cert}"

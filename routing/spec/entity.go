@@ -30,6 +30,7 @@ type Document struct {
 	Routes         []*Route
 	Upstreams      []*Upstream
 	Targets        []*Target
+	ConsumerGroups []*ConsumerGroup
 	Consumers      []*Consumer
 	KeyAuths       []*KeyAuth
 	ACLs           []*ACL
@@ -193,6 +194,7 @@ type Consumer struct {
 	Meta
 	Username string
 	CustomID string
+	Groups   []string // ids of ConsumerGroups; groups may say it too, see Document.Memberships
 }
 
 // KeyAuth is an API key of a consumer. TTL in seconds, 0 for none. Key may be a reference.
@@ -215,14 +217,15 @@ type ACL struct {
 // []any and map[string]any, as encoding/json makes them.
 type Plugin struct {
 	Meta
-	Name         string
-	InstanceName string
-	Route        string // ids, "" for null
-	Service      string
-	Consumer     string
-	Config       map[string]any
-	Protocols    []string
-	Enabled      bool
+	Name          string
+	InstanceName  string
+	Route         string // ids, "" for null
+	Service       string
+	Consumer      string // not with ConsumerGroup
+	ConsumerGroup string
+	Config        map[string]any
+	Protocols     []string
+	Enabled       bool
 
 	secrets []string // paths in Config that hold secrets, literal or by reference: "redis.password"
 }

@@ -47,6 +47,7 @@ type rule struct {
 	notNull  bool     // null is refused; if it is not given the default stands
 	set      bool     // a list whose order says nothing; what occurs twice is taken once
 	refers   string   // kind of entity that the value, an id or a name, leads to
+	named    bool     // a list of such values; without it a list is of ids
 	oneOf    []string // of text and of numbers as text
 	bounds   *[2]float64
 	check    func(string) string              // of text and of elements: the message, "" for right
@@ -122,11 +123,14 @@ var (
 	targetWeight   = &rule{bounds: &[2]float64{0, 65535}}
 	targetUpstream = &rule{required: true, refers: "upstreams"}
 
-	ofConsumer   = &rule{required: true, refers: "consumers"}
-	neededText   = &rule{required: true, check: checkNotEmpty}
-	pluginRoute  = &rule{refers: "routes"}
-	pluginUser   = &rule{refers: "consumers"}
-	pluginProtos = &rule{notNull: true, set: true, oneOf: allProtocols}
+	consumerGroups = &rule{refers: "consumer_groups", named: true}
+	groupMembers   = &rule{refers: "consumers", named: true}
+	ofConsumer     = &rule{required: true, refers: "consumers"}
+	neededText     = &rule{required: true, check: checkNotEmpty}
+	pluginRoute    = &rule{refers: "routes"}
+	pluginUser     = &rule{refers: "consumers"}
+	pluginGroup    = &rule{refers: "consumer_groups"}
+	pluginProtos   = &rule{notNull: true, set: true, oneOf: allProtocols}
 
 	neededPEM   = &rule{required: true, check: checkNotEmpty}
 	certIssuer  = &rule{refers: "x_keyway_issuers"}

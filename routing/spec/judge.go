@@ -247,10 +247,13 @@ func (o *object) judgePlugin(p *Plugin) {
 	for _, scope := range []struct {
 		name    string
 		refused bool
-	}{{"consumer", schema.NoConsumer}, {"route", schema.NoRoute}, {"service", schema.NoService}} {
+	}{{"consumer", schema.NoConsumer}, {"consumer_group", schema.NoConsumer}, {"route", schema.NoRoute}, {"service", schema.NoService}} {
 		if scope.refused && (o.given(scope.name) || o.through == scope.name) {
 			o.conflict(scope.name, "value must be null")
 		}
+	}
+	if p.Consumer != "" && p.ConsumerGroup != "" {
+		o.conflict(onEntity, "only one or none of these fields must be set: 'consumer', 'consumer_group'")
 	}
 }
 

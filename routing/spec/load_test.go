@@ -150,7 +150,7 @@ plugins: [{name: key-auth}, {name: key-auth}, {name: key-auth, instance_name: i,
 		"'snis' entity with name set to 'a.test' already declared at f:9",
 		"'services' entity with id set to '22222222-2222-4222-8222-222222222222' already declared at f:11",
 		"'vaults' entity with prefix set to 'mine' already declared at f:13",
-		"'plugins' entity with name set to 'key-auth' for the same route, service and consumer already declared at f:14",
+		"'plugins' entity with name set to 'key-auth' for the same route, service, consumer and consumer group already declared at f:14",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("missing %q in\n%s", want, got)

@@ -278,6 +278,7 @@ func (r *reload) finish() bool {
 			*k.at = id
 			f.to.refs = append(f.to.refs, textRef{k.refers, text, id})
 		}
+		settle(f.made)
 		f.identifyRest()
 		f.to.contents = f.contents
 	}
@@ -383,6 +384,9 @@ func copyOf(e Entity) Entity {
 		c := *e
 		return &c
 	case *Consumer:
+		c := *e
+		return &c
+	case *ConsumerGroup:
 		c := *e
 		return &c
 	case *KeyAuth:

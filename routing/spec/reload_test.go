@@ -36,7 +36,7 @@ func agree(t testing.TB, l *Loader, sources []Source) *Document {
 // blocks are pieces of documents, each with the list that it is for.
 func blocks(r *rand.Rand, n int) (kind, text string) {
 	one := func(list ...string) string { return list[r.IntN(len(list))] }
-	switch r.IntN(9) {
+	switch r.IntN(10) {
 	case 0:
 		return "services", fmt.Sprintf("- name: s%d\n  url: http://h%d:80/x\n  # a remark\n  routes:\n  - name: r%d\n    paths: [/a%d]\n  - paths:\n    - /b%d\n    hosts: [\"*.x%d.test\"]\n", n, n, n, n, n, n)
 	case 1:
@@ -46,12 +46,14 @@ func blocks(r *rand.Rand, n int) (kind, text string) {
 	case 3:
 		return "routes", fmt.Sprintf("- paths: [/only]\n  methods: [%s]\n", one("GET", "POST", "PUT"))
 	case 4:
-		return "consumers", fmt.Sprintf("- username: u%d\n  keyauth_credentials:\n  - key: \"{vault://env/k%d}\"\n  - key: lit%d\n  acls: [{group: g}]\n", n%20, n, n)
+		return "consumers", fmt.Sprintf("- username: u%d\n  keyauth_credentials:\n  - key: \"{vault://env/k%d}\"\n  - key: lit%d\n  acls: [{group: g}]\n  groups: [%s]\n", n%20, n, n, one("", "", "g1", "{name: g2}", "g2, {name: g2}"))
 	case 5:
 		return "upstreams", fmt.Sprintf("- name: up%d\n  targets:\n  - target: 10.0.0.%d:80\n  - {target: \"10.0.1.%d\", weight: %d}\n", n%9, n%200, n%200, n%5)
 	case 6:
 		return "plugins", fmt.Sprintf("- name: rich\n  %s\n  config:\n    count: %d\n    free:\n      text: |\n        - not\n        an item\n      more: \"- x\n\n        y\"\n", one("service: s1", "route: r3", "service: s2", "instance_name: i"), 1+n%9)
 	case 7:
+		return "consumer_groups", fmt.Sprintf("- name: g%d\n  consumers: [%s]\n  plugins: [{name: rich, config: {count: %d}}]\n", n%4, one("", "", "u1", "{username: u2}"), 1+n%9)
+	case 8:
 		return "targets", fmt.Sprintf("- upstream: up%d\n  target: 10.9.%d.1:80\n", n%9, n%200)
 	default:
 		return one("routes", "services", "consumers"), one("- {}\n", "-\n", "- a: &x 1\n", "- username: *x\n", "- name: \"open\n", "- name: s\n b: c\n", "- username: \"a\n- b\"\n", "-  username: \"v\n\n    w\"\n", "- {username: [\n", "- name: s1\n  host: h\n  name: s1\n")
@@ -84,7 +86,7 @@ func TestReload(t *testing.T) {
 			lists[kind] = list
 			var b strings.Builder
 			b.WriteString(head)
-			for _, kind := range []string{"services", "routes", "consumers", "upstreams", "plugins", "targets"} {
+			for _, kind := range []string{"services", "routes", "consumer_groups", "consumers", "upstreams", "plugins", "targets"} {
 				if len(lists[kind]) > 0 {
 					fmt.Fprintf(&b, "%s:\n%s", kind, strings.Join(lists[kind], ""))
 				}

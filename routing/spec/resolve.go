@@ -117,7 +117,11 @@ func (l *loader) identifyRest() {
 		case *ACL:
 			m.ID = deriveID(kind, kind+":*:"+e.Consumer+":"+e.Group)
 		case *Plugin:
-			m.ID = deriveID(kind, kind+":*:"+e.Name+":"+e.Route+":"+e.Service+":"+e.Consumer)
+			scope := e.Route + ":" + e.Service + ":" + e.Consumer
+			if e.ConsumerGroup != "" {
+				scope += ":" + e.ConsumerGroup
+			}
+			m.ID = deriveID(kind, kind+":*:"+e.Name+":"+scope)
 		case *KeyAuth:
 			// Why not from the key: an id goes into logs, and a key that people chose
 			// could be guessed from it.
@@ -155,6 +159,7 @@ func (l *loader) resolve() {
 		}
 		*k.at = id
 	}
+	settle(l.made)
 	l.identifyRest()
 }
 
@@ -163,7 +168,7 @@ type index map[string]map[string]string
 
 func indexOf(d *Document) index {
 	all := index{}
-	for _, kind := range []string{"services", "routes", "upstreams", "consumers", "certificates", "ca_certificates", "x_keyway_tls_policies", "x_keyway_issuers"} {
+	for _, kind := range []string{"services", "routes", "upstreams", "consumer_groups", "consumers", "certificates", "ca_certificates", "x_keyway_tls_policies", "x_keyway_issuers"} {
 		byKey := map[string]string{}
 		for e := range d.Entities(kind) {
 			if name := label(e); name != "" {
@@ -195,7 +200,7 @@ type claim struct{ kind, field, value string }
 func claims(e Entity) []claim {
 	kind := e.Kind()
 	switch e := e.(type) {
-	case *Service, *Route, *Upstream, *TLSPolicy, *Issuer:
+	case *Service, *Route, *Upstream, *ConsumerGroup, *TLSPolicy, *Issuer:
 		return []claim{{kind, "name", label(e)}}
 	case *Listener:
 		claims := []claim{{kind, "name", e.Name}}
@@ -215,7 +220,7 @@ func claims(e Entity) []claim {
 	case *ACL:
 		return []claim{{kind, "group", e.Consumer + " " + e.Group}}
 	case *Plugin:
-		return []claim{{kind, "instance_name", e.InstanceName}, {kind, "name", strings.Join([]string{e.Name, e.Route, e.Service, e.Consumer}, " ")}}
+		return []claim{{kind, "instance_name", e.InstanceName}, {kind, "name", strings.Join([]string{e.Name, e.Route, e.Service, e.Consumer, e.ConsumerGroup}, " ")}}
 	case *SNI:
 		return []claim{{kind, "name", strings.ToLower(e.Name)}}
 	case *CACertificate:
@@ -265,7 +270,7 @@ func clash(e Entity, c claim, first Entity) string {
 		set = " with group set to '" + e.Group + "' for the same consumer"
 	case *Plugin:
 		if c.field == "name" {
-			set = " with name set to '" + e.Name + "' for the same route, service and consumer"
+			set = " with name set to '" + e.Name + "' for the same route, service, consumer and consumer group"
 		}
 	}
 	return "uniqueness violation: '" + c.kind + "' entity" + set + " already declared at " + first.Base().Pos.String()

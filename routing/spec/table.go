@@ -3,7 +3,7 @@ package spec
 // Kinds are the lists of entities in a document, in the order in which they are written.
 func Kinds() []string {
 	return []string{
-		"services", "routes", "upstreams", "targets", "consumers", "keyauth_credentials", "acls",
+		"services", "routes", "upstreams", "targets", "consumer_groups", "consumers", "keyauth_credentials", "acls",
 		"plugins", "certificates", "snis", "ca_certificates", "vaults", "x_keyway_tls_policies", "x_keyway_issuers", "x_keyway_listeners",
 	}
 }
@@ -178,6 +178,7 @@ func (t *Target) fields(visit func(field)) {
 func (c *Consumer) fields(visit func(field)) {
 	visit(field{"username", &c.Username, anyText})
 	visit(field{"custom_id", &c.CustomID, anyText})
+	visit(field{"groups", &c.Groups, consumerGroups})
 }
 
 func (k *KeyAuth) fields(visit func(field)) {
@@ -197,6 +198,7 @@ func (p *Plugin) fields(visit func(field)) {
 	visit(field{"route", &p.Route, pluginRoute})
 	visit(field{"service", &p.Service, routeService})
 	visit(field{"consumer", &p.Consumer, pluginUser})
+	visit(field{"consumer_group", &p.ConsumerGroup, pluginGroup})
 	visit(field{"protocols", &p.Protocols, pluginProtos})
 	visit(field{"enabled", &p.Enabled, kept})
 	visit(field{"config", &p.Config, noRule})
@@ -264,6 +266,8 @@ func newEntity(kind string) Entity {
 		return newUpstream()
 	case "targets":
 		return &Target{Weight: 100}
+	case "consumer_groups":
+		return &ConsumerGroup{}
 	case "consumers":
 		return &Consumer{}
 	case "keyauth_credentials":
@@ -324,6 +328,8 @@ func label(e Entity) string {
 		return e.Target
 	case *Consumer:
 		return e.Username
+	case *ConsumerGroup:
+		return e.Name
 	case *Plugin:
 		return e.Name
 	case *SNI:
@@ -352,6 +358,8 @@ func nests(parent, child string) string {
 		return "upstream"
 	case "consumers/keyauth_credentials", "consumers/acls", "consumers/plugins":
 		return "consumer"
+	case "consumer_groups/plugins":
+		return "consumer_group"
 	case "certificates/snis":
 		return "certificate"
 	case "certificates/services", "certificates/upstreams":

@@ -56,6 +56,9 @@ func (w *run) person() {
 	for i, name := range c.Credentials {
 		w.credential(c, id, name, fmt.Sprintf("credentials[%d]", i), values)
 	}
+	if groups := w.joins(c); len(groups) > 0 {
+		consumer["groups"] = groups
+	}
 	closed := w.plugins(&c.Meta, "consumer", []string{id})
 	if w.refused || closed != "" || !w.compose(values, map[string]string{"consumers.username": "username", "consumers.custom_id": "custom_id"}) {
 		// A consumer without what limits it would be let do more: it is nobody. That a plugin
@@ -64,13 +67,6 @@ func (w *run) person() {
 			w.gives = nil
 		}
 		return
-	}
-	for i, group := range c.Groups {
-		if g, ok := w.look(KindConsumerGroup, c.Namespace, group).(*ConsumerGroup); !ok || !w.ours(g.Annotations[classAnnotation]) {
-			w.ignore(fmt.Sprintf("consumerGroups[%d]", i), "expected the name of a KongConsumerGroup in namespace "+c.Namespace+"; there is no '"+group+"'")
-			continue
-		}
-		w.give(Ref{collectMembers, c.Namespace, group}, id)
 	}
 }
 
@@ -133,13 +129,4 @@ func (w *run) credential(c *Consumer, id, name, field string, values map[string]
 		slices.Sort(known)
 		w.ignore(field, "expected a label "+credentialLabel+" of "+strings.Join(known, " or ")+" on Secret "+of.Namespace+"/"+of.Name+", for which there are plugins, not '"+kind+"'")
 	}
-}
-
-// consumerGroup says that a group's plugins are used.
-func (w *run) consumerGroup() {
-	g, ok := w.subject.(*ConsumerGroup)
-	if !ok || !w.ours(g.Annotations[classAnnotation]) {
-		return
-	}
-	w.plugins(&g.Meta, "group", []string{g.Namespace + "/" + g.Name})
 }

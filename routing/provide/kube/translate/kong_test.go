@@ -51,10 +51,13 @@ func plugins(d *spec.Document, kind string) []string {
 	for _, c := range d.Consumers {
 		names[c.ID] = c.Username
 	}
+	for _, g := range d.ConsumerGroups {
+		names[g.ID] = g.Name
+	}
 	var list []string
 	for _, p := range d.Plugins {
 		if p.Name == kind {
-			list = append(list, names[p.Route]+"/"+names[p.Service]+"/"+names[p.Consumer])
+			list = append(list, names[p.Route]+"/"+names[p.Service]+"/"+names[p.Consumer]+names[p.ConsumerGroup])
 		}
 	}
 	slices.Sort(list)
@@ -285,17 +288,60 @@ config: {minute: 50}
 ---
 `
 	text := classes + kong + fmt.Sprintf(groups, "")
-	if got := plugins(whole(t, text+ingress("/", "Prefix")), "rate-limiting"); !slices.Equal(got, []string{"//bob"}) {
+	if got := plugins(whole(t, text+ingress("/", "Prefix")), "rate-limiting"); !slices.Equal(got, []string{"//gold"}) {
 		t.Errorf("of the group: %v", got)
 	}
-	if got := plugins(whole(t, text+ingress("/", "Prefix", "konghq.com/plugins=limit")), "rate-limiting"); !slices.Equal(got, []string{"shop.i.web.a.test.80//bob"}) {
+	if got := plugins(whole(t, text+ingress("/", "Prefix", "konghq.com/plugins=limit")), "rate-limiting"); !slices.Equal(got, []string{"shop.i.web.a.test.80//gold"}) {
 		t.Errorf("of the group on a route: %v", got)
 	}
 	doc := whole(t, classes+kong+fmt.Sprintf(groups, ", konghq.com/plugins: more")+ingress("/", "Prefix"))
-	if got := plugins(doc, "rate-limiting"); !slices.Equal(got, []string{"//bob"}) || doc.Plugins[0].Config["minute"] != 50.0 {
-		t.Errorf("a consumer's own plugin goes before its group's: %v %v", got, doc.Plugins[0].Config)
+	if got := plugins(doc, "rate-limiting"); !slices.Equal(got, []string{"//bob", "//gold"}) {
+		t.Errorf("a group's and a consumer's own: %v", got)
+	}
+	if g := doc.ConsumerGroups; len(g) != 1 || g[0].Name != "gold" || !slices.Contains(g[0].Tags, "k8s-name:gold") || len(doc.Memberships()[doc.Consumers[len(doc.Consumers)-1].ID]) != 1 {
+		t.Errorf("groups %+v, consumers %+v", g, doc.Consumers)
 	}
 	if f := found(t, text); !strings.Contains(f, "KongConsumer shop/bob: consumerGroups[1]") {
+		t.Error(f)
+	}
+}
+
+// TestGroupThatIsNotRight has consumers that are limited by a group which is not right, or
+// called like another.
+func TestGroupThatIsNotRight(t *testing.T) {
+	const one = `
+kind: KongConsumerGroup
+metadata: {name: %s, namespace: %s, creationTimestamp: "2026-01-0%dT00:00:00Z", annotations: {kubernetes.io/ingress.class: keyway, konghq.com/plugins: %q}}
+spec: {name: %q, tags: [tier]}
+---
+kind: KongConsumer
+metadata: {name: bob, namespace: %[2]s, annotations: {kubernetes.io/ingress.class: keyway}}
+username: bob-%[2]s
+consumerGroups: [%[1]s]
+---
+`
+	two := fmt.Sprintf(one, "gold", "shop", 2, "", "") + fmt.Sprintf(one, "g", "team", 1, "", "gold")
+	doc := whole(t, classes+kong+two)
+	names := map[string]string{}
+	for _, c := range doc.Consumers {
+		for _, g := range doc.Memberships()[c.ID] {
+			names[c.Username] += g.Name
+		}
+	}
+	if names["bob-shop"] != "shop/gold" || names["bob-team"] != "gold" || !slices.Contains(doc.ConsumerGroups[0].Tags, "tier") {
+		t.Errorf("of two groups with one name the older one has it: %v", names)
+	}
+	for plugin, why := range map[string]string{"none": "'none': there is no such object", "bad": "KongPlugin shop/bad: plugin: ", "limit,bad": "KongPlugin shop/bad: plugin: "} {
+		text := classes + kong + fmt.Sprintf(one, "gold", "shop", 2, plugin, "") + "kind: KongPlugin\nmetadata: {name: bad, namespace: shop}\nplugin: nothing\n---\n"
+		doc := whole(t, text)
+		if slices.ContainsFunc(doc.Consumers, func(c *spec.Consumer) bool { return c.Username == "bob-shop" }) {
+			t.Errorf("%s: a consumer is let in without what limits it", plugin)
+		}
+		if f := found(t, text); !strings.Contains(f, why) || !strings.Contains(f, "KongConsumer shop/bob: consumerGroups[0]: KongConsumerGroup shop/gold is not right") {
+			t.Errorf("%s: %s", plugin, f)
+		}
+	}
+	if f := found(t, classes+fmt.Sprintf(one, "gold", "shop", 2, "", "a/b")); !strings.Contains(f, "KongConsumerGroup shop/gold: spec.name: expected a name without a slash") {
 		t.Error(f)
 	}
 }

@@ -71,7 +71,8 @@ type ConsumerGroup struct {
 	Meta `json:"metadata"`
 	Conditioned
 	Spec struct {
-		Name string `json:"name"`
+		Name string   `json:"name"`
+		Tags []string `json:"tags"`
 	} `json:"spec"`
 }
 

@@ -27,7 +27,7 @@ type pluginRef struct{ namespace, name string }
 // use says that an entity uses a plugin.
 type use struct {
 	Kind string // route, service, consumer, group
-	ID   string // of the entity; of a group its unit's name
+	ID   string // of the entity
 }
 
 // pluginUnit names the unit of a plugin object; cluster-wide ones have no namespace.

@@ -15,7 +15,7 @@ const (
 	unitEndpoints = "endpoints" // of that port: targets
 	unitPlugin    = "plugin"    // a plugin object, by itself; without namespace one of the cluster
 	unitConsumer  = "consumer"  // what a consumer claims
-	unitGroup     = "group"     // which plugins a group of consumers uses
+	unitGroup     = "group"     // what a group of consumers claims
 	unitVault     = "vault"     // what a vault claims
 	unitAuthority = "authority" // what a Secret or ConfigMap of an authority claims
 
@@ -30,6 +30,7 @@ const (
 	unitPrefix      = "prefix"  // a vault, by its prefix
 	unitAuthorityID = "authority-id"
 	unitPerson      = "person" // a consumer whose names are its own; not of a collection
+	unitParty       = "party"  // a group of consumers; likewise
 	collectUses     = "uses"   // of a plugin object: the scopes it is for
 	unitScope       = "scope"  // a plugin of a document
 	unitPair        = "pair"   // a certificate in a Secret; not of a collection
@@ -39,16 +40,16 @@ const (
 	unitAddresses   = "addresses"
 
 	// Collections that others read.
-	collectSlices   = "slices" // the EndpointSlices of a Service
-	collectGrants   = "grants" // of a namespace
-	collectUsername = "username"
-	collectCustomID = "custom-id"
-	collectMembers  = "members"  // of a group of consumers
-	collectSets     = "sets"     // the ListenerSets of a Gateway
-	collectAttached = "attached" // the routes of a listener
-	collectTLS      = "tls"      // the policies of a Service
-	collectUsed     = "used"     // the Gateways whose routes lead to a Service
-	declaredVaults  = "declared-vaults"
+	collectSlices    = "slices" // the EndpointSlices of a Service
+	collectGrants    = "grants" // of a namespace
+	collectUsername  = "username"
+	collectCustomID  = "custom-id"
+	collectGroupName = "group-name"
+	collectSets      = "sets"     // the ListenerSets of a Gateway
+	collectAttached  = "attached" // the routes of a listener
+	collectTLS       = "tls"      // the policies of a Service
+	collectUsed      = "used"     // the Gateways whose routes lead to a Service
+	declaredVaults   = "declared-vaults"
 )
 
 // ranks is how many steps there are from what only gives to collections to what
@@ -68,7 +69,7 @@ func (r Ref) published() Ref {
 // rank is the step at which a unit is made, unless one before needs what it says.
 func (r Ref) rank() int {
 	switch r.Kind {
-	case unitDefault, unitHost, unitPerson, unitPrefix, unitAuthorityID, unitPort, unitAnchor, unitTie, unitAddresses:
+	case unitDefault, unitHost, unitPerson, unitParty, unitPrefix, unitAuthorityID, unitPort, unitAnchor, unitTie, unitAddresses:
 		return 1
 	case collectUses:
 		return 2
@@ -123,7 +124,7 @@ func (r Ref) subject() Ref {
 		return Ref{KindService, r.Namespace, name}
 	case unitConsumer, unitPerson:
 		return Ref{KindConsumer, r.Namespace, name}
-	case unitGroup:
+	case unitGroup, unitParty:
 		return Ref{KindConsumerGroup, r.Namespace, name}
 	case unitVault:
 		return Ref{KindVault, r.Namespace, name}
@@ -198,6 +199,8 @@ func (w *run) translate() {
 		w.authorityID()
 	case unitPerson:
 		w.person()
+	case unitParty:
+		w.party()
 	case collectUses:
 		w.uses()
 	case unitScope:

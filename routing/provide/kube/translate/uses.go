@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"maps"
-	"slices"
 	"strings"
 	"time"
 
@@ -16,20 +15,28 @@ import (
 const mostUses = 50_000
 
 // scope is what one plugin of a document is for. Empty is everything.
-type scope struct{ Route, Service, Consumer string }
+type scope struct{ Route, Service, Consumer, Group string }
 
-// scoped is a plugin object's claim to a scope. Between several of a kind one for the
-// consumer itself goes before one for a group of it, then the older one.
+// name tells scopes apart.
+func (s scope) name() string {
+	name := strings.Join([]string{s.Route, s.Service, s.Consumer}, " ")
+	if s.Group != "" {
+		name += " " + s.Group
+	}
+	return name
+}
+
+// scoped is a plugin object's claim to a scope. Between several of a kind the older one
+// goes first.
 type scoped struct {
 	Plugin  Ref // unit
 	Scope   scope
-	Group   string // by which the consumer is meant, "" for itself
 	Created time.Time
 	Several bool // the object has other scopes too
 }
 
 // uses makes of all who use a plugin object the scopes in which it applies. One that is
-// used by consumers and by routes or services applies where both are met.
+// used by consumers or groups of them and by routes or services applies where both are met.
 func (w *run) uses() {
 	unit := pluginUnit(w.self.Namespace, w.self.Name)
 	state, _ := w.value(unit).(pluginState)
@@ -37,7 +44,7 @@ func (w *run) uses() {
 		return // who uses it is closed
 	}
 	var routes, services []string
-	consumers := map[string]string{} // to the group by which they are meant
+	var people []scope // consumers and groups of them
 	global := false
 	for _, s := range w.collected(w.self) {
 		list, _ := s.v.([]use)
@@ -48,15 +55,14 @@ func (w *run) uses() {
 			case "service":
 				services = append(services, u.ID)
 			case "consumer":
-				consumers[u.ID] = ""
+				people = append(people, scope{Consumer: u.ID})
 			case "group":
-				w.members(u.ID, consumers)
+				people = append(people, scope{Group: u.ID})
 			default:
 				global = true
 			}
 		}
 	}
-	people := slices.Sorted(maps.Keys(consumers))
 	schema := w.cfg.Schemas[state.Plugin]
 	if why := unfit(schema, len(routes) > 0, len(services) > 0, len(people) > 0); why != "" {
 		w.say("plugin " + unit.Name + ": " + why)
@@ -69,45 +75,29 @@ func (w *run) uses() {
 		return
 	}
 	var scopes []scoped
-	add := func(s scope, group string) {
-		scopes = append(scopes, scoped{Plugin: unit, Scope: s, Group: group, Created: state.Created})
+	add := func(s scope) {
+		scopes = append(scopes, scoped{Plugin: unit, Scope: s, Created: state.Created})
 	}
 	if global {
-		add(scope{}, "")
-	}
-	for _, c := range people {
-		for _, id := range services {
-			add(scope{Service: id, Consumer: c}, consumers[c])
-		}
-		for _, id := range routes {
-			add(scope{Route: id, Consumer: c}, consumers[c])
-		}
-		if len(routes)+len(services) == 0 {
-			add(scope{Consumer: c}, consumers[c])
-		}
+		add(scope{})
 	}
 	if len(people) == 0 {
+		people = []scope{{}}
+	}
+	for _, who := range people {
 		for _, id := range services {
-			add(scope{Service: id}, "")
+			add(scope{Service: id, Consumer: who.Consumer, Group: who.Group})
 		}
 		for _, id := range routes {
-			add(scope{Route: id}, "")
+			add(scope{Route: id, Consumer: who.Consumer, Group: who.Group})
+		}
+		if len(routes)+len(services) == 0 && who != (scope{}) {
+			add(who)
 		}
 	}
 	for _, s := range scopes {
 		s.Several = len(scopes) > 1
-		w.give(Ref{unitScope, state.Plugin, strings.Join([]string{s.Scope.Route, s.Scope.Service, s.Scope.Consumer}, " ")}, s)
-	}
-}
-
-// members adds the consumers of a group, but for those that are meant themselves.
-func (w *run) members(group string, consumers map[string]string) {
-	ns, name, _ := strings.Cut(group, "/")
-	for _, s := range w.collected(Ref{collectMembers, ns, name}) {
-		id, _ := s.v.(string)
-		if have, known := consumers[id]; !known || have > group {
-			consumers[id] = group
-		}
+		w.give(Ref{unitScope, state.Plugin, s.Scope.name()}, s)
 	}
 }
 
@@ -149,7 +139,7 @@ func (w *run) scope() {
 		return
 	}
 	values := maps.Clone(state.Values)
-	for field, id := range map[string]string{"route": best.Scope.Route, "service": best.Scope.Service, "consumer": best.Scope.Consumer} {
+	for field, id := range map[string]string{"route": best.Scope.Route, "service": best.Scope.Service, "consumer": best.Scope.Consumer, "consumer_group": best.Scope.Group} {
 		if id != "" {
 			values[field] = id
 		}
@@ -169,8 +159,5 @@ func (w *run) scope() {
 }
 
 func (s *scoped) before(o *scoped) bool {
-	if direct := s.Group == ""; direct != (o.Group == "") {
-		return direct
-	}
-	return cmp.Or(s.Created.Compare(o.Created), strings.Compare(s.Group, o.Group), s.Plugin.compare(o.Plugin)) < 0
+	return cmp.Or(s.Created.Compare(o.Created), s.Plugin.compare(o.Plugin)) < 0
 }
