@@ -28,7 +28,7 @@ func TestKindsThatReferToNothing(t *testing.T) {
 		}
 		doc := &Document{}
 		doc.extend(kind, &Document{
-			Services: []*Service{{}}, Routes: []*Route{{}}, Upstreams: []*Upstream{{}}, Targets: []*Target{{}}, Consumers: []*Consumer{{}}, KeyAuths: []*KeyAuth{{}}, ACLs: []*ACL{{}}, Plugins: []*Plugin{{}},
+			Services: []*Service{{}}, Routes: []*Route{{}}, Upstreams: []*Upstream{{}}, Targets: []*Target{{}}, Consumers: []*Consumer{{}}, ConsumerGroups: []*ConsumerGroup{{}}, KeyAuths: []*KeyAuth{{}}, ACLs: []*ACL{{}}, Plugins: []*Plugin{{}},
 			Certificates: []*Certificate{{}}, SNIs: []*SNI{{}}, CACertificates: []*CACertificate{{}}, Vaults: []*Vault{{}}, TLSPolicies: []*TLSPolicy{{}}, Issuers: []*Issuer{{}}, Listeners: []*Listener{{}},
 		})
 		if (&Document{}).SharesRefs(doc) == refers(kind) || !doc.SharesRefs(doc) {
