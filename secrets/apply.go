@@ -31,7 +31,7 @@ func (l *loop) apply(plan Plan, now time.Time) {
 			l.drop(e, now)
 		}
 	}
-	used := make(map[string]bool)
+	used, news := make(map[string]bool), make(map[*mount][]string)
 	for key, byText := range refs {
 		used[key.vault] = true
 		m := l.mount(key.vault, vaults)
@@ -43,12 +43,18 @@ func (l *loop) apply(plan Plan, now time.Time) {
 		l.wantRefs(e, byText, now)
 		if e.mount != m {
 			l.remount(e, m, byText, now)
+			news[m] = append(news[m], e.request.Resource)
 		}
 		for _, w := range e.wanted {
 			l.prime(e, w, now)
 		}
 		l.judge(e, now)
 		l.reschedule(e, now)
+	}
+	for m, resources := range news {
+		if f, ok := m.source.(Forewarned); ok {
+			f.Expect(resources)
+		}
 	}
 	for name, m := range l.mounts {
 		if !used[name] {

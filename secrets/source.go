@@ -80,6 +80,12 @@ type Wide interface {
 	Parallel() int
 }
 
+// Forewarned is a Source that is told which resources are about to be looked at, before the
+// looks begin, so that it can read many together. Expect does not wait.
+type Forewarned interface {
+	Expect(resources []string)
+}
+
 // Notifier is a Source that can tell when to look again. Run works until ctx
 // ends and sends on the channel that Changed answers, which has capacity one and
 // never blocks the sender: a hint is a level trigger ("look again"), never a value.

@@ -1,7 +1,10 @@
 package secrets_test
 
 import (
+	"context"
 	"fmt"
+	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -36,6 +39,47 @@ func TestAWideSourceHasMoreLooksAtATime(t *testing.T) {
 			if c := b.Current().Get(plan(ref).Refs[0]); c.State != secrets.Active {
 				t.Errorf("%s: %s", ref, c.State)
 			}
+		}
+	})
+}
+
+// forewarned is a source that takes note of what is expected, and of what is asked for
+// without having been.
+type forewarned struct {
+	*secrettest.Source
+	mu       sync.Mutex // guards the group below
+	expected [][]string
+	sudden   []string
+}
+
+func (f *forewarned) Expect(resources []string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.expected = append(f.expected, slices.Sorted(slices.Values(resources)))
+}
+
+func (f *forewarned) Fetch(ctx context.Context, r secrets.Request) (secrets.Lease, error) {
+	f.mu.Lock()
+	if !slices.ContainsFunc(f.expected, func(list []string) bool { return slices.Contains(list, r.Resource) }) {
+		f.sudden = append(f.sudden, r.Resource)
+	}
+	f.mu.Unlock()
+	return f.Source.Fetch(ctx, r)
+}
+
+func TestASourceIsToldWhatWillBeLookedAt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &forewarned{Source: secrettest.New(t)}
+		for _, name := range []string{"a", "b", "c"} {
+			f.Put(name, `{"x": "1", "y": "2"}`)
+		}
+		b := start(t, config(f))
+		b.Resolve(t.Context(), plan("{vault://fake/a/x}", "{vault://fake/a/y}", "{vault://fake/b/x}"))
+		b.Resolve(t.Context(), plan("{vault://fake/a/x}", "{vault://fake/b/x}", "{vault://fake/c/x}"))
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if want := [][]string{{"a", "b"}, {"c"}}; !slices.EqualFunc(f.expected, want, slices.Equal) || len(f.sudden) > 0 {
+			t.Errorf("expected were %v, and %v was asked for without; want %v", f.expected, f.sudden, want)
 		}
 	})
 }

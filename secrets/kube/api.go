@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -38,6 +39,8 @@ func (k key) String() string { return k.namespace + "/" + k.name }
 // object is what is read of a Secret. Values are bytes, which never print as text.
 type object struct {
 	Metadata struct {
+		Name              string    `json:"name"`
+		Namespace         string    `json:"namespace"`
 		ResourceVersion   string    `json:"resourceVersion"`
 		CreationTimestamp time.Time `json:"creationTimestamp"`
 		ManagedFields     []struct {
@@ -46,6 +49,8 @@ type object struct {
 	} `json:"metadata"`
 	Data map[string][]byte `json:"data"`
 }
+
+func (o *object) key() key { return key{o.Metadata.Namespace, o.Metadata.Name} }
 
 // lease makes one of a Secret. A value that is not text becomes null, which no
 // reference can use: the broker tells whoever asks for that key.
@@ -148,12 +153,23 @@ type metadata struct {
 
 func (m *metadata) key() key { return key{m.Metadata.Namespace, m.Metadata.Name} }
 
-// list calls each for the name and version of the Secrets of a scope, part by part, and
-// answers the version to watch from.
-func (a *api) list(ctx context.Context, of key, each func(k key, version string)) (from string, err error) {
-	query := url.Values{"limit": {strconv.Itoa(page)}}
+// names calls each for the name and version of the Secrets of a scope, and answers the
+// version to watch from.
+func (a *api) names(ctx context.Context, of key, each func(k key, version string)) (from string, err error) {
+	return pages(ctx, a, of, "list", url.Values{}, func(m *metadata) { each(m.key(), m.Metadata.ResourceVersion) })
+}
+
+// contents calls each for the Secrets of a type in a scope.
+func (a *api) contents(ctx context.Context, of key, kind string, each func(o *object)) error {
+	_, err := pages(ctx, a, of, "list whole", url.Values{"fieldSelector": {"type=" + kind}}, each)
+	return err
+}
+
+// pages lists part by part.
+func pages[T any](ctx context.Context, a *api, of key, verb string, query url.Values, each func(x *T)) (from string, err error) {
+	query.Set("limit", strconv.Itoa(page))
 	for {
-		next, at, err := a.part(ctx, of, query, each)
+		next, at, err := part(ctx, a, of, verb, query, each)
 		if err != nil || next == "" {
 			return at, err
 		}
@@ -162,10 +178,10 @@ func (a *api) list(ctx context.Context, of key, each func(k key, version string)
 }
 
 // part lists a part and answers where the next one begins, "" after the last.
-func (a *api) part(ctx context.Context, of key, query url.Values, each func(k key, version string)) (next, at string, err error) {
+func part[T any](ctx context.Context, a *api, of key, verb string, query url.Values, each func(x *T)) (next, at string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, patient)
 	defer cancel()
-	body, err := a.ask(ctx, of, "list", query)
+	body, err := a.ask(ctx, of, verb, query)
 	if err != nil {
 		return "", "", err
 	}
@@ -175,13 +191,13 @@ func (a *api) part(ctx context.Context, of key, query url.Values, each func(k ke
 			ResourceVersion string `json:"resourceVersion"`
 			Continue        string `json:"continue"`
 		} `json:"metadata"`
-		Items []*metadata `json:"items"`
+		Items []*T `json:"items"`
 	}
 	if err := decode(json.NewDecoder(io.LimitReader(body, pageMax)), &all); err != nil {
 		return "", "", err
 	}
-	for _, m := range all.Items {
-		each(m.key(), m.Metadata.ResourceVersion)
+	for _, x := range all.Items {
+		each(x)
 	}
 	return all.Metadata.Continue, all.Metadata.ResourceVersion, nil
 }
@@ -236,7 +252,7 @@ func failure(status json.RawMessage) error {
 	return fmt.Errorf("%w: the watch ended with status %d", secrets.ErrUnavailable, s.Code)
 }
 
-// form is what is asked for by the verb. A server that does not know how to leave out what
+// form is what is asked for by the verb; "list whole" is a list with what Secrets hold. A server that does not know how to leave out what
 // Secrets hold sends that too, and it is not read.
 func form(verb string) string {
 	const all, part = "application/json", "application/json;as=PartialObjectMetadata%s;g=meta.k8s.io;v=v1,application/json"
@@ -284,6 +300,7 @@ func (a *api) ask(ctx context.Context, of key, verb string, query url.Values) (i
 	}
 	_, _ = io.Copy(io.Discard, io.LimitReader(answer.Body, 64<<10)) // so that the connection can be used again
 	_ = answer.Body.Close()
+	verb, _, _ = strings.Cut(verb, " ")
 	return nil, refusal(answer, verb)
 }
 

@@ -9,7 +9,8 @@
 // While Run works, one watch tells of changes of all Secrets, or one for each namespace
 // that references may name: of their names and versions, which is all that is asked for,
 // and nothing is kept of a Secret that nobody asked for. One that was asked for is read when
-// its version changed, and answered from memory until then. Where the account may not
+// its version changed, and answered from memory until then; many that are wanted at once, as
+// when a node starts, are read as a list, of which nothing else is kept. Where the account may not
 // watch that much, each Secret is watched by itself; where it may not do that either, or
 // no watch is up, each Fetch asks the API server. A Secret that nobody asks for any more is
 // forgotten.

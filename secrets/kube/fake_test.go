@@ -143,7 +143,9 @@ func of(r *http.Request) (k key, verb string) {
 	if one {
 		return key{k.namespace, name}, "get"
 	}
-	k.name, _ = strings.CutPrefix(r.URL.Query().Get("fieldSelector"), "metadata.name=")
+	if name, is := strings.CutPrefix(r.URL.Query().Get("fieldSelector"), "metadata.name="); is {
+		k.name = name
+	}
 	if r.URL.Query().Get("watch") == "true" {
 		return k, "watch"
 	}
@@ -162,7 +164,11 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	k, verb := of(r)
 	s.mu.Lock()
 	s.counts[verb]++
-	if verb != "get" && !strings.Contains(r.Header.Get("Accept"), "as=PartialObjectMetadata") {
+	whole := r.URL.Query().Get("fieldSelector") == "type=kubernetes.io/tls"
+	if whole {
+		s.counts["whole"]++
+	}
+	if verb != "get" && strings.Contains(r.Header.Get("Accept"), "as=PartialObjectMetadata") == whole {
 		s.values++
 	}
 	hung, status, after, denied := s.hung, s.status, s.after, !s.may(k, verb)
@@ -194,11 +200,11 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// list answers two Secrets at a time.
+// list answers some Secrets at a time.
 func (s *server) list(w http.ResponseWriter, r *http.Request, scope key) {
-	const part = 2
 	skip, _ := strconv.Atoi(r.URL.Query().Get("continue"))
 	s.mu.Lock()
+	part := max(2, len(s.now)/3)
 	var names []key
 	for k := range s.now {
 		if scope.covers(k) {
@@ -212,7 +218,11 @@ func (s *server) list(w http.ResponseWriter, r *http.Request, scope key) {
 	}
 	items := []any{}
 	for _, k := range names[min(skip, len(names)):min(skip+part, len(names))] {
-		items = append(items, map[string]any{"metadata": s.now[k]["metadata"]})
+		if r.URL.Query().Get("fieldSelector") == "type=kubernetes.io/tls" {
+			items = append(items, s.now[k])
+		} else {
+			items = append(items, map[string]any{"metadata": s.now[k]["metadata"]})
+		}
 	}
 	s.mu.Unlock()
 	answer(w, 200, map[string]any{"metadata": meta, "items": items})

@@ -182,6 +182,9 @@ func (s *Source) once(ctx context.Context, w *watch, up func()) error {
 		if err != nil {
 			return err
 		}
+		if err := s.gather(ctx, w); err != nil {
+			return err
+		}
 		from = at
 	}
 	lasts := lasting + rand.N(lasting) //nolint:gosec // jitter is no secret
@@ -214,7 +217,7 @@ func (s *Source) compare(ctx context.Context, of key) (at string, err error) {
 		}
 	}
 	s.mu.Unlock()
-	at, err = s.api.list(ctx, of, func(k key, version string) {
+	at, err = s.api.names(ctx, of, func(k key, version string) {
 		if absent[k] {
 			delete(absent, k)
 			s.tell(k, version, true)

@@ -112,6 +112,7 @@ func (s *Source) Fetch(ctx context.Context, r secrets.Request) (secrets.Lease, e
 	if r.Version > 1 {
 		return secrets.Lease{}, fmt.Errorf("reading version %d of Secret %s: %w; a Secret has only its current version", r.Version, k, secrets.ErrNotFound)
 	}
+	s.await(ctx, k)
 	lease, changes, answered := s.remembered(k)
 	if !answered || r.Force {
 		var err error
@@ -143,12 +144,7 @@ func (s *Source) read(ctx context.Context, k key) (secrets.Lease, error) {
 func (s *Source) remembered(k key) (l secrets.Lease, changes int, answered bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	f := s.known[k]
-	if f == nil {
-		f = &followed{watch: s.over(k)}
-		s.known[k] = f
-	}
-	f.used, f.doomed = true, false
+	f := s.want(k)
 	if !f.fresh || !f.watch.live {
 		return secrets.Lease{}, f.changes, false
 	}

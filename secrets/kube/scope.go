@@ -17,6 +17,7 @@ type watch struct {
 	was     bool               // it was up once
 	refused bool               // the account may not have it: narrower ones stand in
 	from    string             // version to go on from, "" to list first
+	coming  chan struct{}      // closed when what many wait for was read, or cannot be; nil for nothing
 }
 
 // covers says that a scope has a Secret.
@@ -72,6 +73,7 @@ func (s *Source) up(w *watch) {
 		return // a wider one was faster
 	}
 	w.live, w.was, w.refused = true, true, false
+	w.arrived()
 	if w.of.name != "" {
 		return
 	}
@@ -93,6 +95,7 @@ func (s *Source) down(w *watch, anew bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	w.live = false
+	w.arrived()
 	if anew {
 		w.from = ""
 	}
@@ -105,6 +108,7 @@ func (s *Source) end(w *watch) {
 		w.stop()
 	}
 	w.live = false
+	w.arrived()
 }
 
 // rest makes a watch one that does not run.
@@ -113,6 +117,7 @@ func (s *Source) rest(w *watch) {
 	defer s.mu.Unlock()
 	w.stop()
 	w.stop, w.live, w.from = nil, false, ""
+	w.arrived()
 }
 
 // begin gives each watch that does not run a context to run in.
