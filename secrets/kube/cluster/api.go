@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -18,10 +19,13 @@ import (
 // most is how many bytes one answer may have.
 const most = 1 << 30
 
-// API asks the API server.
+// API asks the API server. Sources of one API share what they know of whether the server
+// is there.
 type API struct {
 	Base   *url.URL
 	Client *http.Client
+
+	gate gate
 }
 
 // open answers the body of a good answer. A bad one is an error of the API machinery,
@@ -47,10 +51,15 @@ func (a *API) open(ctx context.Context, method, path string, query url.Values, f
 	defer answer.Body.Close()
 	text, _ := io.ReadAll(io.LimitReader(answer.Body, 64<<10))
 	var status metav1.Status
-	if json.Unmarshal(text, &status) == nil && status.Kind == "Status" && status.Code != 0 {
-		return nil, &apierrors.StatusError{ErrStatus: status}
+	after, _ := strconv.Atoi(answer.Header.Get("Retry-After")) // 0 for a server that does not say
+	if json.Unmarshal(text, &status) != nil || status.Kind != "Status" || status.Code == 0 {
+		return nil, apierrors.NewGenericServerResponse(answer.StatusCode, method, schema.GroupResource{Resource: path}, "", "", after, true)
 	}
-	return nil, apierrors.NewGenericServerResponse(answer.StatusCode, method, schema.GroupResource{Resource: path}, "", "", 0, true)
+	if status.Details == nil {
+		status.Details = &metav1.StatusDetails{}
+	}
+	status.Details.RetryAfterSeconds = max(status.Details.RetryAfterSeconds, int32(min(max(after, 0), 3600))) //nolint:gosec // it fits
+	return nil, &apierrors.StatusError{ErrStatus: status}
 }
 
 // Do sends an object, nil for none, and reads the answer into to, nil for nobody.

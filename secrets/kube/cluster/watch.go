@@ -72,60 +72,46 @@ type Source struct {
 	Failed    func() // is called when objects cannot be read, nil for none
 	Log       *slog.Logger
 
-	mu     sync.Mutex // guards failed
-	failed error      // since it worked last
+	denied int // times in a row that the account was refused; of the reflector
+
+	mu       sync.Mutex // guards what follows
+	failed   error      // since it worked last
+	watching bool       // that is why watches fail; lists may do
+	facts    Facts
 }
 
-// tries is how a reflector waits between tries.
-func tries() *wait.Backoff {
-	return &wait.Backoff{Duration: 100 * time.Millisecond, Factor: 2, Jitter: 0.5, Steps: 8, Cap: 5 * time.Second}
+// tries is how tries of one source are spaced, beside the waits that it has in common
+// with others.
+func tries() wait.Backoff {
+	return wait.Backoff{Duration: 50 * time.Millisecond, Factor: 2, Jitter: 0.5, Steps: 8, Cap: time.Second}
 }
+
+// page is how many objects one answer to a list has.
+const page = 500
 
 // Run keeps the keeper up to date until ctx ends.
 func (s *Source) Run(ctx context.Context) error {
 	quiet := logr.Discard() // what fails is told by outcome, once
-	r := cache.NewReflectorWithOptions(s, &Item{}, s, cache.ReflectorOptions{Logger: &quiet, Name: s.Plural, TypeDescription: s.Kind, Backoff: tries()})
-	r.RunWithContext(logr.NewContext(ctx, quiet))
+	within := tries()
+	r := cache.NewReflectorWithOptions(s, &Item{}, s, cache.ReflectorOptions{Logger: &quiet, Name: s.Plural, TypeDescription: s.Kind, Backoff: &within})
+	r.WatchListPageSize = page
+	ctx = logr.NewContext(ctx, quiet)
+	next := tries()
+	for ctx.Err() == nil {
+		began := time.Now()
+		_ = r.ListAndWatchWithContext(ctx) // a reflector's own loop has a lock and a clock that all of a process share
+		if time.Since(began) > healthy {
+			next = tries()
+		}
+		if sleep(ctx, next.Step()) != nil {
+			break
+		}
+	}
 	return nil
 }
 
-// outcome notes and tells how a call went: the first failure, and the end of failures.
-func (s *Source) outcome(err error) {
-	s.mu.Lock()
-	before := s.failed
-	s.failed = err
-	s.mu.Unlock()
-	if err != nil && s.Failed != nil {
-		s.Failed()
-	}
-	at := []any{slog.String("kind", s.Kind), slog.String("namespace", s.Namespace)}
-	switch {
-	case err != nil && before == nil:
-		s.Log.Error("objects of the cluster cannot be read; what was read last stays", append(at, slog.Any("error", err))...)
-	case err == nil && before != nil:
-		s.Log.Info("objects of the cluster can be read again", at...)
-	}
-}
-
-// Failure is why nothing can be read, nil while it can.
-func (s *Source) Failure() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.failed
-}
-
-// Remark says what cannot be read now, "" for nothing.
-func (s *Source) Remark() string {
-	err := s.Failure()
-	if err == nil {
-		return ""
-	}
-	where := s.Namespace
-	if where == "" {
-		where = "all namespaces"
-	}
-	return fmt.Sprintf("%s of %s cannot be read from the API server: %v; what was read last is served", s.Plural, where, err)
-}
+// healthy is how long a watch goes on that has not failed.
+const healthy = 10 * time.Second
 
 func (s *Source) query(o *metav1.ListOptions) url.Values {
 	q := url.Values{}
@@ -158,18 +144,28 @@ const patient = time.Minute
 
 // ListWithContext lists. A kind that the server does not know has no objects.
 func (s *Source) ListWithContext(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-	ctx, cancel := context.WithTimeout(ctx, patient)
-	defer cancel()
 	if o.ResourceVersion == unknownKind {
 		o.ResourceVersion = "" // reflectors list from where they were
 	}
+	if o.Limit > 0 && o.ResourceVersion != "" && o.ResourceVersion != "0" && o.Continue == "" {
+		o.ResourceVersionMatch = metav1.ResourceVersionMatchNotOlderThan // or a page would be of just that version
+	}
+	leave, err := s.patience(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, patient)
+	defer cancel()
 	list, err := s.list(ctx, &o)
-	if s.Custom && Absent(err) {
+	if s.Custom && (Absent(err) || Denied(err) && s.undefined(ctx)) {
 		list, err = &items{ListMeta: metav1.ListMeta{ResourceVersion: unknownKind}}, nil
+		s.denied = 0
 	}
+	leave(err)
 	if ctx.Err() == nil || err == nil {
-		s.outcome(err)
+		s.outcome(err, false)
 	}
+	s.note(func(f *Facts) { f.Lists.count(err) })
 	if err != nil {
 		return nil, err
 	}
@@ -218,19 +214,27 @@ func (s *Source) WatchWithContext(ctx context.Context, o metav1.ListOptions) (wa
 	if o.TimeoutSeconds != nil {
 		q.Set("timeoutSeconds", strconv.FormatInt(*o.TimeoutSeconds, 10))
 	}
-	answer, err := s.API.open(ctx, http.MethodGet, s.Path, q, "", nil)
-	if ctx.Err() == nil {
-		s.outcome(err)
-	}
+	leave, err := s.patience(ctx, true)
 	if err != nil {
 		return nil, err
 	}
-	return watch.NewStreamWatcher(&stream{keeper: s.Keeper, body: answer, lines: json.NewDecoder(answer)}, reporter{}), nil
+	answer, err := s.API.open(ctx, http.MethodGet, s.Path, q, "", nil)
+	leave(err)
+	if ctx.Err() == nil {
+		s.outcome(err, true)
+	}
+	s.note(func(f *Facts) { f.Watches.count(err) })
+	if err != nil {
+		return nil, err
+	}
+	s.heard(0)
+	return watch.NewStreamWatcher(&stream{ctx: ctx, source: s, body: answer, lines: json.NewDecoder(answer)}, reporter{}), nil
 }
 
 // stream decodes the events of a watch.
 type stream struct {
-	keeper Keeper
+	ctx    context.Context //nolint:containedctx // of the watch, which it is
+	source *Source
 	body   io.ReadCloser
 	lines  *json.Decoder
 }
@@ -242,11 +246,15 @@ func (d *stream) Decode() (watch.EventType, runtime.Object, error) {
 		Object json.RawMessage `json:"object"`
 	}
 	if err := d.lines.Decode(&e); err != nil {
-		if errors.Is(err, io.ErrUnexpectedEOF) {
-			err = io.EOF // cut off: the reflector watches on from where it was
+		if syntax := (*json.SyntaxError)(nil); errors.As(err, &syntax) {
+			return "", nil, fmt.Errorf("reading a watch of %s: %w", d.source.Plural, err) // which the reflector lists anew for
 		}
-		return "", nil, err
+		if !errors.Is(err, io.EOF) && d.ctx.Err() == nil {
+			d.source.API.gate.doubt()
+		}
+		return "", nil, io.EOF // ended or cut off: the reflector watches on from where it was
 	}
+	d.source.heard(0)
 	if watch.EventType(e.Type) == watch.Error {
 		status := &metav1.Status{}
 		if err := json.Unmarshal(e.Object, status); err != nil {
@@ -254,7 +262,7 @@ func (d *stream) Decode() (watch.EventType, runtime.Object, error) {
 		}
 		return watch.Error, status, nil
 	}
-	i, err := d.keeper.Read(e.Object)
+	i, err := d.source.Keeper.Read(e.Object)
 	if err != nil {
 		return "", nil, err
 	}
@@ -297,7 +305,10 @@ func (reporter) AsObject(err error) runtime.Object {
 }
 
 // Add takes an object.
-func (s *Source) Add(v any) error { return s.Update(v) }
+func (s *Source) Add(v any) error {
+	s.heard(1)
+	return s.Update(v)
+}
 
 // Update takes an object.
 func (s *Source) Update(v any) error {
@@ -315,6 +326,7 @@ func (s *Source) Delete(v any) error {
 	if !ok {
 		return ErrShape
 	}
+	s.heard(-1)
 	s.Keeper.Drop(i.Object)
 	return nil
 }
@@ -329,6 +341,7 @@ func (s *Source) Replace(list []any, _ string) error {
 		}
 		all = append(all, i.Object)
 	}
+	s.note(func(f *Facts) { f.Synced, f.Objects = time.Now(), len(all) })
 	s.Keeper.Replace(all)
 	return nil
 }
