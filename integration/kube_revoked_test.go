@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -79,6 +80,64 @@ func TestKubeRightsTakenAway(t *testing.T) {
 	poll(t, "nothing is stale any more", 60*time.Second, func() bool {
 		_, status := g.read("/status")
 		return !strings.Contains(status, "cannot be read")
+	})
+}
+
+// TestKubeRightsMissing (K-03) starts a node whose account may not read two kinds: what they
+// give is absent and told, what needs it is closed, all else is served, and with the rights
+// it comes.
+func TestKubeRightsMissing(t *testing.T) {
+	k, list, env := startAudited(t, "")
+	dns, roots := startDNS(t), newAuthority(t, "edge")
+	dns.a["origin.shop.test."] = "127.0.0.1"
+	k.kubeconfig("keyway", "keyway", k.addr)
+	var full []object
+	for _, role := range of(list, "ClusterRole") {
+		rules, _ := role["rules"].([]any)
+		var less []any
+		for _, rule := range rules {
+			r, _ := rule.(object)
+			resources, _ := r["resources"].([]any)
+			resources = slices.DeleteFunc(slices.Clone(resources), func(v any) bool { return v == "kongplugins" || v == "tlsroutes" })
+			less = append(less, object{"apiGroups": r["apiGroups"], "resources": resources, "verbs": r["verbs"]})
+		}
+		full = append(full, role)
+		if code, answer := k.attempt(object{"apiVersion": role["apiVersion"], "kind": "ClusterRole", "metadata": object{"name": in(role, "metadata.name")}, "rules": less}); code > 299 {
+			t.Fatalf("%d %s", code, answer)
+		}
+	}
+	poll(t, "the rights are gone", 10*time.Second, func() bool {
+		return !k.may("list", "configuration.konghq.com", "kongplugins", "", "") && k.may("list", "configuration.konghq.com", "kongconsumers", "", "")
+	})
+	cert, key := encode(t, roots.server(t, "a.test"))
+	k.put("shop", "pair", map[string]string{"tls.crt": cert, "tls.key": key})
+	k.backend("web", saying(t, "web"))
+	k.apply("apiVersion: configuration.konghq.com/v1\nkind: KongPlugin\nmetadata: {name: ids, namespace: shop}\nplugin: correlation-id\n---\n" +
+		ingressOf("i", "a.test", "web", "") + ingressOf("j", "b.test", "web", "konghq.com/plugins: ids"))
+	g := kubeGateway(t, k.kubeServer, dns, env, options{patience: time.Minute})
+	g.answers(roots, "a.test", "/", 200, "web")
+	g.answers(nil, "b.test", "/", 503, "") // it is to be guarded by what cannot be read
+	if g.get("/status/ready") != http.StatusOK {
+		t.Error("the node is not ready")
+	}
+	_, status := g.read("/status")
+	for _, kind := range []string{"kongplugins", "tlsroutes"} {
+		if !strings.Contains(status, kind+" of all namespaces cannot be read from the API server") {
+			t.Errorf("not told of %s: %s", kind, status)
+		}
+	}
+	if n := strings.Count(status, "cannot be read from the API server"); n != 2 {
+		t.Errorf("%d kinds are told of", n)
+	}
+	for _, role := range full {
+		if code, answer := k.attempt(role); code > 299 {
+			t.Fatalf("%d %s", code, answer)
+		}
+	}
+	poll(t, "what may be read again is served", 90*time.Second, func() bool {
+		code, _ := g.asked(nil, "b.test", "/")
+		_, status := g.read("/status")
+		return code == http.StatusOK && !strings.Contains(status, "cannot be read")
 	})
 }
 

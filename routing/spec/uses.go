@@ -108,7 +108,8 @@ func refers(kind string) bool { return kind != "routes" && kind != "targets" }
 // share the lists of all kinds that have to do with it, as documents of Join do. It is
 // quick, and false where it cannot tell.
 func (d *Document) SharesRefs(o *Document) bool {
-	return shared(d.Services, o.Services) && shared(d.Upstreams, o.Upstreams) && shared(d.Consumers, o.Consumers) && shared(d.KeyAuths, o.KeyAuths) &&
+	return shared(d.Services, o.Services) && shared(d.Upstreams, o.Upstreams) && shared(d.Consumers, o.Consumers) && shared(d.ConsumerGroups, o.ConsumerGroups) &&
+		shared(d.KeyAuths, o.KeyAuths) &&
 		shared(d.ACLs, o.ACLs) && shared(d.Plugins, o.Plugins) && shared(d.Certificates, o.Certificates) && shared(d.SNIs, o.SNIs) &&
 		shared(d.CACertificates, o.CACertificates) && shared(d.Vaults, o.Vaults) && shared(d.TLSPolicies, o.TLSPolicies) && shared(d.Issuers, o.Issuers) &&
 		shared(d.Listeners, o.Listeners)

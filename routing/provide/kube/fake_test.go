@@ -1,8 +1,10 @@
 package kube
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -31,6 +33,7 @@ type server struct {
 	refuse   int             // status for everything, 0 for none
 	writes   []string        // method and path of what was written
 	watchers map[chan struct{}]struct{}
+	ended    chan struct{} // closed to end all watches in order
 	lists    map[string]int
 	selected map[string]int // of lists of Secrets: those without a selector of labels, by that of fields
 }
@@ -42,8 +45,9 @@ type event struct {
 	object  map[string]any
 }
 
+// newServer makes one that listens.
 func newServer(t *testing.T) *server {
-	s := &server{t: t, objects: map[string]map[string]any{}, unknown: map[string]bool{}, denied: map[string]bool{}, refused: map[string]int{}, watchers: map[chan struct{}]struct{}{}, lists: map[string]int{}, selected: map[string]int{}, version: 1}
+	s := newMemory(t)
 	s.http = httptest.NewServer(s)
 	t.Cleanup(func() {
 		s.cut()
@@ -52,10 +56,57 @@ func newServer(t *testing.T) *server {
 	return s
 }
 
+// newMemory makes one that is reached as a http.RoundTripper, for tests in virtual time.
+func newMemory(t *testing.T) *server {
+	return &server{t: t, objects: map[string]map[string]any{}, unknown: map[string]bool{}, denied: map[string]bool{}, refused: map[string]int{}, watchers: map[chan struct{}]struct{}{}, lists: map[string]int{}, selected: map[string]int{}, ended: make(chan struct{}), version: 1}
+}
+
+// RoundTrip has it answer without a network.
+func (s *server) RoundTrip(r *http.Request) (*http.Response, error) {
+	out, in := io.Pipe()
+	w := &answer{header: http.Header{}, status: make(chan int, 1), body: in}
+	go func() { // until the request is answered or its context ends
+		s.ServeHTTP(w, r)
+		w.WriteHeader(http.StatusOK)
+		_ = in.Close()
+	}()
+	select {
+	case status := <-w.status:
+		context.AfterFunc(r.Context(), func() { _ = in.CloseWithError(r.Context().Err()) })
+		return &http.Response{StatusCode: status, Header: w.header, Body: out, Request: r}, nil
+	case <-r.Context().Done():
+		return nil, r.Context().Err()
+	}
+}
+
+// answer is a response that goes into a pipe.
+type answer struct {
+	header http.Header
+	status chan int // capacity 1
+	once   sync.Once
+	body   *io.PipeWriter
+}
+
+func (a *answer) Header() http.Header { return a.header }
+
+func (a *answer) WriteHeader(status int) { a.once.Do(func() { a.status <- status }) }
+
+func (a *answer) Write(b []byte) (int, error) {
+	a.WriteHeader(http.StatusOK)
+	return a.body.Write(b)
+}
+
+// FlushError is for http.ResponseController.
+func (a *answer) FlushError() error { return nil }
+
 // kubeconfig writes one that leads here.
 func (s *server) kubeconfig() string {
 	path := filepath.Join(s.t.TempDir(), "kubeconfig")
-	text := fmt.Sprintf(`{"apiVersion": "v1", "kind": "Config", "current-context": "c", "clusters": [{"name": "c", "cluster": {"server": %q}}], "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": "keyway"}}], "users": [{"name": "u", "user": {"token": "t"}}]}`, s.http.URL)
+	url := "http://server.test"
+	if s.http != nil {
+		url = s.http.URL
+	}
+	text := fmt.Sprintf(`{"apiVersion": "v1", "kind": "Config", "current-context": "c", "clusters": [{"name": "c", "cluster": {"server": %q}}], "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": "keyway"}}], "users": [{"name": "u", "user": {"token": "t"}}]}`, url)
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		s.t.Fatal(err)
 	}
@@ -122,6 +173,14 @@ func (s *server) set(f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f()
+}
+
+// endWatches ends all watches in order.
+func (s *server) endWatches() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(s.ended)
+	s.ended = make(chan struct{})
 }
 
 // cut ends every connection.
@@ -198,6 +257,16 @@ func (s *server) read(w http.ResponseWriter, path string, q url.Values) {
 		_ = json.NewEncoder(w).Encode(o)
 		return
 	}
+	if strings.Count(path, "/") == 2 { // what kinds a group has; those that may not be read are enough
+		kinds := []any{}
+		for resource := range s.denied {
+			if name, ok := strings.CutPrefix(resource, path+"/"); ok && !s.unknown[resource] {
+				kinds = append(kinds, map[string]any{"name": name})
+			}
+		}
+		_ = json.NewEncoder(w).Encode(map[string]any{"resources": kinds})
+		return
+	}
 	if last := path[strings.LastIndex(path, "/")+1:]; !strings.HasSuffix(last, "s") || strings.Count(path, "/") > 5 {
 		s.status(w, http.StatusNotFound, "not found")
 		return
@@ -219,7 +288,7 @@ func (s *server) watch(w http.ResponseWriter, r *http.Request, path string) {
 	_, _ = fmt.Sscan(r.URL.Query().Get("resourceVersion"), &from)
 	c := make(chan struct{}, 1)
 	s.mu.Lock()
-	old := from < s.oldest
+	old, ended := from < s.oldest, s.ended
 	s.watchers[c] = struct{}{}
 	s.mu.Unlock()
 	defer s.set(func() { delete(s.watchers, c) })
@@ -249,6 +318,8 @@ func (s *server) watch(w http.ResponseWriter, r *http.Request, path string) {
 		}
 		select {
 		case <-r.Context().Done():
+			return
+		case <-ended:
 			return
 		case <-c:
 		}

@@ -72,7 +72,7 @@ func resources() []*resource {
 		{kind: translate.KindEndpointSlice, group: "apis/discovery.k8s.io/v1", plural: "endpointslices", selector: "kubernetes.io/service-name"},
 		{kind: translate.KindParameters, group: kong + "v1alpha1", plural: "ingressclassparameterses", custom: true},
 		{kind: translate.KindPlugin, group: kong + "v1", plural: "kongplugins", custom: true},
-		{kind: translate.KindClusterPlugin, group: kong + "v1", plural: "kongclusterplugins", global: true, custom: true},
+		{kind: translate.KindClusterPlugin, group: kong + "v1", plural: "kongclusterplugins", global: true, custom: true, guards: true},
 		{kind: translate.KindConsumer, group: kong + "v1", plural: "kongconsumers", custom: true},
 		{kind: translate.KindConsumerGroup, group: kong + "v1beta1", plural: "kongconsumergroups", custom: true},
 		{kind: translate.KindUpstreamPolicy, group: kong + "v1beta1", plural: "kongupstreampolicies", custom: true},
@@ -221,6 +221,7 @@ func (p *Provider) loop(ctx context.Context) error {
 			vaults := p.vaults
 			p.mu.Unlock()
 			p.state.Declare(vaults)
+			p.state.Unread(p.inbox.unread())
 			doc := p.state.Document()
 			if p.follow(ctx); p.document != nil || p.whole() {
 				p.offer(doc, p.state.Findings())
@@ -230,7 +231,7 @@ func (p *Provider) loop(ctx context.Context) error {
 	}
 }
 
-// whole says whether everything that is watched was listed.
+// whole says whether everything that is watched was listed, as far as it may be.
 func (p *Provider) whole() bool {
 	return p.inbox.have(func(yield func(*source) bool) {
 		for _, s := range p.sources {

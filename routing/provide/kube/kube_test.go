@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/keyway-edge/keyway/routing/spec"
@@ -47,7 +49,12 @@ func (l *lines) count(part string) int {
 
 func provide(t *testing.T, change func(*Config, *server)) *provided {
 	t.Helper()
-	x := &provided{server: newServer(t), t: t, log: &lines{}}
+	return provideFrom(t, newServer(t), change)
+}
+
+func provideFrom(t *testing.T, s *server, change func(*Config, *server)) *provided {
+	t.Helper()
+	x := &provided{server: s, t: t, log: &lines{}}
 	cfg := Config{
 		Connection: secretskube.Config{Kubeconfig: x.kubeconfig()}, Class: "keyway", Controllers: []string{"keyway.dev/ingress"},
 		Vault: "node.kubernetes", Schemas: spec.Schemas{}, Log: slog.New(slog.NewTextHandler(x.log, nil)),
@@ -58,6 +65,9 @@ func provide(t *testing.T, change func(*Config, *server)) *provided {
 	var err error
 	if x.Provider, err = New(cfg); err != nil {
 		t.Fatal(err)
+	}
+	if s.http == nil {
+		x.Provider.api.Client = &http.Client{Transport: s}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -178,23 +188,95 @@ func TestProviderWatchesItsNamespacesOnly(t *testing.T) {
 	}
 }
 
+// TestAKindThatMayNotBeRead: what it gives is absent, what needs it is closed, and all else
+// is served; but not before it is sure that the server knows its rules.
+func TestAKindThatMayNotBeRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const plugins, shopPlugins = "apis/configuration.konghq.com/v1/kongplugins", "apis/configuration.konghq.com/v1/namespaces/shop/kongplugins/"
+		x := provideFrom(t, newMemory(t), func(c *Config, s *server) {
+			c.Schemas = spec.Schemas{"limit": {Name: "limit"}}
+			s.denied[plugins] = true
+			s.put(shopPlugins+"limit", `{"plugin": "limit"}`)
+		})
+		x.shop()
+		x.ingress("j", "b.test", `"konghq.com/plugins": "limit"`)
+		time.Sleep(rulesKnown - time.Second)
+		if doc, _ := x.Current(); doc != nil {
+			t.Error("there is a document without the plugins, of which the server may not know yet who may read them")
+		}
+		time.Sleep(2 * rulesKnown)
+		x.until("shop.i.web.a.test.80 shop.j.web.b.test.80")
+		closed := func() (list []string) {
+			doc, _ := x.Current()
+			for _, r := range doc.Routes {
+				if r.Closed != "" {
+					list = append(list, r.Name)
+				}
+			}
+			return list
+		}
+		if list := closed(); !slices.Equal(list, []string{"shop.j.web.b.test.80"}) {
+			t.Errorf("closed: %v", list)
+		}
+		if r := x.Remarks(); len(r) != 1 || !strings.Contains(r[0], "kongplugins of all namespaces cannot be read from the API server: ") || !strings.HasSuffix(r[0], "; none was read yet") {
+			t.Error(r)
+		}
+		if n := x.log.count("what they give is absent"); n != 1 {
+			t.Errorf("told %d times", n)
+		}
+		x.server.set(func() { x.denied[plugins] = false })
+		time.Sleep(40 * time.Second)
+		if list := closed(); len(list) != 0 || len(x.Remarks()) != 0 {
+			t.Errorf("closed %v, remarks %v", list, x.Remarks())
+		}
+		x.server.set(func() { x.denied[plugins] = true }) // what was read stays
+		x.endWatches()
+		time.Sleep(40 * time.Second)
+		if list := closed(); len(list) != 0 || len(x.Remarks()) != 1 || !strings.HasSuffix(x.Remarks()[0], "; what was read last is served") {
+			t.Errorf("closed %v, remarks %v", list, x.Remarks())
+		}
+	})
+}
+
+// TestNoDocumentOfHalfACluster: a server that refuses everything is one that starts, and a
+// kind of which one object may guard all others is waited for.
 func TestNoDocumentOfHalfACluster(t *testing.T) {
-	const plugins = "apis/configuration.konghq.com/v1/kongplugins"
-	x := provide(t, func(_ *Config, s *server) { s.denied[plugins] = true })
-	x.shop()
-	poll(t, "trouble is told", func() bool { return len(x.Remarks()) == 1 })
-	for range 3 { // in which all else is listed, and changes
-		x.ingress("i", "a.test", "")
-		<-time.After(50 * time.Millisecond)
+	const guards = "apis/configuration.konghq.com/v1/kongclusterplugins"
+	for name, refuse := range map[string]func(*server, bool){
+		"all":                     func(s *server, yes bool) { s.refuse = map[bool]int{true: http.StatusForbidden}[yes] },
+		"plugins for the cluster": func(s *server, yes bool) { s.denied[guards] = yes },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			x := provideFrom(t, newMemory(t), func(_ *Config, s *server) { refuse(s, true) })
+			x.shop()
+			time.Sleep(time.Minute)
+			if doc, _ := x.Current(); doc != nil {
+				t.Errorf("%s: there is a document without what could not be read", name)
+			}
+			x.server.set(func() { refuse(x.server, false) })
+			time.Sleep(40 * time.Second)
+			x.until("shop.i.web.a.test.80")
+		})
 	}
-	if doc, _ := x.Current(); doc != nil {
-		t.Error("there is a document without the plugins, which could not be read")
-	}
-	if !strings.Contains(x.Remarks()[0], "kongplugins of all namespaces cannot be read from the API server: ") {
-		t.Error(x.Remarks())
-	}
-	x.server.set(func() { x.denied[plugins] = false })
-	x.until("shop.i.web.a.test.80")
+}
+
+// TestAKindThatIsNotThereMayNotBeRead: the server refuses before it looks whether there is
+// such a kind, which is then no trouble.
+func TestAKindThatIsNotThereMayNotBeRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const guards = "apis/configuration.konghq.com/v1/kongclusterplugins"
+		x := provideFrom(t, newMemory(t), func(_ *Config, s *server) { s.denied[guards], s.unknown[guards] = true, true })
+		x.shop()
+		x.until("shop.i.web.a.test.80")
+		if r := x.Remarks(); len(r) != 0 {
+			t.Error(r)
+		}
+		x.server.set(func() { x.unknown[guards] = false })
+		time.Sleep(time.Minute)
+		if r := x.Remarks(); len(r) != 1 {
+			t.Errorf("now it is there: %v", r)
+		}
+	})
 }
 
 // TestOnlySecretsThatAreNeededAreRead: those with labels, and those that configs of

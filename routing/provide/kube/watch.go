@@ -4,8 +4,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"iter"
+	"log/slog"
 	"maps"
 	"sync"
+	"time"
 
 	"github.com/keyway-edge/keyway/routing/provide/kube/translate"
 	"github.com/keyway-edge/keyway/secrets/kube/cluster"
@@ -20,6 +22,7 @@ type resource struct {
 	selector string // of labels, "" for all objects
 	name     string // of the one object, "" for all
 	custom   bool   // the server may not know it
+	guards   bool   // it may guard what does not name it: nothing is served before it was read
 }
 
 // path is where the objects of a namespace are, "" for all.
@@ -44,8 +47,12 @@ func (p *Provider) source(r *resource, namespace string) *source {
 		API: p.api, Path: r.path(namespace), Kind: r.kind, Plural: r.plural, Namespace: namespace, Selector: r.selector, Name: r.name, Custom: r.custom,
 		Keeper: keeper{s}, Log: p.cfg.Log,
 	}
-	if r.name != "" {
-		s.Failed = func() { s.inbox.put(nil, s) } // nobody waits for what may not be read
+	s.Failed = func() {
+		if r.name != "" {
+			s.inbox.put(nil, s) // nobody waits for what may not be read
+		} else if !r.guards && s.inbox.giveUp(s) {
+			s.Log.Error("objects of the cluster may not be read: what they give is absent, all else is served", slog.String("kind", s.Kind), slog.String("namespace", s.Namespace), slog.Any("error", s.Failure()))
+		}
 	}
 	return s
 }
@@ -107,10 +114,12 @@ type inbox struct {
 	mu      sync.Mutex                         // guards the group below
 	changed map[translate.Ref]translate.Object // nil for gone
 	listed  map[*source]struct{}               // whose whole list came
+	missing map[*source]struct{}               // that may not be read, and never were
+	first   time.Time                          // when the first list came
 }
 
 func newInbox() *inbox {
-	return &inbox{ready: make(chan struct{}, 1), changed: map[translate.Ref]translate.Object{}, listed: map[*source]struct{}{}}
+	return &inbox{ready: make(chan struct{}, 1), changed: map[translate.Ref]translate.Object{}, listed: map[*source]struct{}{}, missing: map[*source]struct{}{}}
 }
 
 // put adds changes, and says whose whole list they are, nil for nobody's.
@@ -119,9 +128,46 @@ func (b *inbox) put(changed map[translate.Ref]translate.Object, listed *source) 
 	maps.Copy(b.changed, changed)
 	if listed != nil {
 		b.listed[listed] = struct{}{}
+		delete(b.missing, listed)
+		if b.first.IsZero() {
+			b.first = time.Now()
+		}
 	}
 	b.mu.Unlock()
 	hint(b.ready)
+}
+
+// rulesKnown is how long after the first list a refusal is believed. An API server that
+// starts refuses everything until it knows its rules, and then not all at once.
+const rulesKnown = 5 * time.Second
+
+// giveUp has nobody wait any longer for a source that the account may not read, and
+// says whether that is new. What was read once stays as it is.
+func (b *inbox) giveUp(s *source) bool {
+	if !cluster.Denied(s.Failure()) {
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	_, listed := b.listed[s]
+	_, already := b.missing[s]
+	if listed || already || b.first.IsZero() || time.Since(b.first) < rulesKnown {
+		return false
+	}
+	b.missing[s] = struct{}{}
+	hint(b.ready)
+	return true
+}
+
+// unread are the kinds, by namespace, that may not be read and never were.
+func (b *inbox) unread() map[translate.Kinds]bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	all := make(map[translate.Kinds]bool, len(b.missing))
+	for s := range b.missing {
+		all[translate.Kinds{Kind: s.Kind, Namespace: s.Namespace}] = true
+	}
+	return all
 }
 
 // take empties the inbox.
@@ -133,12 +179,13 @@ func (b *inbox) take() (changed map[translate.Ref]translate.Object) {
 	return changed
 }
 
-// have says whether the whole list of each of these came.
+// have says whether the whole list of each of these came, or may not be had.
 func (b *inbox) have(sources iter.Seq[*source]) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for s := range sources {
-		if _, ok := b.listed[s]; !ok {
+		_, listed := b.listed[s]
+		if _, missing := b.missing[s]; !listed && !missing {
 			return false
 		}
 	}
@@ -149,6 +196,7 @@ func (b *inbox) have(sources iter.Seq[*source]) bool {
 func (b *inbox) forget(s *source) {
 	b.mu.Lock()
 	delete(b.listed, s)
+	delete(b.missing, s)
 	b.mu.Unlock()
 }
 

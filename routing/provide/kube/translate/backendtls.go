@@ -104,8 +104,14 @@ func (w *run) tlsOf(namespace, service, port string) Ref {
 
 // verifyBackend has a service speak TLS as its policy says.
 func (w *run) verifyBackend(s *Service, port ServicePort, transport string, service map[string]any) {
+	if service["protocol"] == "udp" || service["protocol"] == "tls_passthrough" {
+		return // TLS is not spoken here
+	}
 	of := w.tlsOf(s.Namespace, s.Name, port.Name)
 	if of.Kind == "" {
+		if w.unreadable(KindBackendTLS, s.Namespace) {
+			w.refuse("spec.ports", unreadText(KindBackendTLS)) // nothing is said in clear that was meant for TLS
+		}
 		return
 	}
 	p, _ := w.value(Ref{unitBackendTLS, of.Namespace, of.Name}).(policyState)
@@ -116,8 +122,6 @@ func (w *run) verifyBackend(s *Service, port ServicePort, transport string, serv
 	switch service["protocol"] {
 	case "tcp", "tls":
 		service["protocol"] = "tls"
-	case "udp", "tls_passthrough":
-		return // which is not spoken here
 	default:
 		if service["protocol"] == "grpc" || service["protocol"] == "grpcs" || service["x_keyway_upstream_protocol"] != nil {
 			service["x_keyway_upstream_protocol"] = "h2" // and services of gRPC have no verification of their own

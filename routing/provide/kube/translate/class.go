@@ -55,6 +55,16 @@ func (w *run) parameters() *Parameters {
 	return &Parameters{}
 }
 
+// parametersUnread says that nobody knows what the parameters are.
+func (w *run) parametersUnread() bool {
+	class, _ := w.class()
+	if class == nil {
+		return w.unreadable(KindIngressClass, "")
+	}
+	p := class.Spec.Parameters
+	return p != nil && w.look(KindParameters, p.Namespace, p.Name) == nil && w.unreadable(KindParameters, p.Namespace)
+}
+
 // Ours says whether an object is served here: it is of our class, or used by what is.
 func (s *State) Ours(o Object) bool {
 	w := &run{State: s, unit: unit{reads: map[Ref]struct{}{}}}

@@ -56,7 +56,9 @@ func (w *run) person() {
 	for i, name := range c.Credentials {
 		w.credential(c, id, name, fmt.Sprintf("credentials[%d]", i), values)
 	}
-	if groups := w.joins(c); len(groups) > 0 {
+	if len(c.Groups) > 0 && w.unreadable(KindConsumerGroup, c.Namespace) {
+		w.refuse("consumerGroups", unreadText(KindConsumerGroup)) // a group's plugins may limit it
+	} else if groups := w.joins(c); len(groups) > 0 {
 		consumer["groups"] = groups
 	}
 	closed := w.plugins(&c.Meta, "consumer", []string{id})

@@ -54,7 +54,10 @@ func (w *run) path(p *IngressPath, opts *options, field string) path {
 		w.refuse(strings.TrimSuffix(field, "path")+"pathType", "expected Exact, Prefix or ImplementationSpecific, not '"+kind+"'")
 	}
 	pattern, regex := strings.CutPrefix(text, opts.regexPrefix)
-	if !regex && opts.legacyRegex && strings.Trim(text, plainPath) != "" {
+	if !regex && (opts.legacyRegex || opts.legacyUnread) && strings.Trim(text, plainPath) != "" {
+		if opts.legacyUnread {
+			w.refuse(field, unreadText(KindIngressClass+" and "+KindParameters))
+		}
 		pattern, regex = text, true
 	}
 	if !regex {

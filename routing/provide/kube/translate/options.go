@@ -18,6 +18,7 @@ type options struct {
 	regexPrefix   string
 	regexPriority int
 	legacyRegex   bool
+	legacyUnread  bool   // nobody knows whether that is meant
 	rewrite       string // template of the path at the origin, "" for none
 	closed        string // why all routes are
 }
@@ -30,7 +31,7 @@ var (
 // options reads the annotations of an Ingress.
 func (w *run) options(o *Ingress) *options {
 	m := &o.Meta
-	opts := &options{fields: map[string]any{}, origins: map[string]string{"routes.expression": "spec.rules", "routes.name": "metadata.name", "routes.tags": annotation(kongPrefix + "tags")}, tags: w.tags(o), legacyRegex: w.parameters().Spec.EnableLegacyRegexDetection}
+	opts := &options{fields: map[string]any{}, origins: map[string]string{"routes.expression": "spec.rules", "routes.name": "metadata.name", "routes.tags": annotation(kongPrefix + "tags")}, tags: w.tags(o), legacyRegex: w.parameters().Spec.EnableLegacyRegexDetection, legacyUnread: w.parametersUnread()}
 	w.flags(m, opts)
 	w.whole(m, "regex-priority", 0, 1<<15-1, func(n int) { opts.regexPriority = n })
 	if opts.regexPrefix, _ = annotated(m, "regex-prefix"); opts.regexPrefix == "" {

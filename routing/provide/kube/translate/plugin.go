@@ -197,7 +197,7 @@ func (w *run) plugins(m *Meta, kind string, ids []string) (closed string) {
 		}
 		unit := pluginUnit(ref.namespace, ref.name)
 		state, _ := w.value(unit).(pluginState)
-		if state.Missing != "" && !strings.Contains(item, ":") {
+		if state.Missing != "" && !strings.Contains(item, ":") && !w.unreadable(KindPlugin, ref.namespace) {
 			unit = pluginUnit("", ref.name)
 			state, _ = w.value(unit).(pluginState)
 		}

@@ -36,6 +36,7 @@ type State struct {
 	slices      map[Ref]map[string]*EndpointSlice // by Service
 	grants      map[string]map[string]*Grant      // by namespace
 	vaults      map[string]*spec.Vault            // that other documents declare, by prefix
+	unread      map[Kinds]bool                    // of which nobody knows what there is
 	secrets     map[Ref]struct{}                  // and ConfigMaps that units read
 	units       map[Ref]*unit
 	collections map[Ref]map[Ref]any // what units say of one thing
