@@ -323,7 +323,7 @@ func (h *Handler) proxy(r *request) error {
 	}
 	o.Before, o.Fields, o.Lead = &r.before, &r.fields, r.lead
 	o.Buffered = r.bind.route.Spec.RequestBuffering
-	o.Client, o.Captures, o.Consumer = r.origin.client, c.Captures, ""
+	o.Client, o.Captures, o.Consumer, o.Secure = r.origin.client, c.Captures, "", r.origin.proto == "https"
 	if c.Consumer != nil {
 		o.Consumer = c.Consumer.ID
 	}

@@ -35,6 +35,7 @@ services:
 routes:
 - {name: split, paths: [/], x_keyway_split: [{service: s, weight: 9}, {service: null, weight: 0}, {service: s}], x_keyway_timeouts: {}, x_keyway_mirrors: []}
 upstreams:
+- {name: sticky, algorithm: sticky-sessions, sticky_sessions_cookie: sid, sticky_sessions_cookie_path: /x}
 - name: u
   hash_on: header
   hash_on_header: X-H

@@ -126,6 +126,8 @@ type Upstream struct {
 	HashFallbackQueryArg   string
 	HashOnURICapture       string
 	HashFallbackURICapture string
+	StickyCookie           string // sticky_sessions_cookie, of algorithm sticky-sessions
+	StickyCookiePath       string // sticky_sessions_cookie_path
 	Slots                  int
 	HostHeader             string
 	ClientCertificate      string // id

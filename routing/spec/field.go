@@ -112,7 +112,9 @@ var (
 	mirrorWhole      = &rule{notNull: true, bounds: &[2]float64{1, 2147483647}}
 
 	upstreamName      = &rule{required: true, check: checkUpstreamName}
-	upstreamAlgorithm = &rule{oneOf: []string{"consistent-hashing", "least-connections", "round-robin", "latency"}}
+	upstreamAlgorithm = &rule{oneOf: []string{"consistent-hashing", "least-connections", "round-robin", "latency", "sticky-sessions"}}
+	stickyCookie      = &rule{check: checkCookieName}
+	stickyPath        = &rule{check: checkCookiePath}
 	upstreamSlots     = &rule{bounds: &[2]float64{10, 65536}}
 	upstreamHost      = &rule{check: checkHostHeader}
 	probeHeaders      = &rule{checkMap: checkHeaderNames}

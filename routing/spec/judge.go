@@ -191,6 +191,13 @@ func (o *object) routeNeeds(r *Route, set string) {
 
 func (o *object) judgeUpstream(u *Upstream) {
 	switch {
+	case u.Algorithm == "sticky-sessions":
+		if u.HashOn != "none" {
+			o.unmet("algorithm", "hash_on", ReasonConflict, "expected one of: none")
+		}
+		if u.StickyCookie == "" {
+			o.unmet("algorithm", "sticky_sessions_cookie", ReasonRequired, "required field missing")
+		}
 	case o.given("algorithm") && (u.Algorithm == "least-connections" || u.Algorithm == "latency"):
 		u.HashOn = "none"
 	case u.HashOn != "none":

@@ -311,6 +311,11 @@ func TestEntityRules(t *testing.T) {
 			t.Errorf("%s\n got %q\nwant %q", text, got, want)
 		}
 	}
+	f("upstreams: [{name: u, algorithm: sticky-sessions}]", "sticky_sessions_cookie: required field missing")
+	f("upstreams: [{name: u, algorithm: sticky-sessions, sticky_sessions_cookie: c, hash_on: ip}]", "hash_on: expected one of: none")
+	f("upstreams: [{name: u, algorithm: sticky-sessions, sticky_sessions_cookie: 'a b'}]", "sticky_sessions_cookie: invalid value 'a b'")
+	f("upstreams: [{name: u, algorithm: sticky-sessions, sticky_sessions_cookie: c, sticky_sessions_cookie_path: '/; Secure'}]", "sticky_sessions_cookie_path: invalid value '/; Secure'")
+	f("upstreams: [{name: u, sticky_sessions_cookie_path: x}]", "sticky_sessions_cookie_path: should start with: /")
 	f("services: [{host: h, x_keyway_proxy_protocol: v2}]", "x_keyway_proxy_protocol: value must be null: the header begins a connection that is of one client")
 	f("services: [{host: h, protocol: udp, x_keyway_proxy_protocol: v2}]", "x_keyway_proxy_protocol: value must be null")
 	f("services: [{host: h, protocol: tls, x_keyway_proxy_protocol: v3}]", "x_keyway_proxy_protocol: expected one of: v1, v2")
@@ -380,13 +385,14 @@ upstreams:
 - {name: a, hash_on: consumer}
 - {name: b, hash_on: ip, algorithm: least-connections}
 - {name: c, hash_on: ip, algorithm: round-robin}
+- {name: d, algorithm: sticky-sessions, sticky_sessions_cookie: "a!b", sticky_sessions_cookie_path: /x}
 routes: [{name: g, protocols: [grpc], paths: [/]}]
 `, nil)
 	var got []string
 	for _, u := range d.Upstreams {
 		got = append(got, u.Algorithm+" "+u.HashOn)
 	}
-	if want := []string{"consistent-hashing consumer", "least-connections none", "consistent-hashing ip"}; !reflect.DeepEqual(got, want) {
+	if want := []string{"consistent-hashing consumer", "least-connections none", "consistent-hashing ip", "sticky-sessions none"}; !reflect.DeepEqual(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	if d.Routes[0].StripPath {

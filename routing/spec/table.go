@@ -118,6 +118,8 @@ func (u *Upstream) fields(visit func(field)) {
 	visit(field{"hash_fallback_query_arg", &u.HashFallbackQueryArg, anyText})
 	visit(field{"hash_on_uri_capture", &u.HashOnURICapture, anyText})
 	visit(field{"hash_fallback_uri_capture", &u.HashFallbackURICapture, anyText})
+	visit(field{"sticky_sessions_cookie", &u.StickyCookie, stickyCookie})
+	visit(field{"sticky_sessions_cookie_path", &u.StickyCookiePath, stickyPath})
 	visit(field{"slots", &u.Slots, upstreamSlots})
 	visit(field{"host_header", &u.HostHeader, upstreamHost})
 	visit(field{"client_certificate", &u.ClientCertificate, isCert})
@@ -296,7 +298,7 @@ func newEntity(kind string) Entity {
 
 func newUpstream() *Upstream {
 	return &Upstream{
-		Algorithm: "round-robin", HashOn: "none", HashFallback: "none", HashOnCookiePath: "/", Slots: 10000,
+		Algorithm: "round-robin", HashOn: "none", HashFallback: "none", HashOnCookiePath: "/", StickyCookiePath: "/", Slots: 10000,
 		Healthchecks: Healthchecks{
 			Active: ActiveCheck{
 				Type: "http", Timeout: 1, Concurrency: 10, HTTPPath: "/", HTTPSVerifyCertificate: true,

@@ -101,6 +101,32 @@ func checkHeaderName(s string) string {
 	return ""
 }
 
+// checkCookieName holds a cookie's name to RFC 6265, section 4.1.1.
+func checkCookieName(s string) string {
+	if s == "" {
+		return tooShort
+	}
+	for i := range len(s) {
+		if c := s[i]; !isAlnum(c) && !strings.ContainsRune("!#$%&'*+-.^_`|~", rune(c)) {
+			return "invalid value '" + s + "': expected letters, digits and any of !#$%&'*+-.^_`|~"
+		}
+	}
+	return ""
+}
+
+// checkCookiePath holds a cookie's path to what the attribute can say.
+func checkCookiePath(s string) string {
+	if why := checkProbePath(s); why != "" {
+		return why
+	}
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] > '~' || s[i] == ';' {
+			return "invalid value '" + s + "': expected printable ASCII without spaces and semicolons"
+		}
+	}
+	return ""
+}
+
 func checkHeaderNames(headers map[string][]string) string {
 	for _, name := range sortedKeys(headers) {
 		if why := checkHeaderName(name); why != "" {

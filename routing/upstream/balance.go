@@ -17,6 +17,7 @@ type balancer struct {
 	named     bool   // an Upstream entity stands behind it
 	method    method
 	hash      hashing
+	sticky    sticky
 	hostField string // Host to send instead of the target's own, "" for none
 	targets   []*target
 	rules     *rules // passive health, nil when nothing is judged
@@ -45,6 +46,7 @@ const (
 	leastConnections
 	consistentHashing
 	fastest
+	stickySessions
 )
 
 func methodOf(algorithm string) method {
@@ -55,6 +57,8 @@ func methodOf(algorithm string) method {
 		return consistentHashing
 	case "latency":
 		return fastest
+	case "sticky-sessions":
+		return stickySessions
 	}
 	return roundRobin
 }
@@ -70,6 +74,7 @@ type target struct {
 	plain  string               // Host to send over http: without port 80
 	secure string               // Host to send over https: without port 443
 	label  string               // unique among all peers
+	token  string               // what a cookie of sticky sessions calls it
 	srv    bool                 // SRV records say where it is
 	vitals *vitals              // outlives reloads
 	source atomic.Pointer[name] // of a peer: what keeps it known

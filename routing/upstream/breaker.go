@@ -253,11 +253,18 @@ func (k *call) await(t *target) error {
 	return nil // the place came at the last moment
 }
 
-// seat chooses a target and takes a place at it: one due for a trial, else the
+// seat chooses a target and takes a place at it: its session's, else one due for a trial, else the
 // balancer's choice, else another that has room, else it waits at the first. It
 // answers nil where there is no target.
 func (k *call) seat(w wish, spare bool) (t *target, trial bool, err error) {
 	b := k.cluster.balancer
+	if held := k.held; held != nil && !slices.Contains(w.tried, held) {
+		// A session does not move because its target is busy for a moment.
+		if !held.vitals.enter(int64(b.traits.MaxConnections)) {
+			return held, false, k.await(held)
+		}
+		return held, false, nil
+	}
 	if t := b.trial(&w, spare); t != nil {
 		t.vitals.open.Add(1)
 		return t, true, nil

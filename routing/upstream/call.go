@@ -28,6 +28,7 @@ type call struct {
 
 	tryBy   time.Time // when this try has had its time, zero for the read timeout alone
 	wholeBy time.Time // when its response has, zero for no limit
+	held    *target   // where the request's session is, nil for none
 	leg     *leg      // of a hedged request; nil for others
 	avoid   []*target // whom the other leg has asked
 	used    int       // tries that are taken off

@@ -37,6 +37,8 @@ type Outgoing struct {
 	Client   netip.Addr
 	Consumer string
 	Captures []exchange.Capture
+	// Secure says that the client is spoken to over TLS: cookies are for that alone then.
+	Secure bool
 	// Retrying is how targets are tried, nil for as the service says.
 	Retrying *Retrying
 	// Timed says that Ctx of the exchange ends at a time that was set, which must cut a

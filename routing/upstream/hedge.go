@@ -39,7 +39,7 @@ func (l *leg) ride(done chan<- *leg) {
 // hedges says whether the request may be sent twice at once.
 func (k *call) hedges() bool {
 	r := &k.x.Request
-	return k.retrying().hedge > 0 && (r.Method == "GET" || r.Method == "HEAD") && k.body.empty() && r.Upgrade == "" &&
+	return k.retrying().hedge > 0 && k.cluster.balancer.method != stickySessions && (r.Method == "GET" || r.Method == "HEAD") && k.body.empty() && r.Upgrade == "" &&
 		len(k.cluster.balancer.current().all) > 1
 }
 

@@ -128,7 +128,8 @@ func (b *balancer) newPeer(t *target, at place, now time.Time) *target {
 	p := newTarget(net.JoinHostPort(host, strconv.Itoa(int(port))), host, port, weight)
 	p.name = t.name
 	p.addr, p.zone = netip.AddrPortFrom(at.addr, port), t.zone
-	p.label = t.name + " " + p.addr.String()
+	p.label = peerLabel(t.name, p.addr)
+	p.token = b.sticky.token(p.label)
 	if p.vitals = t.family.known[p.addr]; p.vitals == nil {
 		p.vitals = &vitals{}
 		if t.family.begun {

@@ -102,8 +102,11 @@ func (k *call) run() error {
 	tried := append(room[:0], k.avoid...)
 	var w wish
 	cookie := ""
-	if b.method == consistentHashing {
+	switch b.method {
+	case consistentHashing:
 		w.key, w.keyed, cookie = b.hash.key(k.x, k.out)
+	case stickySessions:
+		k.held = b.held(&k.x.Request.Fields)
 	}
 	var last *fault
 	for tries := k.used; tries <= rules.retries; {
@@ -146,6 +149,9 @@ func (k *call) run() error {
 		}
 		if f == nil {
 			if !k.unwanted(tries - 1) {
+				if b.method == stickySessions {
+					cookie = b.bind(k.held, t, addr, k.out.Secure)
+				}
 				k.keep(cookie)
 				return nil
 			}

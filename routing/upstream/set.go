@@ -179,7 +179,7 @@ func (s *Set) compile(was *balancer, in *Inputs, u *spec.Upstream, list []*spec.
 	}
 	b := &balancer{
 		name: u.Name, id: u.ID, named: true,
-		method: methodOf(u.Algorithm), hash: hashingOf(u), hostField: u.HostHeader,
+		method: methodOf(u.Algorithm), hash: hashingOf(u), sticky: stickyOf(u), hostField: u.HostHeader,
 		srvName: u.UseSRVName,
 		rules:   newRules(&u.Healthchecks),
 		traits:  traits{Balancing: spec.DefaultBalancing(), slots: u.Slots, zone: s.pools.set.Zone, node: s.pools.set.Node},
@@ -204,7 +204,7 @@ func (s *Set) compile(was *balancer, in *Inputs, u *spec.Upstream, list []*spec.
 			continue
 		}
 		x := newTarget(net.JoinHostPort(host, strconv.Itoa(int(port))), host, port, t.Weight)
-		x.zone, x.srv = t.Zone, true
+		x.zone, x.srv, x.token = t.Zone, true, b.sticky.token(x.label)
 		b.targets = append(b.targets, x)
 	}
 	if len(problems) == 0 && (b.rules == nil || b.rules.active == nil || b.rules.active.tls == nil) {
@@ -254,7 +254,7 @@ func (b *balancer) inherit(was *balancer, now time.Time) {
 
 // sameAs compares what was compiled, not what happened since.
 func (b *balancer) sameAs(o *balancer) bool {
-	return b.name == o.name && b.method == o.method && b.hash == o.hash && b.traits == o.traits &&
+	return b.name == o.name && b.method == o.method && b.hash == o.hash && b.sticky == o.sticky && b.traits == o.traits &&
 		b.hostField == o.hostField && b.srvName == o.srvName && b.rules.equal(o.rules) &&
 		slices.EqualFunc(b.targets, o.targets, func(x, y *target) bool {
 			return x.name == y.name && x.weight == y.weight && x.zone == y.zone

@@ -19,6 +19,8 @@ type view struct {
 	weights []int     // theirs, by the same index; of one that warms up, a part
 	wheel   []uint16  // indices of targets in the order of turns
 	ring    []point   // with consistent hashing: sorted by hash
+	// sessions are, with sticky sessions, targets by their names in the cookie.
+	sessions map[string]*target
 }
 
 // traits are what an upstream's x_keyway_balancing says, beside the node's place.
@@ -42,7 +44,7 @@ const maxWheel = 1 << 16
 func (b *balancer) look() *view {
 	v := &view{epoch: b.stamp()} // before health and names are read, so that no change is missed
 	v.all = b.expand()
-	total, alive := 0, 0
+	total, alive, closed := 0, 0, false
 	for _, t := range v.all {
 		total += t.weight
 		if t.weight > 0 && t.vitals.retryAt.Load() != 0 {
@@ -61,8 +63,11 @@ func (b *balancer) look() *view {
 			// at each than all of the load on the last.
 			v.targets = weighted(v.all)
 		case b.rules != nil && share < b.rules.threshold:
-			v.targets = nil
+			v.targets, closed = nil, true
 		}
+	}
+	if b.method == stickySessions && !closed {
+		v.sessions = b.sessions(v.all, v.targets)
 	}
 	v.targets = b.traits.nearby(v.targets, v.all)
 	v.targets = b.traits.some(v.targets)

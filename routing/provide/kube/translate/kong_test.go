@@ -390,8 +390,13 @@ func TestUpstreamPolicy(t *testing.T) {
 			return u.HashOnQueryArg == "q" && u.HashFallbackURICapture == "c"
 		}, ""},
 		{"algorithm: sticky-sessions, stickySessions: {cookie: sid}", func(u *spec.Upstream) bool {
-			return u.Algorithm == "consistent-hashing" && u.HashOn == "cookie" && u.HashOnCookie == "sid"
+			return u.Algorithm == "sticky-sessions" && u.HashOn == "none" && u.StickyCookie == "sid" && u.StickyCookiePath == "/"
 		}, ""},
+		{"algorithm: sticky-sessions, hashOn: {input: none}, stickySessions: {cookie: sid, cookiePath: /x}", func(u *spec.Upstream) bool {
+			return u.Algorithm == "sticky-sessions" && u.StickyCookiePath == "/x"
+		}, ""},
+		{"algorithm: sticky-sessions, hashOn: {input: ip}, stickySessions: {cookie: sid}", func(u *spec.Upstream) bool { return u.Algorithm == "round-robin" }, "hash_on: expected one of: none"},
+		{"algorithm: sticky-sessions, stickySessions: {cookie: a;b}", func(u *spec.Upstream) bool { return u.Algorithm == "round-robin" }, "sticky_sessions_cookie: invalid value 'a;b'"},
 		{"algorithm: least-connections", func(u *spec.Upstream) bool { return u.Algorithm == "least-connections" }, ""},
 		{"healthchecks: {threshold: 50, active: {type: https, httpPath: /up, httpsVerifyCertificate: false, headers: {X-Probe: [a]}, healthy: {interval: 5, httpStatuses: [200]}, unhealthy: {tcpFailures: 3}}, passive: {unhealthy: {httpFailures: 4}}}", func(u *spec.Upstream) bool {
 			h := u.Healthchecks
@@ -487,6 +492,26 @@ func TestEndpoints(t *testing.T) {
 		}
 		if strings.Join(got, " ") != c.want {
 			t.Errorf("%s %s: %v", c.service, c.slices, got)
+		}
+	}
+}
+
+// TestEndingEndpointsKeepTheirSessions has an endpoint that ends beside ready ones.
+func TestEndingEndpointsKeepTheirSessions(t *testing.T) {
+	const policy = "kind: KongUpstreamPolicy\nmetadata: {name: p, namespace: shop}\nspec: {algorithm: %s}\n---\n"
+	const older = "kind: KongIngress\nmetadata: {name: p, namespace: shop}\nupstream: {algorithm: sticky-sessions, sticky_sessions_cookie: sid}\n---\n"
+	for _, c := range []struct{ annotation, object, want string }{
+		{"x: y", "", "10.1.0.1:8080 100, 10.1.0.2:8080 100"},
+		{"konghq.com/upstream-policy: p", fmt.Sprintf(policy, "least-connections"), "10.1.0.1:8080 100, 10.1.0.2:8080 100"},
+		{"konghq.com/upstream-policy: p", fmt.Sprintf(policy, "sticky-sessions, stickySessions: {cookie: sid}"), "10.1.0.1:8080 100, 10.1.0.2:8080 100, 10.1.0.3:8080 0"},
+		{"konghq.com/override: p", older, "10.1.0.1:8080 100, 10.1.0.2:8080 100, 10.1.0.3:8080 0"},
+	} {
+		var got []string
+		for _, x := range whole(t, with(classes, "Service", "web", c.annotation)+c.object+ingress("/", "Prefix")).Targets {
+			got = append(got, fmt.Sprint(x.Target, " ", x.Weight))
+		}
+		if strings.Join(got, ", ") != c.want {
+			t.Errorf("%s %s: %v", c.annotation, c.object, got)
 		}
 	}
 }

@@ -42,6 +42,17 @@ func (w *run) policy(m *Meta, upstream map[string]any, fields map[string]string)
 	}
 }
 
+// sticky says whether the sessions of a Service's clients stay at their targets.
+func (w *run) sticky(m *Meta) bool {
+	if name, _ := annotated(m, "upstream-policy"); name != "" {
+		p, ok := w.look(KindUpstreamPolicy, m.Namespace, name).(*UpstreamPolicy)
+		return ok && p.Spec.Algorithm == "sticky-sessions"
+	}
+	name, _ := annotated(m, "override")
+	o, ok := w.look(KindKongIngress, m.Namespace, name).(*KongIngress)
+	return ok && o.Upstream["algorithm"] == "sticky-sessions"
+}
+
 // override reads the upstream of a KongIngress, which older manifests have.
 func (w *run) override(m *Meta, upstream map[string]any, fields map[string]string) {
 	name, field := annotated(m, "override")
@@ -72,6 +83,7 @@ func (w *run) override(m *Meta, upstream map[string]any, fields map[string]strin
 var overridden = []string{
 	"algorithm", "hash_fallback", "hash_fallback_header", "hash_fallback_query_arg", "hash_fallback_uri_capture", "hash_on", "hash_on_cookie",
 	"hash_on_cookie_path", "hash_on_header", "hash_on_query_arg", "hash_on_uri_capture", "healthchecks", "host_header", "slots",
+	"sticky_sessions_cookie", "sticky_sessions_cookie_path",
 }
 
 // values are the policy in the words of documents, or what is wrong with it.
@@ -88,10 +100,9 @@ func (p *UpstreamPolicy) values() (map[string]any, string) {
 		if s.StickySessions == nil || s.StickySessions.Cookie == "" {
 			return nil, "spec.stickySessions.cookie: expected the name of a cookie, since algorithm is sticky-sessions"
 		}
-		// A client's cookie is hashed, and one without gets one: it stays with its target.
-		v["algorithm"], v["hash_on"], v["hash_on_cookie"] = "consistent-hashing", "cookie", s.StickySessions.Cookie
+		v["sticky_sessions_cookie"] = s.StickySessions.Cookie
 		if s.StickySessions.CookiePath != "" {
-			v["hash_on_cookie_path"] = s.StickySessions.CookiePath
+			v["sticky_sessions_cookie_path"] = s.StickySessions.CookiePath
 		}
 	}
 	if why := s.HashOn.put(v, "hash_on", "hash_on_"); why != "" {

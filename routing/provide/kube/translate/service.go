@@ -177,6 +177,9 @@ func (w *run) endpoints() {
 		if t.zone != "" {
 			v["x_keyway_zone"] = t.zone
 		}
+		if t.ending {
+			v["weight"] = 0
+		}
 		list = append(list, v)
 	}
 	if len(list) > 0 {
@@ -197,7 +200,8 @@ func (w *run) asOne(s *Service) bool {
 	return w.parameters().Spec.ServiceUpstream
 }
 
-// ready are the endpoints of a port that take requests.
+// ready are the endpoints of a port that take requests, and with sticky sessions those
+// that end while others are ready, for who is there already.
 func (w *run) ready(s *Service, p ServicePort) []target {
 	of := Ref{collectSlices, s.Namespace, s.Name}
 	w.reads[of] = struct{}{}
@@ -227,8 +231,14 @@ func (w *run) ready(s *Service, p ServicePort) []target {
 			}
 		}
 	}
-	if len(ready) == 0 {
+	switch {
+	case len(ready) == 0:
 		ready = ending
+	case len(ending) > 0 && w.sticky(&s.Meta):
+		for _, t := range ending {
+			t.ending = true
+			ready = append(ready, t)
+		}
 	}
 	// A Service of two families has every endpoint twice.
 	if first := slices.DeleteFunc(slices.Clone(ready), func(t target) bool { return t.second }); len(first) > 0 {
@@ -243,6 +253,7 @@ type target struct {
 	port   int
 	zone   string
 	second bool // of the second family of addresses
+	ending bool // it gets nobody new
 }
 
 func (t target) address() string { return net.JoinHostPort(t.host, strconv.Itoa(t.port)) }
