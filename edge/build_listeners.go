@@ -80,6 +80,10 @@ func (s *Snapshot) ListenAt(network string, at netip.AddrPort) *Listen {
 	return nil
 }
 
+// OwnListeners says whether the document has listeners of its own: then a port is that of
+// the socket, and whom no route takes is answered as Gateway API has it.
+func (s *Snapshot) OwnListeners() bool { return s.Table.OwnListeners() }
+
 // policyFor is the TLS policy of a server name: its own, else that of where it was asked for.
 func (s *Snapshot) policyFor(own *certs.Policy, at *gate) *certs.Policy {
 	if own != nil && own != s.policies[""] {

@@ -432,6 +432,9 @@ func TestDeclaredSharesTheSettings(t *testing.T) {
 	if l := s.ListenAt("tcp", netip.AddrPortFrom(netip.IPv4Unspecified(), port)); l == nil || l.Name() != "web" {
 		t.Errorf("at the port is %+v", l)
 	}
+	if !s.OwnListeners() {
+		t.Error("the document has listeners, and its snapshot says that it has none")
+	}
 }
 
 // TestDeclaredHasWhatOthersHave: limits, and the end of revoked certificates' connections.

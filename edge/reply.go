@@ -146,7 +146,7 @@ func (h *Handler) sharedFields(r *request) {
 // of gRPC is one that is not implemented, as its own servers answer and Gateway API has it.
 func (r *request) noRoute() *policy.Reply {
 	reply := &policy.Reply{Status: http.StatusNotFound, Message: "no Route matched with those values"}
-	if len(r.snap.listens) > 0 {
+	if r.snap.OwnListeners() {
 		reply.GRPC = grpcUnimplemented
 	}
 	return reply

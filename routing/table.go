@@ -70,6 +70,9 @@ func (t *Table) Len() int { return len(t.routes) }
 // Routes yields every route in order of Index.
 func (t *Table) Routes() iter.Seq[*Route] { return slices.Values(t.routes) }
 
+// OwnListeners says whether the document declares listeners.
+func (t *Table) OwnListeners() bool { return t.listens }
+
 // Compile makes the table of a document: its routes for http, https, grpc and
 // grpcs, but for those of disabled services. What prev (nil for none) has just so
 // is taken from it: after the change of a few routes the rest is neither compiled

@@ -154,7 +154,7 @@ func (f *flow) enterTLS(ctx context.Context) (edge.Routed, net.Conn, *refusal) {
 		return edge.Routed{}, nil, nil
 	} else if bad != nil && !f.hello.Encrypted && !f.hello.Challenge {
 		// Gateway API has such a connection end without a word.
-		if f.snap.ListenAt("tcp", f.conn.Info.Local) == nil {
+		if !f.snap.OwnListeners() {
 			unrecognized(sock, f.conn.Limit)
 		}
 		return edge.Routed{}, nil, bad
