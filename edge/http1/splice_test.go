@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/keyway-edge/keyway/edge/exchange"
+	"github.com/keyway-edge/keyway/edge/exchange/sock/socktest"
 )
 
 // seen is a socket that counts what is copied to and from the process.
@@ -40,29 +41,6 @@ func (s *seen) Plain() *net.TCPConn { return s.TCPConn }
 // hidden is a socket that something lies over, as TLS does.
 type hidden struct{ net.Conn }
 
-// sockets are two ends of one connection.
-func sockets(t testing.TB) (a, b *net.TCPConn) {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	c, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _, _ = c.Close(), d.Close() })
-	for _, c := range []net.Conn{c, d} {
-		_ = c.SetDeadline(time.Now().Add(30 * time.Second))
-	}
-	return c.(*net.TCPConn), d.(*net.TCPConn)
-}
-
 // kernelTunnel is a tunnel between sockets, and what the exchange says once it is done.
 type kernelTunnel struct {
 	s              *Server
@@ -75,8 +53,8 @@ type kernelTunnel struct {
 func newKernelTunnel(t testing.TB, protocol string, secure bool) *kernelTunnel {
 	t.Helper()
 	k := &kernelTunnel{s: &Server{}, done: make(chan [2]int64, 1)}
-	client, in := sockets(t)
-	out, origin := sockets(t)
+	client, in := socktest.Pair(t)
+	out, origin := socktest.Pair(t)
 	k.client, k.origin, k.r = client, origin, bufio.NewReader(client)
 	near, far := &seen{TCPConn: in}, &seen{TCPConn: out}
 	k.copied = func() int64 { return near.copied.Load() + far.copied.Load() }
@@ -204,8 +182,8 @@ func TestTunnelGoodbyeBehindMasses(t *testing.T) {
 // TestTunnelOfMassesFallsSilent: a tunnel whose bytes the kernel moves ends when both sides
 // are silent, and not while one of them talks.
 func TestTunnelOfMassesFallsSilent(t *testing.T) {
-	client, in := sockets(t)
-	out, origin := sockets(t)
+	client, in := socktest.Pair(t)
+	out, origin := socktest.Pair(t)
 	done := make(chan [2]int64, 1)
 	s := &Server{TunnelIdle: 400 * time.Millisecond, Handler: &counting{done, func(x *exchange.Exchange) { x.Response.Status, x.Response.Switch = 101, out }}}
 	go s.ServeConn(t.Context(), in, &exchange.Conn{})

@@ -13,6 +13,7 @@ import (
 
 	"github.com/keyway-edge/keyway/edge"
 	"github.com/keyway-edge/keyway/edge/exchange"
+	"github.com/keyway-edge/keyway/edge/exchange/sock/socktest"
 )
 
 // TestEngineTellsHellosApart shakes hands with whom a route, an authority's question or
@@ -32,7 +33,7 @@ func TestEngineTellsHellosApart(t *testing.T) {
 		"two of ALPN": {&tls.Config{ServerName: "away.test", NextProtos: []string{"h2", challengeALPN}}, false},
 		"no name":     {&tls.Config{InsecureSkipVerify: true}, false},
 	} {
-		client, server := sockets(t)
+		client, server := socktest.Pair(t)
 		hello := helloOf(t, c.config)
 		if _, err := client.Write(hello); err != nil {
 			t.Fatal(err)
@@ -61,7 +62,7 @@ func TestEngineTellsHellosApart(t *testing.T) {
 // TestEngineEndsWithoutAWord closes a connection of a listener of the document whose name has
 // no route, without an alert.
 func TestEngineEndsWithoutAWord(t *testing.T) {
-	client, server := sockets(t)
+	client, server := socktest.Pair(t)
 	at := netip.MustParseAddrPort(server.LocalAddr().String())
 	snap := snapshotOf(t, fmt.Sprintf("x_keyway_listeners: [{name: l, protocol: tls, address: %s, port: %d}]\n", at.Addr(), at.Port()))
 	if _, err := client.Write(helloOf(t, &tls.Config{ServerName: "away.test"})); err != nil {
@@ -81,7 +82,7 @@ func TestEngineEndsWithoutAWord(t *testing.T) {
 func TestEngineIgnoresLooks(t *testing.T) {
 	snap := snapshotOf(t, "services: []\n")
 	seen := &ends{}
-	client, server := sockets(t)
+	client, server := socktest.Pair(t)
 	_ = client.Close()
 	New(func() *edge.Snapshot { return snap }, seen, slog.New(slog.DiscardHandler)).ServeStream(t.Context(), &edge.StreamConn{
 		Conn: server, Info: &exchange.Conn{Opened: time.Now()}, Limit: time.Second, Terminate: func(context.Context, *edge.Snapshot, []byte) *tls.Conn { return nil },

@@ -11,27 +11,9 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-)
 
-// sockets are two ends of one connection.
-func sockets(t *testing.T) (a, b *net.TCPConn) {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	c, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _, _ = c.Close(), d.Close() })
-	return c.(*net.TCPConn), d.(*net.TCPConn)
-}
+	"github.com/keyway-edge/keyway/edge/exchange/sock/socktest"
+)
 
 // wrapped is a socket that the kernel cannot be left alone with.
 type wrapped struct{ *net.TCPConn }
@@ -47,8 +29,8 @@ func TestPipe(t *testing.T) {
 	for name, wrap := range map[string]func(*net.TCPConn) net.Conn{
 		"by the kernel": func(c *net.TCPConn) net.Conn { return c }, "here": func(c *net.TCPConn) net.Conn { return wrapped{c} },
 	} {
-		client, in := sockets(t)
-		out, target := sockets(t)
+		client, in := socktest.Pair(t)
+		out, target := socktest.Pair(t)
 		p, taken := newPipe(10 * time.Second)
 		done := make(chan error, 1)
 		go func() { done <- p.run(wrap(in), out) }()
@@ -81,8 +63,8 @@ func TestPipe(t *testing.T) {
 
 // TestPipeBreaks lets no side believe that a stream which broke off has ended.
 func TestPipeBreaks(t *testing.T) {
-	client, in := sockets(t)
-	out, target := sockets(t)
+	client, in := socktest.Pair(t)
+	out, target := socktest.Pair(t)
 	p, _ := newPipe(10 * time.Second)
 	done := make(chan error, 1)
 	go func() { done <- p.run(in, out) }()

@@ -12,6 +12,7 @@ import (
 
 	"github.com/keyway-edge/keyway/edge"
 	"github.com/keyway-edge/keyway/edge/exchange"
+	"github.com/keyway-edge/keyway/edge/exchange/sock/socktest"
 	"github.com/keyway-edge/keyway/routing"
 )
 
@@ -51,7 +52,7 @@ routes:
 	count := func(port uint16, n int) map[string]int {
 		got := map[string]int{}
 		for range n {
-			client, server := sockets(t)
+			client, server := socktest.Pair(t)
 			_ = client.CloseWrite() // nothing more is said
 			e.ServeStream(t.Context(), &edge.StreamConn{
 				Conn: server, Info: &exchange.Conn{Listener: "stream", Opened: time.Now(), Local: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port)}, Limit: 10 * time.Second,
