@@ -2,7 +2,6 @@ package integration
 
 import (
 	"crypto/tls"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -22,10 +21,7 @@ func (k *kubeServer) startCertManager(env []string, args ...string) *lockedBuffe
 	controllers := tool(k.t, "certmanagerdev")
 	k.defineCertManager()
 	k.namespace("cert-manager")
-	pair := k.issue("cert-manager", "system:masters")
-	cert, key := encode(k.t, pair)
-	config := file(k.t, k.dir, "cert-manager.kubeconfig", fmt.Sprintf(`{"apiVersion": "v1", "kind": "Config", "current-context": "c", "clusters": [{"name": "c", "cluster": {"server": %q, "certificate-authority": %q}}], "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}], "users": [{"name": "u", "user": {"client-certificate-data": %q, "client-key-data": %q}}]}`,
-		k.addr, k.ca, base64.StdEncoding.EncodeToString([]byte(cert)), base64.StdEncoding.EncodeToString([]byte(key))))
+	config := k.clientconfig("cert-manager", k.addr, k.issue("cert-manager", "system:masters"))
 	out := process(k.t, k.dir, env, controllers, append([]string{"-kubeconfig", config}, args...)...)
 	poll(k.t, "cert-manager runs", 30*time.Second, func() bool { return strings.Contains(out.String(), "certmanagerdev: running") })
 	k.t.Cleanup(func() {
