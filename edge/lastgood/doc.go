@@ -3,7 +3,8 @@
 // while its documents are bad or its sources are away serves from it within seconds.
 //
 // The file is written whole or not at all, a second after a publication and at most
-// once in a few seconds. It is encrypted and authenticated; its head says which
+// once in a few seconds. It is encoded, sealed and written piece by piece: what is kept is
+// never in memory a second time, and requests go first between the pieces. Its head says which
 // format it has, which node wrote it, and the how-manieth it is. A second small
 // file outside the folder remembers the highest number, so that an older copy that
 // was put back is told from the latest. What is cut short, changed in any bit, of

@@ -1,7 +1,6 @@
 package lastgood
 
 import (
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -9,8 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime/debug"
-	"slices"
 	"sync"
 	"time"
 
@@ -28,8 +25,6 @@ const (
 	freshen    = 10 * time.Minute // how old the times of confirmation in the file may become
 	retry      = 5 * time.Second  // after a write that failed
 	writeLimit = 5 * time.Second  // of one write, keys included; also of the last one before the end
-
-	much = 4 << 20 // bytes of a document whose write leaves much memory behind
 )
 
 // Serving is what a node serves now.
@@ -106,54 +101,56 @@ func (s *Store) Facts() Facts {
 // Load reads the file, before Run. ErrNone says that there is none; any other error
 // why it is refused.
 func (s *Store) Load(ctx context.Context) (*State, error) {
-	s.sweep()
-	data, err := readFile(s.path())
+	s.writing.Lock()
+	if !s.released { // else they may be another's that writes
+		s.sweep()
+	}
+	s.writing.Unlock()
+	st, size, err := s.open(ctx)
 	if errors.Is(err, ErrNone) {
 		return nil, err
 	}
 	if err != nil {
 		return nil, fmt.Errorf("last known good state %s is refused: %w", s.path(), err)
 	}
-	st, err := s.open(ctx, data)
-	if err != nil {
-		return nil, fmt.Errorf("last known good state %s is refused: %w", s.path(), err)
-	}
 	s.mu.Lock()
-	s.facts.Written, s.facts.Size = st.Written, len(data)
+	s.facts.Written, s.facts.Size = st.Written, size
 	s.mu.Unlock()
 	return st, nil
 }
 
-func (s *Store) open(ctx context.Context, data []byte) (*State, error) {
+func (s *Store) open(ctx context.Context) (*State, int, error) {
+	file, size, err := openFile(s.path())
+	if err != nil {
+		return nil, 0, err
+	}
+	defer file.Close()
 	highest, markErr := s.mark(ctx)
-	h, plain, err := unpack(ctx, s.cfg.Keys, kindFile, s.cfg.Node, data)
+	st, err := unpack(ctx, s.cfg.Keys, s.cfg.Node, file)
 	s.mu.Lock()
 	s.facts.Sequence = highest
 	if err == nil {
-		s.facts.Sequence = max(highest, h.Sequence)
+		s.facts.Sequence = max(highest, st.Sequence)
 	}
 	s.mu.Unlock()
 	switch {
 	case err != nil:
-		return nil, err
-	case markErr != nil && h.Sequence > 1: // number 1 may have been cut off from its mark by a crash
-		return nil, fmt.Errorf("%w, or cannot be told from such: the record of the highest number, %s: %w", ErrOlder, s.cfg.Mark, markErr)
-	case h.Sequence < highest:
-		return nil, fmt.Errorf("%w: it has number %d; expected at least %d", ErrOlder, h.Sequence, highest)
+		return nil, 0, err
+	case markErr != nil && st.Sequence > 1: // number 1 may have been cut off from its mark by a crash
+		return nil, 0, fmt.Errorf("%w, or cannot be told from such: the record of the highest number, %s: %w", ErrOlder, s.cfg.Mark, markErr)
+	case st.Sequence < highest:
+		return nil, 0, fmt.Errorf("%w: it has number %d; expected at least %d", ErrOlder, st.Sequence, highest)
 	}
-	document, kept, err := decode(plain)
-	if err != nil {
-		return nil, err
-	}
-	return &State{Document: document, Kept: kept, Sequence: h.Sequence, Written: h.Written}, nil
+	return st, size, nil
 }
 
 func (s *Store) mark(ctx context.Context) (uint64, error) {
-	data, err := readFile(s.cfg.Mark)
+	file, _, err := openFile(s.cfg.Mark)
 	if err != nil {
 		return 0, err
 	}
-	h, _, err := unpack(ctx, s.cfg.Keys, kindMark, s.cfg.Node, data)
+	defer file.Close()
+	h, err := unpackMark(ctx, s.cfg.Keys, s.cfg.Node, file)
 	if err != nil {
 		return 0, err
 	}
@@ -215,14 +212,17 @@ func (s *Store) Run(ctx context.Context) error {
 
 // save writes what is served now unless the file has it, and notes how that went.
 func (s *Store) save(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, writeLimit)
+	limited, cancel := context.WithTimeout(ctx, writeLimit)
 	defer cancel()
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	if s.released {
 		return true
 	}
-	err := s.write(ctx)
+	err := s.write(limited)
+	if err != nil && ctx.Err() != nil {
+		return false // who asked for it ended: no fault of the disk
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err == nil {
@@ -265,6 +265,7 @@ func (s *Store) Reclaim(ctx context.Context) {
 	if !s.released {
 		return
 	}
+	s.sweep()
 	if highest, err := s.mark(ctx); err == nil {
 		s.mu.Lock()
 		s.facts.Sequence = max(s.facts.Sequence, highest)
@@ -272,122 +273,4 @@ func (s *Store) Reclaim(ctx context.Context) {
 	}
 	s.released, s.digest = false, [sha256.Size]byte{} // what the file holds is another's
 	s.Hint()
-}
-
-func (s *Store) write(ctx context.Context) error {
-	now, err := s.cfg.Serving(ctx)
-	if err != nil {
-		return fmt.Errorf("collecting what is served: %w", err)
-	}
-	if now.Document == nil {
-		return nil
-	}
-	slices.SortFunc(now.Kept, func(a, b secrets.Kept) int { return cmp.Compare(a.Ref, b.Ref) })
-	var text []byte
-	fresh := s.encodedOf != now.Document
-	if fresh {
-		if text, err = s.text(now.Document); err != nil {
-			return err
-		}
-		s.encodedOf, s.encoded = now.Document, sha256.Sum256(text)
-	}
-	digest := digestOf(s.encoded, now.Kept)
-	f := s.Facts()
-	if digest == s.digest && time.Since(f.Written) < freshen {
-		return nil
-	}
-	if text == nil {
-		if text, err = s.text(now.Document); err != nil {
-			return err
-		}
-	}
-	plain, err := encode(text, now.Kept)
-	if err != nil {
-		return err
-	}
-	h := head{Node: s.cfg.Node, Sequence: f.Sequence + 1, Written: time.Now().UTC()}
-	size, err := s.put(ctx, h, plain)
-	if err != nil {
-		return err
-	}
-	s.digest = digest
-	s.mu.Lock()
-	s.facts.Written, s.facts.Sequence, s.facts.Size = h.Written, h.Sequence, size
-	s.facts.Writes++
-	s.mu.Unlock()
-	if fresh && size > much {
-		// It took several times the size of the document, and this may be the last for days:
-		// other processes want the memory. What the publisher gave back was before.
-		debug.FreeOSMemory()
-	}
-	return nil
-}
-
-// text is a document in canonical form.
-func (s *Store) text(d *spec.Document) ([]byte, error) {
-	text, err := d.EncodeSlowly(s.cfg.Pause)
-	if err != nil {
-		return nil, fmt.Errorf("encoding the document: %w", err)
-	}
-	return text, nil
-}
-
-// put writes the file, then its number: a crash between leaves a number that is too
-// low, which refuses nothing.
-func (s *Store) put(ctx context.Context, h head, plain []byte) (int, error) {
-	if err := private(s.cfg.Dir); err != nil {
-		return 0, err
-	}
-	key, wrapped, err := s.cfg.Keys.New(ctx)
-	if err != nil {
-		return 0, fmt.Errorf("its key: %w", err)
-	}
-	h.Wrapped = wrapped
-	data, err := pack(key, kindFile, h, plain)
-	if err != nil {
-		return 0, err
-	}
-	if len(data) > maxFile {
-		return 0, fmt.Errorf("it would have %d bytes; at most %d are expected", len(data), maxFile)
-	}
-	if err := secrets.ReplaceFile(s.path(), data); err != nil {
-		return 0, err
-	}
-	mark, err := pack(key, kindMark, h, nil)
-	if err != nil {
-		return 0, err
-	}
-	return len(data), secrets.ReplaceFile(s.cfg.Mark, mark)
-}
-
-// private makes a folder for its owner alone, or refuses one that others may write.
-func private(dir string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("making the folder: %w", err)
-	}
-	info, err := os.Stat(dir)
-	if err != nil {
-		return fmt.Errorf("making the folder: %w", err)
-	}
-	if info.Mode().Perm()&0o022 != 0 {
-		return fmt.Errorf("folder %s has mode %v; expected one that only its owner may write: chmod 700 %s", dir, info.Mode().Perm(), dir)
-	}
-	return nil
-}
-
-// digestOf tells whether there is anything to write: it leaves out when sources
-// confirmed values, which changes all the time.
-func digestOf(document [sha256.Size]byte, kept []secrets.Kept) [sha256.Size]byte {
-	sum := sha256.New()
-	sum.Write(document[:])
-	for i := range kept {
-		k := &kept[i]
-		fmt.Fprintf(sum, "%q %s %d %d %d\n", k.Ref, k.Value.Fingerprint(), k.Version, k.Pinned, k.NotAfter.UnixNano())
-		for _, o := range k.Older {
-			fmt.Fprintf(sum, " %s %d %d\n", o.Value.Fingerprint(), o.Version, o.Until.UnixNano())
-		}
-	}
-	var out [sha256.Size]byte
-	sum.Sum(out[:0])
-	return out
 }

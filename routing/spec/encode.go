@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"io"
 	"regexp"
 	"slices"
 	"strconv"
@@ -16,18 +17,26 @@ import (
 // Literal secrets ARE written, as the operator wrote them: the result must be
 // guarded like the document it came from. For anything that is shown, use Redacted.
 func (d *Document) Encode() ([]byte, error) {
-	return (&encoder{}).document(d), nil
+	w := &encoder{}
+	w.document(d)
+	return w.Bytes(), nil
 }
 
-// EncodeSlowly is Encode that calls pause between parts of the work.
-func (d *Document) EncodeSlowly(pause func()) ([]byte, error) {
-	return (&encoder{pause: pause}).document(d), nil
+// EncodeSlowly writes what Encode answers in pieces, and calls pause after each, nil for
+// nothing: neither the memory nor the time of the whole is taken at once. Its errors are
+// those of w.
+func (d *Document) EncodeSlowly(w io.Writer, pause func()) error {
+	e := &encoder{to: w, pause: pause}
+	e.document(d)
+	return e.err
 }
 
 // Redacted is Encode for dumps: references are shown, literal secrets are
 // "[redacted]", also in the configs of plugins and vaults. It cannot be loaded.
 func (d *Document) Redacted() ([]byte, error) {
-	return (&encoder{redact: true}).document(d), nil
+	w := &encoder{redact: true}
+	w.document(d)
+	return w.Bytes(), nil
 }
 
 const redacted = "[redacted]"
@@ -35,29 +44,55 @@ const redacted = "[redacted]"
 // secretName is what keys of a vault's config are called whose values are secrets.
 var secretName = regexp.MustCompile(`(?i)secret|token|passw|passphrase|credential|private|api_?key|key$`)
 
+// A piece of a document that is written in pieces: entities that take some hundred
+// microseconds, and no more than needed of them when they are large.
+const (
+	pieceEntities = 64
+	pieceBytes    = 32 << 10
+)
+
 type encoder struct {
 	emitter
 	redact bool
-	pause  func() // nil for none
+	to     io.Writer // takes pieces; nil leaves the whole in the buffer
+	pause  func()    // nil for none
+	err    error     // of to
 }
 
-func (w *encoder) document(d *Document) []byte {
+func (w *encoder) document(d *Document) {
 	w.WriteString("_format_version: \"3.0\"\n_transform: false\n")
+	n := 0
 	for _, kind := range Kinds() {
 		first := true
-		n := 0
 		for e := range d.Entities(kind) {
-			if n++; n%64 == 0 && w.pause != nil {
-				w.pause()
-			}
 			if first {
 				w.WriteString(kind + ":\n")
 				first = false
 			}
 			w.entity(e)
+			if n++; w.to == nil || n < pieceEntities && w.Len() < pieceBytes {
+				continue
+			}
+			if n = 0; !w.flush() {
+				return
+			}
 		}
 	}
-	return w.Bytes()
+	if w.to != nil {
+		w.flush()
+	}
+}
+
+// flush writes a piece and rests.
+func (w *encoder) flush() bool {
+	if _, w.err = w.to.Write(w.Bytes()); w.err != nil {
+		return false
+	}
+	w.Reset()
+	if w.pause != nil {
+		w.pause()
+	}
+	return true
 }
 
 func (w *encoder) entity(e Entity) {

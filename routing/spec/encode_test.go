@@ -3,6 +3,7 @@ package spec
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"reflect"
 	"strings"
 	"testing"
@@ -102,6 +103,58 @@ func TestEncodeRoundTrip(t *testing.T) {
 	roundTrip(t, mustLoad(t, "long.json", []byte(long), nil), nil)
 	roundTrip(t, load3(t, "plugins: [{name: rich, protocols: []}]", rich()), rich())
 	roundTrip(t, &Document{FormatVersion: "3.0"}, nil)
+}
+
+// tap counts what it takes, and takes no more than there is room for.
+type tap struct {
+	bytes.Buffer
+	pieces, most, room int
+}
+
+var errFull = errors.New("full")
+
+func (w *tap) Write(p []byte) (int, error) {
+	w.pieces++
+	w.most = max(w.most, len(p))
+	if w.room -= len(p); w.room < 0 {
+		return 0, errFull
+	}
+	return w.Buffer.Write(p)
+}
+
+func TestEncodeSlowlyWritesTheSameInPieces(t *testing.T) {
+	f := func(d *Document, pieces, most int) {
+		t.Helper()
+		want, err := d.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		w, rests := &tap{room: 1 << 30}, 0
+		if err := d.EncodeSlowly(w, func() { rests++ }); err != nil || !bytes.Equal(w.Bytes(), want) {
+			t.Errorf("%v: %d bytes that are not those of Encode, %d", err, w.Len(), len(want))
+		}
+		if w.pieces < pieces || w.most > most || rests != w.pieces {
+			t.Errorf("%d pieces with %d rests, the longest of %d bytes; expected %d at least, a rest for each, of %d bytes at most", w.pieces, rests, w.most, pieces, most)
+		}
+		again := &tap{room: len(want) - 1}
+		if err := d.EncodeSlowly(again, nil); !errors.Is(err, errFull) {
+			t.Errorf("%v; expected what the writer says", err)
+		}
+		if last := (&tap{}); !errors.Is(d.EncodeSlowly(last, nil), errFull) || last.pieces != 1 {
+			t.Errorf("%d pieces were tried after the first failed", last.pieces)
+		}
+	}
+	f(load3(t, everything, rich()), 1, 1<<20)
+	many := "consumers:\n"
+	for i := range 1000 {
+		many += "- {username: c" + itoa(i) + "}\n"
+	}
+	f(load3(t, many, nil), 1000/pieceEntities, 100*pieceEntities)
+	large := "consumers:\n"
+	for i := range 100 {
+		large += "- {username: " + strings.Repeat("a", 10_000) + itoa(i) + "}\n"
+	}
+	f(load3(t, large, nil), 25, pieceBytes+11_000)
 }
 
 func TestEncodeIsYAMLForOthers(t *testing.T) {
