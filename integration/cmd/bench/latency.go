@@ -9,12 +9,12 @@ import (
 // half is the share of its saturation that a proxy is loaded with for latency.
 const half = 0.5
 
-// latencies lists the cases of latency. Each has the origin itself among its peers,
-// spoken to without a proxy: what the generator and the machine add to every figure.
+// latencies lists the cases of latency. The generator is the origin too, and each case has
+// it among its peers, asked by itself in clear: what generator and machine add to every figure.
 func (l *lab) latencies(bare []*peer) (list []benchCase) {
-	origin := &peer{name: "origin alone", port: backendPort + 2, clear: backendPort, fixed: true}
+	origin := &peer{name: "origin alone", port: backendPort, fixed: true}
 	for _, kind := range []struct{ name, client string }{{"h1-tls-1k-latency", "h1"}, {"h2-tls-1k-latency", "h2"}, {"h1-plain-1k-latency", "plain"}} {
-		same := &pace{kind: kind.client, rates: map[string]float64{}}
+		same := &pace{kind: kind.client, origin: func() { l.origin.down() }, rates: map[string]float64{}}
 		list = append(list, benchCase{
 			name: kind.name, workers: 1, n: 3000, load: same.load, peers: append(bare[:len(bare):len(bare)], origin),
 			aim: 1.1, latency: true, prepare: same.saturate,
@@ -22,7 +22,7 @@ func (l *lab) latencies(bare []*peer) (list []benchCase) {
 		if kind.client == "plain" {
 			continue
 		}
-		each := &pace{kind: kind.client, own: true, rates: map[string]float64{}}
+		each := &pace{kind: kind.client, origin: func() { l.origin.down() }, own: true, rates: map[string]float64{}}
 		list = append(list, benchCase{
 			name: kind.name + "-own-rate", workers: 1, n: 3000, load: each.load, peers: bare,
 			latency: true, slow: true, prepare: each.saturate,
@@ -33,15 +33,17 @@ func (l *lab) latencies(bare []*peer) (list []benchCase) {
 
 // pace is a constant rate, found in the run itself.
 type pace struct {
-	kind  string             // of the client
-	own   bool               // each proxy at half of its own saturation; all at half of nginx's otherwise
-	rates map[string]float64 // by proxy
+	kind   string             // of the client
+	own    bool               // each proxy at half of its own saturation; all at half of nginx's otherwise
+	origin func()             // ends the origin, whose port the generator takes
+	rates  map[string]float64 // by proxy
 }
 
 // saturate finds the rates: what a proxy answers when the generator sends the next
 // request on each of its connections as soon as it has the answer, the most of three times.
 func (s *pace) saturate(ctx context.Context, c benchCase) error {
 	const requests, times = 20000, 3
+	s.origin()
 	for i, p := range c.peers {
 		if i > 0 && !s.own {
 			s.rates[p.name] = s.rates[c.peers[0].name]
@@ -65,18 +67,24 @@ func (s *pace) saturate(ctx context.Context, c benchCase) error {
 }
 
 func (s *pace) args(p *peer, n int, rate float64) []string {
-	port := p.tls()
-	if s.kind == "plain" {
+	kind, port := s.kind, p.tls()
+	switch {
+	case p.fixed:
+		kind = "plain"
+	case kind == "plain":
 		port = p.plain()
 	}
-	return []string{"-client", s.kind, "-n", strconv.Itoa(n), "-rate", strconv.FormatFloat(rate, 'f', 1, 64), fmt.Sprintf("127.0.0.1:%d", port)}
+	return []string{
+		"-client", kind, "-n", strconv.Itoa(n), "-rate", strconv.FormatFloat(rate, 'f', 1, 64),
+		"-origin", fmt.Sprintf("127.0.0.1:%d", backendPort), fmt.Sprintf("127.0.0.1:%d", port),
+	}
 }
 
 // load keeps the rate for so many milliseconds.
 func (s *pace) load(ctx context.Context, p *peer, milliseconds int) (run, error) {
 	rate := s.rates[p.name]
 	r, err := client(ctx, p, s.args(p, max(int(rate*float64(milliseconds)/1000), 1), rate)...)
-	if err != nil || s.kind == "plain" {
+	if err != nil || s.kind == "plain" || p.fixed {
 		return r, err
 	}
 	return r, r.agreed(sameTLS)

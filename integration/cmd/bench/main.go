@@ -46,10 +46,11 @@ func main() {
 	n := flag.Int("n", 0, "used by itself: how many")
 	mlkem := flag.Bool("mlkem", false, "used by itself: offer X25519MLKEM768")
 	rate := flag.Float64("rate", 0, "used by itself: requests a second, 0 for as many as are answered")
+	origin := flag.String("origin", "", "used by itself: where the client that keeps a rate answers as the origin")
 	flag.Parse()
 	err := error(nil)
 	if *as != "" {
-		err = serveAs(*as, flag.Arg(0), *n, *mlkem, *rate)
+		err = serveAs(*as, flag.Arg(0), *origin, *n, *mlkem, *rate)
 	} else {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM) // the peers end with the run
 		err = bench(ctx, o)
@@ -63,7 +64,7 @@ func main() {
 
 // serveAs is this program as a client that reports to another one, or as the origin of
 // WebSockets.
-func serveAs(kind, address string, n int, mlkem bool, rate float64) error {
+func serveAs(kind, address, origin string, n int, mlkem bool, rate float64) error {
 	var r run
 	var err error
 	switch g, ok := pacedKind(kind, address, rate, n); {
@@ -72,6 +73,7 @@ func serveAs(kind, address string, n int, mlkem bool, rate float64) error {
 	case ok:
 		runtime.GOMAXPROCS(1)  // one thread does it all
 		debug.SetGCPercent(-1) // and is gone before what it leaves matters
+		g.answers = origin
 		r, err = g.load()
 	case kind == "ws":
 		r = websockets(address, n)
@@ -222,11 +224,11 @@ func (l *lab) backend(ctx context.Context) (*peer, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &peer{name: "backend", port: backendPort, start: func(int) (*exec.Cmd, error) {
+	l.origin = &peer{name: "backend", port: backendPort, start: func(int) (*exec.Cmd, error) {
 		cmd := pinned(2, "taskset", "-c", "1", "nginx", "-p", l.dir, "-c", conf)
 		return cmd, nil
 	}}
-	return p, p.up(ctx, 1)
+	return l.origin, l.origin.up(ctx, 1)
 }
 
 // sockets is the origin of WebSockets and uploads, on the origin's CPU.

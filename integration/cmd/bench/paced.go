@@ -19,7 +19,8 @@ type paced struct {
 	conns, streams int     // streams at a time on each connection: 1 for HTTP/1.1
 	rate           float64 // requests a second; 0 is as many as there are answers
 	n              int
-	unwatched      bool // every request counts, whether or not a CPU stopped meanwhile
+	answers        string // where the same thread answers as the origin, "" for nowhere
+	unwatched      bool   // every request counts, whether or not a CPU stopped meanwhile
 }
 
 // pacedKind finds a form of paced load by the name that a command line gives it.

@@ -187,6 +187,7 @@ func (s *socket) ready(scratch []byte, answered func(request int, good bool)) er
 type pacer struct {
 	paced
 	epoll   int
+	origin  *ownOrigin // nil for none
 	sockets []*socket
 	free    []slot // first the one that has been free for longest
 	began   time.Time
@@ -221,7 +222,10 @@ func (g paced) load() (run, error) {
 	if err := p.open(); err != nil {
 		return run{}, err
 	}
-	defer func() { _ = syscall.Close(p.epoll) }()
+	defer func() {
+		p.origin.close()
+		_ = syscall.Close(p.epoll)
+	}()
 	p.began = time.Now()
 	var watched *watcher
 	if !g.unwatched {
@@ -247,6 +251,11 @@ func (p *pacer) open() error {
 	var err error
 	if p.epoll, err = syscall.EpollCreate1(syscall.EPOLL_CLOEXEC); err != nil {
 		return fmt.Errorf("making a poller: %w", err)
+	}
+	if p.answers != "" {
+		if p.origin, err = listenOrigin(p.answers, p.epoll); err != nil {
+			return err
+		}
 	}
 	for i := range p.conns {
 		s, err := p.connect()
@@ -288,6 +297,12 @@ func (p *pacer) loop() (time.Duration, error) {
 			return 0, err
 		}
 		for _, e := range events[:n] {
+			if e.Fd < 0 {
+				if err := p.origin.event(e.Fd); err != nil {
+					return 0, fmt.Errorf("after %d answers: %w", p.done, err)
+				}
+				continue
+			}
 			i := int(e.Fd)
 			err := p.sockets[i].ready(scratch, func(request int, good bool) { p.answered(i, request, good) })
 			if err != nil {

@@ -4,8 +4,11 @@ package main
 
 import (
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -31,6 +34,27 @@ func answering(t *testing.T, kind string, rate float64, n int, h http.HandlerFun
 	}
 	g.unwatched = true // what these tests ask for holds for every request
 	return g.load()
+}
+
+// TestTheGeneratorAnswersItself asks a proxy whose origin is the generator, and the
+// generator alone.
+func TestTheGeneratorAnswersItself(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.9:0") // whose port is free, as nobody else has that address
+	if err != nil {
+		t.Fatal(err)
+	}
+	origin := l.Addr().String()
+	_ = l.Close()
+	proxy := httptest.NewServer(httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: origin}))
+	t.Cleanup(proxy.Close)
+	for _, at := range []string{proxy.Listener.Addr().String(), origin} {
+		g, _ := pacedKind("plain", at, 0, 300)
+		g.unwatched, g.answers = true, origin
+		r, err := g.load()
+		if err != nil || r.Failed != 0 || r.Requests != 300 {
+			t.Errorf("asking %s with the origin at %s: %+v, %v; want 300 and none failed", at, origin, r, err)
+		}
+	}
 }
 
 func kilobyte(w http.ResponseWriter, _ *http.Request) {

@@ -63,12 +63,13 @@ type lab struct {
 	dir, keyway, caddy string
 	beside             string // another Keyway, if any
 	configs            string // folder of the templates
+	origin             *peer
 }
 
 // values fill the templates.
 type values struct {
 	Workers, TLS, Plain, Backend int
-	Secure, Direct, Echo         int // the origin over TLS, the same for clients without a proxy, and that of WebSockets
+	Secure, Echo                 int // the origin over TLS, and that of WebSockets
 	Cert, Key, Both, Body        string
 }
 
@@ -83,7 +84,7 @@ func (l *lab) render(name string, port, workers int) (string, error) {
 		return "", fmt.Errorf("reading %s: %w", name, err)
 	}
 	var b bytes.Buffer
-	v := values{workers, port, port + 1, backendPort, backendPort + 1, backendPort + 2, echoPort, l.dir + "/cert.pem", l.dir + "/key.pem", l.dir + "/both.pem", strings.Repeat("a", 1024)}
+	v := values{workers, port, port + 1, backendPort, backendPort + 1, echoPort, l.dir + "/cert.pem", l.dir + "/key.pem", l.dir + "/both.pem", strings.Repeat("a", 1024)}
 	if err := t.Execute(&b, v); err != nil {
 		return "", fmt.Errorf("filling %s: %w", name, err)
 	}

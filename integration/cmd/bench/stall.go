@@ -28,7 +28,7 @@ const (
 // 10,000 take turns. Each document is made and written before: a change is a rename.
 func (l *lab) stall(ctx context.Context, rounds int) error {
 	folder := filepath.Join(l.dir, "stall")
-	c := &changer{path: filepath.Join(folder, "stall.yaml"), next: filepath.Join(l.dir, "next")}
+	c := &changer{origin: l.origin, path: filepath.Join(folder, "stall.yaml"), next: filepath.Join(l.dir, "next")}
 	for _, dir := range []string{folder, c.next} {
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			return fmt.Errorf("making a folder: %w", err)
@@ -76,7 +76,7 @@ func (c *changer) measure(ctx context.Context, workers, rounds int) error {
 		return err
 	}
 	fmt.Printf("%s, workers %d: a change of one of %d routes costs the process %s of CPU (%d changes, no traffic; build alone %s s)\n", stallCase, workers, stallRoutes, cpu.Round(10*time.Microsecond), stallChanges, seconds)
-	same := &pace{kind: "h1", rates: map[string]float64{}}
+	same := &pace{kind: "h1", origin: c.origin.down, rates: map[string]float64{}}
 	if err := same.saturate(ctx, benchCase{name: stallCase, workers: workers, peers: []*peer{c.p}}); err != nil {
 		return err
 	}
@@ -117,7 +117,7 @@ func (c *changer) round(ctx context.Context, at *pace, number int, changes bool)
 
 // changer changes one route of the document over and over.
 type changer struct {
-	p         *peer
+	p, origin *peer
 	path      string // of the document
 	next      string // folder of those that come
 	made, all int
