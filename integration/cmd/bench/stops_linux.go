@@ -13,12 +13,7 @@ import (
 	"unsafe"
 )
 
-const (
-	watchEvery = 500 * time.Microsecond
-	watchLate  = 500 * time.Microsecond // what is no stop yet
-)
-
-// watcher looks for the times in which CPUs stop.
+// watcher looks for the times in which CPUs stop or are slow.
 type watcher struct {
 	began  time.Time
 	before int // GOMAXPROCS
@@ -26,7 +21,7 @@ type watcher struct {
 	all    sync.WaitGroup
 
 	mu     sync.Mutex // guards the group below
-	stops  []span
+	late   []span
 	failed error
 }
 
@@ -37,10 +32,10 @@ func watchCPUs(began time.Time) *watcher {
 	runtime.GOMAXPROCS(w.before + cpus())
 	for cpu := range cpus() {
 		w.all.Go(func() {
-			stops, err := w.watch(cpu)
+			late, err := w.watch(cpu)
 			w.mu.Lock()
 			defer w.mu.Unlock()
-			w.stops, w.failed = append(w.stops, stops...), errors.Join(w.failed, err)
+			w.late, w.failed = append(w.late, late...), errors.Join(w.failed, err)
 		})
 	}
 	return w
@@ -63,10 +58,10 @@ func (w *watcher) end() ([]span, error) {
 	w.over.Store(true)
 	w.all.Wait()
 	runtime.GOMAXPROCS(w.before)
-	return w.stops, w.failed
+	return stopsOf(w.late), w.failed
 }
 
-func (w *watcher) watch(cpu int) (stops []span, err error) {
+func (w *watcher) watch(cpu int) (late []span, err error) {
 	runtime.LockOSThread() // and the thread ends with its goroutine
 	const fifo, monotonic = 1, 1
 	var set [16]uint64
@@ -85,8 +80,8 @@ func (w *watcher) watch(cpu int) (stops []span, err error) {
 			return nil, fmt.Errorf("watching CPU %d: %w", cpu, errno)
 		}
 		if now := time.Since(w.began); now > asked+watchEvery+watchLate {
-			stops = append(stops, span{asked + watchEvery, now})
+			late = append(late, span{asked + watchEvery, now})
 		}
 	}
-	return stops, nil
+	return late, nil
 }

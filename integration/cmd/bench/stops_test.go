@@ -30,3 +30,20 @@ func TestCalm(t *testing.T) {
 		t.Error("what was given has changed")
 	}
 }
+
+func TestStopsOfLateWakes(t *testing.T) {
+	us := func(n int) time.Duration { return time.Duration(n) * time.Microsecond }
+	late := []span{
+		{us(90_000), us(90_100)}, {us(91_000), us(91_100)}, {us(92_900), us(93_000)}, // slow for a while
+		{us(1_000), us(1_100)},                                                       // late once
+		{us(20_000), us(20_600)},                                                     // a stop
+		{us(40_000), us(40_100)}, {us(43_000), us(43_100)}, {us(46_000), us(46_100)}, // late now and then
+		{us(60_000), us(60_090)}, {us(60_050), us(62_000)}, // a stop that one of two CPUs had
+	}
+	if got, want := stopsOf(late), []span{{us(20_000), us(20_600)}, {us(60_000), us(62_000)}, {us(90_000), us(93_000)}}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	if got := stopsOf(nil); len(got) > 0 {
+		t.Errorf("%v of nothing", got)
+	}
+}
