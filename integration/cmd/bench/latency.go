@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"time"
 )
 
-// half is the share of its saturation that a proxy is loaded with for latency.
+// half is the share of its saturation that a proxy is loaded with for latency: of what it
+// answers at most, or of its processor's time if that is less.
 const half = 0.5
 
 // latencies lists the cases of latency. The generator is the origin too, and each case has
@@ -39,8 +41,8 @@ type pace struct {
 	rates  map[string]float64 // by proxy
 }
 
-// saturate finds the rates: what a proxy answers when the generator sends the next
-// request on each of its connections as soon as it has the answer, the most of three times.
+// saturate finds the rates. The limit is what a proxy answers when the generator sends the
+// next request on each of its connections as soon as it has the answer, the most of three times.
 func (s *pace) saturate(ctx context.Context, c benchCase) error {
 	const requests, times = 20000, 3
 	s.origin()
@@ -60,10 +62,24 @@ func (s *pace) saturate(ctx context.Context, c benchCase) error {
 			}
 			most = max(most, r.Rate)
 		}
-		s.rates[p.name] = most * half
-		fmt.Printf("%s: %s answers at most %.0f requests a second; the rate is %.0f\n", c.name, p.name, most, s.rates[p.name])
+		busy, err := s.busy(ctx, p, most*half)
+		if err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
+		}
+		s.rates[p.name] = most * half * min(1, half/busy)
+		fmt.Printf("%s: %s answers at most %.0f requests a second, and is busy for %.0f %% of the time with half as many; the rate is %.0f\n", c.name, p.name, most, busy*100, s.rates[p.name])
 	}
 	return nil
+}
+
+// busy is the share of its processor that a proxy takes at a rate: requests that come one at
+// a time cost it more than those that come together at its limit.
+func (s *pace) busy(ctx context.Context, p *peer, rate float64) (float64, error) {
+	r, err := once(ctx, benchCase{load: func(ctx context.Context, p *peer, n int) (run, error) { return client(ctx, p, s.args(p, n, rate)...) }}, p, max(int(rate), 1))
+	if err != nil {
+		return 0, err
+	}
+	return r.CPU / float64(time.Second/time.Microsecond) * rate / float64(max(p.workers, 1)), nil
 }
 
 func (s *pace) args(p *peer, n int, rate float64) []string {

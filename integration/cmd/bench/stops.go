@@ -46,9 +46,10 @@ func stopsOf(late []span) []span {
 // sample is one request.
 type sample struct{ due, took time.Duration }
 
-// aftermath is for how long after a stop requests are left out, in lengths of the stop. At
-// half of a proxy's saturation, what came together meanwhile is worked off in one.
-const aftermath = 2
+// aftermath is for how long after a stop requests are left out, in lengths of the stop: what
+// came together meanwhile is worked off in one by a proxy at half of its saturation, and
+// in somewhat more by one that is busier.
+const aftermath = 3
 
 // calm answers how long those requests took that no stop touched, in order.
 func calm(samples []sample, stops []span) []time.Duration {

@@ -12,8 +12,7 @@ func TestCalm(t *testing.T) {
 		{ms(0), ms(1)},   // before everything
 		{ms(9), ms(12)},  // in flight when the first one begins
 		{ms(12), ms(9)},  // due in it
-		{ms(35), ms(2)},  // in its aftermath: 10 to 20, and 20 more
-		{ms(40), ms(3)},  // at its end
+		{ms(35), ms(2)},  // in its aftermath: 10 to 20, and 30 more
 		{ms(49), ms(2)},  // up to the second, which two CPUs have
 		{ms(53), ms(4)},  // in its aftermath
 		{ms(70), ms(5)},  // after everything
