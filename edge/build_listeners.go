@@ -40,7 +40,8 @@ type Listen struct {
 	// Listeners are those of the document, the first of which gives its name.
 	Listeners []*spec.Listener
 
-	policy *certs.Policy // of names that have none of their own, nil without TLS
+	policy    *certs.Policy // of names that have none of their own, nil without TLS
+	hostnames *hostnames    // that its listeners tell apart, nil for none
 }
 
 // Name is what logs and metrics call it.
@@ -132,16 +133,17 @@ func (w *build) listeners() {
 		if l.policy == nil { // documents are checked when they are read
 			l.policy = w.next.policies[""]
 		}
+		l.hostnames = hostnamesOf(l.Listeners)
 		if w.next.fallback == nil {
-			w.next.fallback = map[string]*certs.Policy{}
+			w.next.fallback, w.next.hostnames = map[string]*certs.Policy{}, map[string]*hostnames{}
 		}
 		if l.Fixed == nil {
-			w.next.fallback[l.Address] = l.policy
+			w.next.fallback[l.Address], w.next.hostnames[l.Address] = l.policy, l.hostnames
 			continue
 		}
 		for i := range w.Fixed { // the settings may have several addresses of the port
 			if f := &w.Fixed[i]; f.Protocol == l.Fixed.Protocol && f.UDP == l.Fixed.UDP && overlap(f.Address, l.Address) {
-				w.next.fallback[f.Address] = l.policy
+				w.next.fallback[f.Address], w.next.hostnames[f.Address] = l.policy, l.hostnames
 			}
 		}
 	}

@@ -45,6 +45,8 @@ type Snapshot struct {
 
 	listens  []*Listen                // what documents want open
 	fallback map[string]*certs.Policy // TLS policy of names that have none, by address of the listener
+
+	hostnames map[string]*hostnames // that listeners tell apart, by address of the listener
 }
 
 // binding is what one route leads to. closed is why it answers 503 instead:

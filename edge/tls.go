@@ -228,9 +228,13 @@ func (f *tlsFacts) certVersion() string {
 // misdirected answers 421 when the name in Host has another TLS policy than the
 // one that this connection was made under: a client certificate asked of one name
 // can't be walked around by naming another in the handshake (RFC 9110, 15.5.20). A
-// client certificate that was revoked since then is asked for anew too.
+// client certificate that was revoked since then is asked for anew too. Where the
+// listener tells hostnames apart, a connection is for the one that it was made for.
 func (h *Handler) misdirected(r *request) *policy.Reply {
 	snap := r.snap
+	if r.info.at != nil && r.x.Conn.TLS != nil && snap.hostnames[r.info.at.Address].astray(r.x.Conn.TLS.ServerName, r.x.Request.Host) {
+		return &policy.Reply{Status: http.StatusMisdirectedRequest, Message: "Misdirected request"}
+	}
 	if len(snap.policies) == 1 && (r.info.tls == nil || r.info.tls.policy.Fingerprint == snap.policies[""].Fingerprint) {
 		return nil
 	}

@@ -144,12 +144,17 @@ func (f *flow) enterTLS(ctx context.Context) (edge.Routed, net.Conn, *refusal) {
 		return edge.Routed{}, nil, &refusal{resultNoHello, err}
 	}
 	f.end.ServerName = f.hello.ServerName
+	requests, streams := f.reserved()
+	if requests {
+		f.request(ctx)
+		return edge.Routed{}, nil, nil
+	}
 	if routed, bad := f.find(routing.Passthrough); bad == nil {
 		return routed, sock, nil
 	}
 	// With an encrypted name what was seen is only a name for all; an authority's
 	// question is answered by the handshake, whether streams have the name or not.
-	if _, bad := f.find(routing.TLS); bad != nil && f.conn.Requests != nil {
+	if _, bad := f.find(routing.TLS); bad != nil && f.conn.Requests != nil && !streams {
 		f.request(ctx)
 		return edge.Routed{}, nil, nil
 	} else if bad != nil && !f.hello.Encrypted && !f.hello.Challenge {
@@ -168,6 +173,16 @@ func (f *flow) enterTLS(ctx context.Context) (edge.Routed, net.Conn, *refusal) {
 	f.end.ServerName, f.end.Certificate = f.hello.ServerName, f.conn.Info.CertSerial
 	routed, bad := f.find(routing.TLS)
 	return routed, tc, bad
+}
+
+// reserved says whether the listeners that share the socket have the name for requests
+// alone, or for streams alone. Of an encrypted name and an authority's question nothing
+// can be said by the name that was seen.
+func (f *flow) reserved() (requests, streams bool) {
+	if f.conn.Requests == nil || f.hello.Encrypted || f.hello.Challenge {
+		return false, false
+	}
+	return f.snap.Reserved(f.conn.Info.Local, f.hello.ServerName)
 }
 
 // request hands a connection over to those who serve requests, until it is over.

@@ -64,7 +64,7 @@ plugins:
 - {name: rich, config: {ratio: 1.0e-7, mode: redis, redis: {host: h, password: hush0pw}, keys: [hush-key, "{vault://env/x}"], secret: hush-secret, headers: null}}
 x_keyway_tls_policies: [{name: p, client_auth: required, ca_certificates: [33333333-3333-4333-8333-333333333333], verify_depth: 3, crl_required: true, crls: ["{vault://env/crl}", hush-crl]}]
 x_keyway_listeners:
-- {name: web, protocol: https, port: 8443, tls_policy: p, tags: [t]}
+- {name: web, protocol: https, port: 8443, tls_policy: p, hostnames: [a.test, "*.test", "*"], tags: [t]}
 - {name: dns.v6, protocol: udp, port: 8443, address: "::1"}
 x_keyway_issuers: [{name: le, type: acme, config: {directories: [https://ca.test/dir], eab_hmac_key: hush-eab}}]
 `

@@ -149,7 +149,8 @@ var (
 	tlsVersion  = &rule{oneOf: []string{"1.2", "1.3"}}
 	clientAuth  = &rule{oneOf: []string{"off", "optional", "required"}}
 
-	listenerProtocol = &rule{required: true, oneOf: []string{"http", "https", "tls", "tcp", "udp"}}
-	listenerPort     = &rule{required: true, bounds: &[2]float64{1, 65535}}
-	listenerAddress  = &rule{check: checkAddress}
+	listenerProtocol  = &rule{required: true, oneOf: []string{"http", "https", "tls", "tcp", "udp"}}
+	listenerPort      = &rule{required: true, bounds: &[2]float64{1, 65535}}
+	listenerAddress   = &rule{check: checkAddress}
+	listenerHostnames = &rule{set: true, check: checkHostname}
 )

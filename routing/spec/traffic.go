@@ -31,8 +31,9 @@ type Listener struct {
 	Name      string
 	Protocol  string // http https tls tcp udp
 	Port      int
-	Address   string // an IP address, "" for all
-	TLSPolicy string // id of a TLSPolicy, "" for none
+	Address   string   // an IP address, "" for all
+	TLSPolicy string   // id of a TLSPolicy, "" for none
+	Hostnames []string // that it tells apart; none for all as one
 }
 
 // shares and mirrors are the lists of these records as fields see them.
@@ -92,6 +93,7 @@ func (l *Listener) fields(visit func(field)) {
 	visit(field{"port", &l.Port, listenerPort})
 	visit(field{"address", &l.Address, listenerAddress})
 	visit(field{"tls_policy", &l.TLSPolicy, sniPolicy})
+	visit(field{"hostnames", &l.Hostnames, listenerHostnames})
 }
 
 // places are what two listeners cannot both have, none while that is not known. Requests
@@ -196,6 +198,17 @@ func (o *object) judgeListener(l *Listener) {
 	if l.TLSPolicy != "" && l.Protocol != "https" && l.Protocol != "tls" {
 		o.conflict("tls_policy", "expected nothing, since 'protocol' is '"+l.Protocol+"'; TLS is ended on listeners of protocol https and tls")
 	}
+	if len(l.Hostnames) > 0 && l.Protocol != "https" && l.Protocol != "tls" {
+		o.conflict("hostnames", "expected nothing, since 'protocol' is '"+l.Protocol+"'; clients name a host before anything else on listeners of protocol https and tls")
+	}
+}
+
+// checkHostname takes a name, *.example.com for all that end so, and * for all others.
+func checkHostname(s string) string {
+	if strings.HasSuffix(s, ".*") {
+		return "wildcard must be leftmost label"
+	}
+	return checkSNI(s)
 }
 
 func checkAddress(s string) string {
