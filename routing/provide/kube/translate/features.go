@@ -12,6 +12,7 @@ var supportedFeatures = []string{
 	"GatewayAddressEmpty",
 	"GatewayBackendClientCertificate",
 	"GatewayHTTPListenerIsolation",
+	"GatewayHTTPSListenerDetectMisdirectedRequests",
 	"GatewayPort8080",
 	"GatewayStaticAddresses",
 	"HTTPRoute",

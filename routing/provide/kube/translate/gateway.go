@@ -30,19 +30,19 @@ type gatewayState struct {
 	insecure bool     // clients without a certificate are let in where some are verified
 }
 
-// portClaim says for what a Gateway wants a port.
+// portClaim says for what a Gateway wants a port. It may want one for HTTPS and for TLS.
 type portClaim struct {
-	Object   Ref
-	Created  time.Time
-	Protocol string // of documents
-	Policy   string // id of a TLS policy
+	Object    Ref
+	Created   time.Time
+	Protocol  string   // of documents
+	Policy    string   // id of a TLS policy
+	Hostnames []string // of its listeners there, over TLS; "" for every host
 }
 
 // beside says whether two can have one port: over TLS the server name tells streams from
 // requests.
 func (c portClaim) beside(o portClaim) bool {
-	secure := func(p string) bool { return p == "https" || p == "tls" }
-	return c.Protocol == o.Protocol || secure(c.Protocol) && secure(o.Protocol)
+	return c.Protocol == o.Protocol || overTLS(c.Protocol) && overTLS(o.Protocol)
 }
 
 // portState is who has a port: the oldest claim, and the oldest of the other protocol that
@@ -145,6 +145,7 @@ func (w *run) listenerSet() {
 // claimPorts wants the ports of listeners, and sees which of them another Gateway has.
 func (w *run) claimPorts(g *Gateway, s *gatewayState) {
 	policies := map[int]bool{} // that are made, by port
+	claims := map[Ref][]portClaim{}
 	for _, l := range s.Listeners {
 		if s.accepted.Reason != "" {
 			l.unusable = true
@@ -161,7 +162,7 @@ func (w *run) claimPorts(g *Gateway, s *gatewayState) {
 		if !l.Serves() {
 			continue
 		}
-		w.give(l.port(), claim)
+		claims[l.port()] = claim.among(claims[l.port()], l.Hostname)
 		state, _ := w.peeked(l.port()).(portState)
 		holder := state.First
 		if claim.Protocol == state.Other.Protocol {
@@ -176,6 +177,21 @@ func (w *run) claimPorts(g *Gateway, s *gatewayState) {
 			w.findOf(l.Owner, "spec.listeners", message, Ignored)
 		}
 	}
+	for port, list := range claims {
+		w.give(port, list)
+	}
+}
+
+// among adds a claim for a hostname to those of the Gateway's for that port.
+func (c portClaim) among(list []portClaim, hostname string) []portClaim {
+	i := slices.IndexFunc(list, func(o portClaim) bool { return o.Protocol == c.Protocol })
+	if i < 0 {
+		list, i = append(list, c), len(list)
+	}
+	if overTLS(c.Protocol) && !slices.Contains(list[i].Hostnames, hostname) {
+		list[i].Hostnames = append(list[i].Hostnames, hostname)
+	}
+	return list
 }
 
 // frontend answers the TLS policy of a port, "" for none, and makes it once. Without a
@@ -306,8 +322,8 @@ func (w *run) claimNames(g *Gateway, s *gatewayState) {
 func (w *run) listenPort() {
 	var claims []portClaim
 	for _, s := range w.collected(w.self) {
-		if c, ok := s.v.(portClaim); ok {
-			claims = append(claims, c)
+		if list, ok := s.v.([]portClaim); ok {
+			claims = append(claims, list...)
 		}
 	}
 	if len(claims) == 0 {
@@ -338,7 +354,25 @@ func (w *run) listenPort() {
 		if c.Policy != "" {
 			values["tls_policy"] = c.Policy
 		}
+		if names := hostnamesOf(c, claims); len(names) > 0 {
+			values["hostnames"] = names
+		}
 		list = append(list, values)
 	}
 	w.compose(map[string][]any{"x_keyway_listeners": list}, nil)
+}
+
+// hostnamesOf are the hostnames of all who have a port for the protocol of the first of
+// them, as documents write them.
+func hostnamesOf(first portClaim, claims []portClaim) []string {
+	var names []string
+	for _, c := range claims {
+		if c.Protocol == first.Protocol && (c.Policy == first.Policy || c.Object == first.Object) {
+			for _, name := range c.Hostnames {
+				names = append(names, cmp.Or(name, "*"))
+			}
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }

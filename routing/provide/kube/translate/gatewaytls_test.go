@@ -251,3 +251,28 @@ func TestListenerSet(t *testing.T) {
 		})
 	}
 }
+
+// TestGatewayHostnames: what listeners of one port are for is told to the node, of every
+// Gateway that has the port.
+func TestGatewayHostnames(t *testing.T) {
+	text := ofGateway(
+		`{name: any, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: pair}]}}`,
+		`{name: web, port: 443, protocol: HTTPS, hostname: "*.Web.test", tls: {certificateRefs: [{name: pair}]}}`,
+		`{name: raw, port: 443, protocol: TLS, hostname: raw.test, tls: {mode: Passthrough}}`,
+		`{name: end, port: 443, protocol: TLS, hostname: end.web.test, tls: {certificateRefs: [{name: pair}]}}`,
+		`{name: clear, port: 80, protocol: HTTP, hostname: a.test}`,
+		`{name: other, port: 8443, protocol: HTTPS, hostname: a.test, tls: {certificateRefs: [{name: none}]}}`,
+	) + pairOf(t, "infra", "pair", "a.test") + `
+kind: Gateway
+metadata: {name: second, namespace: infra, creationTimestamp: "2026-02-01T00:00:00Z"}
+spec: {gatewayClassName: keyway, listeners: [{name: x, port: 443, protocol: HTTPS, hostname: second.test, tls: {certificateRefs: [{name: pair}]}}]}
+---
+`
+	var got []string
+	for _, l := range whole(t, text).Listeners {
+		got = append(got, l.Name+" "+l.Protocol+" "+strings.Join(l.Hostnames, " "))
+	}
+	if want := []string{"gateway-443-tcp https * *.web.test second.test", "gateway-443-tcp-tls tls end.web.test raw.test", "gateway-80-tcp http ", "gateway-8443-tcp https a.test"}; !sameSet(got, want) {
+		t.Errorf("%q\nwant %q", got, want)
+	}
+}

@@ -169,6 +169,7 @@ func (w *run) pairRef(from Ref, ref *ObjectReference, at, invalid string, resolv
 }
 
 // conflicts judges the listeners of a Gateway, in order of precedence, beside each other.
+// HTTPS and TLS go together on one port: which it is the server name tells.
 func conflicts(list []*listenerState) {
 	for i, l := range list {
 		if !l.Accepted() {
@@ -180,7 +181,7 @@ func conflicts(list []*listenerState) {
 			}
 			reason, message := "", ""
 			switch {
-			case before.Protocol != l.Protocol:
+			case before.Protocol != l.Protocol && !(overTLS(before.protocol()) && overTLS(l.protocol())):
 				reason, message = "ProtocolConflict", "expected one protocol on port "+strconv.Itoa(l.Port)+"; listener '"+before.Name+"' has "+before.Protocol
 			case before.Hostname == l.Hostname:
 				reason, message = "HostnameConflict", "expected another hostname or port than those of listener '"+before.Name+"'"
@@ -193,6 +194,10 @@ func conflicts(list []*listenerState) {
 		}
 	}
 }
+
+// overTLS says whether the clients of a protocol, as documents call it, name a host before
+// anything else.
+func overTLS(protocol string) bool { return protocol == "https" || protocol == "tls" }
 
 // wrong says what is wrong with a selector, "" for nothing.
 func (s *LabelSelector) wrong() string {
