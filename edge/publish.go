@@ -135,11 +135,18 @@ func (p *Publisher) Run(ctx context.Context) error {
 			coming = p.load(ctx, in, coming)
 		case in.Set = <-coming.set:
 			in.Document = coming.document
-			p.take(ctx, in, coming.known)
 			coming = arrival{}
+			p.take(ctx, in, false)
 		case <-p.broker.Changed():
-			in.Set = p.broker.Current()
-			again()
+			select {
+			case <-p.documents.Changed(): // one build serves both
+				coming = p.load(ctx, in, coming)
+			default:
+			}
+			if set := p.broker.Current(); !coming.known && set != in.Set {
+				in.Set = set
+				again()
+			}
 		case <-p.statusChanged():
 			again()
 		case <-p.tripped:
@@ -149,6 +156,11 @@ func (p *Publisher) Run(ctx context.Context) error {
 		case <-tick.C:
 			again()
 		}
+		if coming.known {
+			in.Set, in.Document = p.broker.Current(), coming.document
+			coming = arrival{}
+			p.take(ctx, in, true)
+		}
 	}
 }
 
@@ -157,7 +169,7 @@ type arrival struct {
 	document *spec.Document
 	set      <-chan *secrets.Set
 	cancel   context.CancelFunc
-	known    bool // it refers to what the one in force does: nothing was asked for
+	known    bool // it refers to what the one in force does: nothing was asked for, nor is waited for
 }
 
 // end gives an arrival up and waits for its goroutine.
@@ -179,9 +191,7 @@ func (p *Publisher) load(ctx context.Context, in Inputs, coming arrival) arrival
 		coming.document = next // whose secrets are on their way
 		return coming
 	case coming.document == nil && in.Document != nil && next != in.Document && next.SharesRefs(in.Document):
-		set := make(chan *secrets.Set, 1)
-		set <- p.broker.Current()
-		return arrival{document: next, set: set, cancel: func() {}, known: true}
+		return arrival{document: next, known: true}
 	}
 	if coming.end(); next == in.Document {
 		p.broker.Want(p.plan(next))

@@ -68,3 +68,25 @@ func TestADocumentThatRefersToTheSameAsksForNothing(t *testing.T) {
 		}
 	})
 }
+
+// TestOneBuildServesADocumentAndCredentials has both come while the publisher is at work.
+func TestOneBuildServesADocumentAndCredentials(t *testing.T) {
+	doc := load(t, what("{vault://env/x}"))
+	other := load(t, strings.Replace(what("{vault://env/x}"), "/b", "/c", 1))
+	publishing(t, func(w *world) { w.doc, w.set = doc, secrets.NewSet(1, credential(t, "{vault://env/x}", "v", 1)) }, func(w *world, p *Publisher) {
+		for n := range 40 { // of two that wait either may be taken up first
+			before := len(w.published)
+			w.built = func() {
+				w.doc, w.set = withRoutesOf(doc, other), secrets.NewSet(uint64(n+2), credential(t, "{vault://env/x}", "v", n+2))
+				w.docHint <- struct{}{}
+				w.setHint <- struct{}{}
+			}
+			w.doc = withRoutesOf(doc, doc)
+			w.docHint <- struct{}{}
+			synctest.Wait()
+			if s := p.Current(); s.Document != w.doc || s.Set != w.set || len(w.published) != before+2 {
+				t.Fatalf("%d snapshots for a document and credentials that came together; expected one with both", len(w.published)-before-1)
+			}
+		}
+	})
+}

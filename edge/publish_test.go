@@ -25,12 +25,17 @@ type world struct {
 	plans     []secrets.Plan
 	published []*Snapshot
 	reports   []*Report
+	built     func() // is called by Built once, nil for nothing
 }
 
 func (w *world) Current() (*spec.Document, spec.Problems) { return w.doc, w.problems }
 func (w *world) Changed() <-chan struct{}                 { return w.docHint }
 func (w *world) Built(s *Snapshot, r *Report) {
 	w.published, w.reports = append(w.published, s), append(w.reports, r)
+	if f := w.built; f != nil {
+		w.built = nil
+		f()
+	}
 }
 
 // broker is the world's other half: both halves have a Current and a Changed.
