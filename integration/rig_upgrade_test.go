@@ -128,16 +128,17 @@ func another(t testing.TB, version string) string {
 }
 
 // newcomers make a connection for each request, so many a second whether or not those
-// before have ended, and count what becomes of them.
+// before have ended, and count what becomes of them. What a busy moment holds up is made
+// up for after it.
 type newcomers struct {
 	address string
 	roots   *tls.Config
 	path    string
 	judge   func(body string, began time.Time) error // of an answer 200; nil for anything
 
-	sent, ok, refused, reset, failed, late atomic.Int64
-	first                                  atomic.Value // the first trouble
-	flying                                 chan struct{}
+	sent, ok, refused, reset, failed atomic.Int64
+	first                            atomic.Value // the first trouble
+	flying                           chan struct{}
 }
 
 // mostFlying is how many connections may be open at a time. A machine that cannot make
@@ -159,12 +160,11 @@ func (n *newcomers) run(rate int, stop <-chan struct{}) {
 			return
 		case <-tick.C:
 		}
-		for due := int64(time.Since(began).Seconds() * float64(rate)); n.sent.Load()+n.late.Load() < due; {
+		for due := int64(time.Since(began).Seconds() * float64(rate)); n.sent.Load() < due; {
 			select {
 			case n.flying <- struct{}{}:
-			default:
-				n.late.Add(1)
-				continue
+			case <-stop:
+				return
 			}
 			i := n.sent.Add(1)
 			wg.Go(func() {
