@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"slices"
@@ -46,15 +47,19 @@ func declare(h *house) (*Declared, *openers) {
 	return NewDeclared(h.publisher, h.server, udp, silent()), udp
 }
 
-// freeAddress is one of loopback on which nobody listens.
+// freeAddress is one of loopback on which nobody listens. Its port is below those that
+// systems give to clients and to whoever asks for any: nobody else is given it meanwhile.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		at := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000))
+		if l, err := net.Listen("tcp", at); err == nil {
+			_ = l.Close()
+			return at
+		}
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
+	t.Fatal("no port is free")
+	return ""
 }
 
 // listener is one of a document.

@@ -294,7 +294,7 @@ func expect(t *testing.T, got <-chan string, want string) {
 		if s != want {
 			t.Errorf("%q came, want %q", s, want)
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Fatalf("%q does not come", want)
 	}
 }

@@ -185,13 +185,13 @@ func TestTunnelOfMassesFallsSilent(t *testing.T) {
 	client, in := socktest.Pair(t)
 	out, origin := socktest.Pair(t)
 	done := make(chan [2]int64, 1)
-	s := &Server{TunnelIdle: 400 * time.Millisecond, Handler: &counting{done, func(x *exchange.Exchange) { x.Response.Status, x.Response.Switch = 101, out }}}
+	s := &Server{TunnelIdle: time.Second, Handler: &counting{done, func(x *exchange.Exchange) { x.Response.Status, x.Response.Switch = 101, out }}}
 	go s.ServeConn(t.Context(), in, &exchange.Conn{})
 	_, _ = io.WriteString(client, "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: raw\r\n\r\n")
 	go func() { _, _ = io.Copy(io.Discard, client) }()
 	piece := make([]byte, 300<<10)
 	began := time.Now()
-	for ; time.Since(began) < 1200*time.Millisecond; <-time.After(100 * time.Millisecond) { // three times the limit
+	for ; time.Since(began) < 2*time.Second; <-time.After(100 * time.Millisecond) { // twice the limit
 		if _, err := origin.Write(piece); err != nil {
 			t.Fatalf("it ended while one side talked: %v", err)
 		}
@@ -200,8 +200,8 @@ func TestTunnelOfMassesFallsSilent(t *testing.T) {
 	if _, err := origin.Read(piece); err == nil {
 		t.Error("the client said something")
 	}
-	if took := time.Since(began); took < 200*time.Millisecond || took > 5*time.Second {
-		t.Errorf("it ended after %v of silence, want about 400 ms", took)
+	if took := time.Since(began); took < 500*time.Millisecond || took > 30*time.Second {
+		t.Errorf("it ended after %v of silence, want about a second", took)
 	}
 	<-done
 }

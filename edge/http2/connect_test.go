@@ -124,7 +124,7 @@ func TestWebSocketRefused(t *testing.T) {
 // TestWebSocketSilence: a tunnel that nobody uses ends; one side's silence is no reason.
 func TestWebSocketSilence(t *testing.T) {
 	peers := make(chan net.Conn, 1)
-	k, _, _ := dial(t, Settings{TunnelIdle: 400 * time.Millisecond}, switched(peers))
+	k, _, _ := dial(t, Settings{TunnelIdle: time.Second}, switched(peers))
 	k.open(1, false, extended("websocket", "/")...)
 	peer := <-peers
 	began := time.Now()
@@ -133,12 +133,12 @@ func TestWebSocketSilence(t *testing.T) {
 			if _, err := io.WriteString(peer, "."); err != nil {
 				return
 			}
-			<-time.After(80 * time.Millisecond)
+			<-time.After(150 * time.Millisecond)
 		}
 		_, _ = io.Copy(io.Discard, peer)
 	}()
 	a := k.wait(1)
-	if took := time.Since(began); took < 800*time.Millisecond || a.body != ".........." {
+	if took := time.Since(began); took < 1500*time.Millisecond || a.body != ".........." {
 		t.Errorf("it ended after %v with %q", took, a.body)
 	}
 }

@@ -476,7 +476,7 @@ func (g *gateway) idleIsDead() bool {
 
 func waitFor(t *testing.T, done func() bool) {
 	t.Helper()
-	tick, end := time.NewTicker(time.Millisecond), time.After(5*time.Second)
+	tick, end := time.NewTicker(time.Millisecond), time.After(30*time.Second)
 	defer tick.Stop()
 	for !done() {
 		select {

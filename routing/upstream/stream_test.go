@@ -208,7 +208,7 @@ func TestClientGone(t *testing.T) {
 	if status, _ := g.do(x, nil); status != StatusClientGone {
 		t.Fatal(status)
 	}
-	if took := time.Since(began); took < patience || took > 900*time.Millisecond {
+	if took := time.Since(began); took < patience || took > 20*time.Second {
 		t.Errorf("took %v", took)
 	}
 	<-gone
