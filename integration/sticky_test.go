@@ -23,8 +23,8 @@ upstreams:
   targets: [%s]
 `
 
-// named is a target that says its name, also to those who upgrade.
-func named(t *testing.T, name string) string {
+// sayingName is a target that says its name, also to those who upgrade.
+func sayingName(t *testing.T, name string) string {
 	return origin(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Upgrade") == "" {
 			_, _ = io.WriteString(w, name)
@@ -44,7 +44,7 @@ func named(t *testing.T, name string) string {
 // TestStickySessions has clients of every version of HTTP come back to their target by a
 // cookie, on two nodes that know nothing of each other.
 func TestStickySessions(t *testing.T) {
-	addrs := map[string]string{"a": named(t, "a"), "b": named(t, "b"), "c": named(t, "c")}
+	addrs := map[string]string{"a": sayingName(t, "a"), "b": sayingName(t, "b"), "c": sayingName(t, "c")}
 	cert, key := pair(t, "edge.test", "edge.test")
 	document := func(weights string) string {
 		var list []string
