@@ -9,10 +9,10 @@ UNIT     = $(shell go list ./... | grep -v /integration)
 export GOFLAGS KEYWAY_CACHE := $(CACHE)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run test unit integration race lint fmt bench probe proof soak conformance fuzz manifests
+.PHONY: help setup build run test unit integration race lint fmt bench probe proof soak kube-scale conformance fuzz manifests
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 
 setup: ## install what tests and benchmarks need (Debian packages, pinned tools); safe to repeat
 	@integration/setup.sh "$(CACHE)"
@@ -62,6 +62,10 @@ proof: build ## break every source of credentials and rotate all of them under l
 soak: build ## every protocol at once under changes and deaths of targets, for SOAK (1h; QUICK=1: as in make test)
 	KEYWAY_REQUIRE=all $(if $(QUICK),,SOAK=$(or $(SOAK),1h) SOAK_OUT=$(abspath integration/soak/latest.json)) \
 		go test -count=1 -timeout 12h -v -run '^TestSoak$$' ./integration
+
+kube-scale: build ## a cluster of 10,000 Ingresses and TLS Secrets and what its changes cost (QUICK=1: as in make test)
+	KEYWAY_REQUIRE=all $(if $(QUICK),,KUBE_SCALE=full KUBE_SCALE_OUT=$(abspath integration/scale/latest.json)) \
+		go test -count=1 -timeout 30m -v -run '^TestKubeScale$$' ./integration
 
 conformance: build ## the Gateway API's own suite against a node made for it, as root (QUICK=1: a handful of it, as in make test)
 	@mkdir -p integration/conformance
