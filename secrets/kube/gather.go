@@ -16,7 +16,7 @@ const (
 
 // Expect says that these Secrets will be asked for. Where they are many, as certificates
 // are when a node starts, the watch that is about to tell of them begins with reading them
-// together, which takes a tenth of what one by one does.
+// together.
 func (s *Source) Expect(resources []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
