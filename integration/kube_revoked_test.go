@@ -129,6 +129,7 @@ func TestKubeRightsMissing(t *testing.T) {
 	if n := strings.Count(status, "cannot be read from the API server"); n != 2 {
 		t.Errorf("%d kinds are told of", n)
 	}
+	g.tellsOfKinds(t)
 	for _, role := range full {
 		if code, answer := k.attempt(role); code > 299 {
 			t.Fatalf("%d %s", code, answer)
@@ -139,6 +140,40 @@ func TestKubeRightsMissing(t *testing.T) {
 		_, status := g.read("/status")
 		return code == http.StatusOK && !strings.Contains(status, "cannot be read")
 	})
+}
+
+// tellsOfKinds expects that metrics tell of two kinds that cannot be read and of all others
+// that they can, and that each family is in the table of metrics as it is.
+func (g *gateway) tellsOfKinds(t *testing.T) {
+	t.Helper()
+	_, text := g.read("/metrics")
+	types, _ := documented(t)
+	is := exposed(text)
+	for name, kind := range types {
+		if strings.HasPrefix(name, "keyway_kube_") && is[name] != kind {
+			t.Errorf("%s is documented as a %s and is %q", name, kind, is[name])
+		}
+	}
+	for name := range is {
+		if strings.HasPrefix(name, "keyway_kube_") && types[name] == "" {
+			t.Errorf("%s is not documented", name)
+		}
+	}
+	stale := map[string]bool{}
+	for line := range strings.Lines(text) {
+		if rest, ok := strings.CutPrefix(line, `keyway_kube_stale_seconds{kind="`); ok {
+			kind, value, _ := strings.Cut(strings.TrimSpace(rest), `"} `)
+			stale[kind] = value != "0"
+		}
+	}
+	for kind, bad := range stale {
+		if bad != (kind == "KongPlugin" || kind == "TLSRoute") {
+			t.Errorf("%s is stale: %v", kind, bad)
+		}
+	}
+	if len(stale) < 20 || !strings.Contains(text, `keyway_kube_objects{kind="Ingress"} 2`) || !strings.Contains(text, `keyway_kube_lists_total{kind="KongPlugin",result="ok"} 0`) {
+		t.Errorf("%d kinds; metrics\n%s", len(stale), text)
+	}
 }
 
 // TestAliveBeforeReady: a node that cannot read its cluster is not given traffic, and is

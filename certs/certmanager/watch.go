@@ -90,6 +90,15 @@ func (w *Watcher) Remarks() []string {
 	return list
 }
 
+// Facts are how the Certificates are followed.
+func (w *Watcher) Facts() []cluster.Facts {
+	var list []cluster.Facts
+	for _, s := range w.sources {
+		list = append(list, s.Facts())
+	}
+	return list
+}
+
 // Owner answers the Certificate that writes a Secret. Of several, which cert-manager
 // has fight each other, it is the oldest, and says so.
 func (w *Watcher) Owner(namespace, secret string) (*Certificate, bool) {

@@ -195,7 +195,7 @@ func (n *node) dataPath(ctx context.Context) error {
 		Overload: n.overload, Mirrors: n.mirrors,
 		Version: version, NodeID: n.config.NodeID, Ledger: n.ledger, Access: n.access, Log: n.log,
 		Current: func() *edge.Snapshot { return n.publisher.Current() }, Broker: n.broker.Stats, Credentials: n.broker.Current, LastGood: n.lastGoodFacts,
-		Staples: n.staples, Issuers: n.issuers, Owned: n.owned, Keys: n.keyRings, Events: &n.events, Upgrades: n.upgradeFacts, Listeners: n.listenerFacts,
+		Staples: n.staples, Issuers: n.issuers, Owned: n.owned, Kube: n.kubeFacts, Keys: n.keyRings, Events: &n.events, Upgrades: n.upgradeFacts, Listeners: n.listenerFacts,
 	})
 	groups, err := curves(s.TLSCurves)
 	if err != nil {

@@ -90,6 +90,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	c.secrets(out, time.Now())
 	c.issuers(out, time.Now())
 	c.owned(out, time.Now())
+	c.kube(out, time.Now())
 	c.keys(out, time.Now())
 	c.events(out)
 	c.lastGood(out)

@@ -31,6 +31,7 @@ type Options struct {
 	Staples         func() []ocsp.Status  // nil for none
 	Issuers         func() []Issuer       // that order certificates, nil for none
 	Owned           func() []Owned        // certificates in use that cert-manager issues, nil for none
+	Kube            func() *Kube          // of a cluster, nil for none
 	Keys            func() []KeyRing      // of sessions and of Encrypted Client Hello, nil for none
 	Events          *Events               // nil for none
 	LastGood        func() LastGood       // nil for none

@@ -44,6 +44,7 @@ type Provider struct {
 	sources []*source
 	changed chan struct{} // capacity 1
 	plans   plans
+	counts  counts
 
 	state  *translate.State            // owned by Run
 	wanted map[translate.Ref]*followed // likewise: Secrets and ConfigMaps that something names
@@ -223,6 +224,8 @@ func (p *Provider) loop(ctx context.Context) error {
 			p.state.Declare(vaults)
 			p.state.Unread(p.inbox.unread())
 			doc := p.state.Document()
+			p.counts.documents.Add(1)
+			p.counts.translating.Add(int64(time.Since(began)))
 			if p.follow(ctx); p.document != nil || p.whole() {
 				p.offer(doc, p.state.Findings())
 			}

@@ -67,6 +67,7 @@ func (p *Provider) write(ctx context.Context) error {
 			}
 			next = now.Add(leaseRenew)
 		}
+		p.counts.leads.Store(e.leads)
 		if e.leads {
 			w.look(ctx, next)
 		}
@@ -100,6 +101,11 @@ func (w *writer) look(ctx context.Context, next time.Time) {
 		err := w.p.send(ctx, x)
 		if ctx.Err() != nil {
 			return
+		}
+		if err != nil {
+			w.p.counts.writeFailures.Add(1)
+		} else {
+			w.p.counts.written.Add(1)
 		}
 		if err != nil && !w.failing && !failed {
 			w.p.cfg.Log.Warn("writing to the API server failed; traffic does not need it", slog.String("object", x.object), slog.Any("error", err))
