@@ -13,14 +13,14 @@ import (
 const securityPage = "docs/security-cases.md"
 
 // securityCases are the cases of TLS (T), certificates (C), secrets (S), HTTP/3 (Q), overload
-// (O), Kubernetes (K) and what is shipped (X) that the product is held to.
+// (O), Kubernetes (K), faults of its API server (F) and what is shipped (X) that the product is held to.
 const securityCases = `
 T-01 T-02 T-04 T-06 T-07 T-08 T-10 T-12 T-15 T-16 T-17 T-18 T-19 T-20 T-21 T-22
 C-01 C-02 C-03 C-04 C-06 C-08 C-10 C-12 C-13 C-16
 S-01 S-02 S-03 S-04 S-07 S-08 S-12 S-16 S-17 S-18 S-19 S-20 S-21 S-22
 Q-04 Q-05 Q-06 Q-07 Q-08 Q-10
 O-01 O-02 O-03 O-04 O-08 O-09 O-10 O-14 O-16
-K-01 K-03 K-08 K-09 X-05`
+K-01 K-03 K-08 K-09 X-05 F-08 F-09`
 
 // securityRow is one line of a table of the page.
 type securityRow struct {
