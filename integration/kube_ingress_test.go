@@ -218,6 +218,11 @@ func TestKubeKIC(t *testing.T) {
 			return strings.Contains(string(text), `"reason":"Programmed","status":"True","type":"Programmed"`)
 		})
 	}
+	poll(t, "the policy says of its Service how it stands", 20*time.Second, func() bool {
+		text, _ := json.Marshal(k.do(http.MethodGet, "/apis/configuration.konghq.com/v1beta1/namespaces/shop/kongupstreampolicies/sticky", nil)["status"])
+		return strings.Contains(string(text), `"ancestorRef":{"group":"core","kind":"Service","name":"api","namespace":"shop"}`) &&
+			strings.Contains(string(text), `"reason":"Accepted","status":"True"`) && strings.Contains(string(text), `"reason":"Programmed","status":"True"`)
+	})
 	// A plugin that gets worse goes on as it was, one that is deleted closes what it guarded.
 	version := fmt.Sprint(k.do(http.MethodGet, "/apis/configuration.konghq.com/v1/namespaces/shop/kongplugins/auth", nil)["metadata"].(object)["resourceVersion"])
 	k.apply(strings.Replace(fmt.Sprintf(forKIC, "edge"), "key_names: [apikey]", "key_names: 5", 1))

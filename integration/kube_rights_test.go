@@ -143,6 +143,16 @@ kind: UDPIngress
 metadata: {name: udp, namespace: shop, annotations: {kubernetes.io/ingress.class: keyway}}
 spec: {rules: [{port: 9000, backend: {serviceName: web, servicePort: 80}}]}
 ---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop, annotations: {konghq.com/upstream-policy: busy}}
+spec: {ports: [{name: http, port: 80}]}
+---
+apiVersion: configuration.konghq.com/v1beta1
+kind: KongUpstreamPolicy
+metadata: {name: busy, namespace: shop}
+spec: {algorithm: least-connections}
+---
 `
 
 // inGateway is the same of the Gateway API, with two ports.

@@ -187,7 +187,7 @@ stream_listen: streams
   resources: [ingresses/status]
   verbs: [patch]
 - apiGroups: [configuration.konghq.com]
-  resources: [kongconsumergroups/status, kongconsumers/status, kongplugins/status, tcpingresses/status, udpingresses/status]
+  resources: [kongconsumergroups/status, kongconsumers/status, kongplugins/status, kongupstreampolicies/status, tcpingresses/status, udpingresses/status]
   verbs: [patch]
 - apiGroups: [gateway.networking.k8s.io]
   resources: [backendtlspolicies/status, gateways/status, grpcroutes/status, httproutes/status, listenersets/status, tcproutes/status, tlsroutes/status, udproutes/status]

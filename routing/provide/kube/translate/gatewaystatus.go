@@ -31,6 +31,8 @@ func (s *State) Status(o Object, addresses []Address, ports Ports, at time.Time)
 		return s.routeStatus(o, m)
 	case *BackendTLS:
 		return s.policyStatus(o, m)
+	case *UpstreamPolicy:
+		return s.upstreamPolicyStatus(o, m)
 	}
 	return nil
 }

@@ -90,6 +90,9 @@ type UpstreamPolicy struct {
 			CookiePath string `json:"cookiePath"`
 		} `json:"stickySessions"`
 	} `json:"spec"`
+	Status struct {
+		Ancestors []AncestorStatus `json:"ancestors"`
+	} `json:"status"`
 }
 
 // HashInput is what of a request is hashed.

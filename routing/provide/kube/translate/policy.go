@@ -13,6 +13,10 @@ func (w *run) policy(m *Meta, upstream map[string]any, fields map[string]string)
 		w.override(m, upstream, fields)
 		return
 	}
+	w.follow(m, name, "")
+	if other := m.Annotations[kongPrefix+"upstream-policy"]; other != "" && other != name {
+		w.follow(m, other, "the Service names KongUpstreamPolicy '"+name+"' in "+ownPrefix+"upstream-policy, which counts")
+	}
 	p, ok := w.look(KindUpstreamPolicy, m.Namespace, name).(*UpstreamPolicy)
 	if !ok {
 		w.ignore(field, "expected the name of a KongUpstreamPolicy in namespace "+m.Namespace+"; there is no '"+name+"'")
@@ -21,6 +25,7 @@ func (w *run) policy(m *Meta, upstream map[string]any, fields map[string]string)
 	values, why := p.values()
 	if why != "" {
 		w.ignore(field, "KongUpstreamPolicy "+p.Namespace+"/"+p.Name+": "+why)
+		w.unfollow(m, name, why)
 		return
 	}
 	// What is wrong with it must not take the Service's traffic: it is tried by itself.
@@ -33,6 +38,7 @@ func (w *run) policy(m *Meta, upstream map[string]any, fields map[string]string)
 		for _, f := range probe.findings {
 			f.Effect = Ignored
 			w.findings = append(w.findings, f)
+			w.unfollow(m, name, f.Field+": "+f.Message)
 		}
 		return
 	}

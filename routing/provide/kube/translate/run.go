@@ -48,6 +48,7 @@ const (
 	collectSets      = "sets"     // the ListenerSets of a Gateway
 	collectAttached  = "attached" // the routes of a listener
 	collectTLS       = "tls"      // the policies of a Service
+	collectPolicy    = "policy"   // the Services of a KongUpstreamPolicy
 	collectUsed      = "used"     // the Gateways whose routes lead to a Service
 	declaredVaults   = "declared-vaults"
 )
