@@ -196,12 +196,6 @@ func TestGatewayListeners(t *testing.T) {
 			"Accepted=False/ListenersNotValid Programmed=False/Invalid http[HTTPRoute,GRPCRoute]:0 http.Accepted=False/PortUnavailable http.Programmed=False/Invalid http.ResolvedRefs",
 		},
 		{
-			"requests and streams over TLS",
-			[]string{`{name: a, port: 443, protocol: HTTPS, hostname: a.test, tls: {certificateRefs: [{name: pair}]}}`, `{name: b, port: 443, protocol: TLS, hostname: b.test, tls: {mode: Passthrough}}`, `{name: c, port: 443, protocol: TLS, hostname: A.test, tls: {mode: Passthrough}}`},
-			"kind: Pair\nmetadata: {name: pair, namespace: infra}",
-			"Accepted=True/ListenersNotValid Programmed a[HTTPRoute,GRPCRoute]:0 a.Accepted a.Programmed=False/Invalid a.ResolvedRefs=False/InvalidCertificateRef b[TLSRoute]:0 b.Accepted b.Programmed b.ResolvedRefs c[TLSRoute]:0 c.Accepted=False/HostnameConflict c.Programmed=False/HostnameConflict c.ResolvedRefs c.Conflicted=True/HostnameConflict",
-		},
-		{
 			"streams beside the requests over TLS of an older Gateway",
 			[]string{`{name: a, port: 443, protocol: TLS, tls: {mode: Passthrough}}`},
 			"kind: Gateway\nmetadata: {name: old, namespace: shop, creationTimestamp: \"2025-01-01T00:00:00Z\"}\nspec: {gatewayClassName: keyway, listeners: [{name: x, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: pair}]}}]}\n---\nkind: Pair\nmetadata: {name: pair, namespace: shop}",

@@ -276,3 +276,17 @@ spec: {gatewayClassName: keyway, listeners: [{name: x, port: 443, protocol: HTTP
 		t.Errorf("%q\nwant %q", got, want)
 	}
 }
+
+// TestRequestsAndStreamsShareAPort: over TLS the hostname tells which of one Gateway's
+// listeners it is, unless two have the same one.
+func TestRequestsAndStreamsShareAPort(t *testing.T) {
+	s := state(t, ofGateway(
+		`{name: a, port: 443, protocol: HTTPS, hostname: a.test, tls: {certificateRefs: [{name: pair}]}}`,
+		`{name: b, port: 443, protocol: TLS, hostname: b.test, tls: {mode: Passthrough}}`,
+		`{name: c, port: 443, protocol: TLS, hostname: A.test, tls: {mode: Passthrough}}`,
+	)+pairOf(t, "infra", "pair"))
+	const want = "Accepted=True/ListenersNotValid Programmed a[HTTPRoute,GRPCRoute]:0 a.Accepted a.Programmed a.ResolvedRefs b[TLSRoute]:0 b.Accepted b.Programmed b.ResolvedRefs c[TLSRoute]:0 c.Accepted=False/HostnameConflict c.Programmed=False/HostnameConflict c.ResolvedRefs c.Conflicted=True/HostnameConflict"
+	if got := status(t, s, KindGateway, "infra", "edge"); got != want {
+		t.Errorf("%s\nwant %s", got, want)
+	}
+}
