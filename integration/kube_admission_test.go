@@ -46,11 +46,20 @@ func TestKubeAdmission(t *testing.T) {
 		}
 		return code == http.StatusUnprocessableEntity && strings.Contains(answer, "config.minute: ") && strings.Contains(answer, "admission.keyway.dev")
 	})
+	const service = "apiVersion: v1\nkind: Service\nmetadata: {name: %s, namespace: shop, annotations: {%s}}\nspec: {ports: [{port: 80}]}\n"
+	const request = "apiVersion: gateway.networking.k8s.io/v1\nkind: %s\nmetadata: {name: r, namespace: shop, annotations: {%s}}\nspec: {parentRefs: [{name: later}], rules: [{filters: [{type: ExtensionRef, extensionRef: {group: configuration.konghq.com, kind: %s, name: later}}]}]}\n"
 	for _, c := range []struct {
 		what, text string
 		code       int
 		says       string
 	}{
+		{"a Service that would be spoken to otherwise", fmt.Sprintf(service, "s", "konghq.com/protocol: htps"), http.StatusUnprocessableEntity, "metadata.annotations[konghq.com/protocol]: "},
+		{"one that is right", fmt.Sprintf(service, "s", "konghq.com/protocol: https, konghq.com/upstream-policy: later"), http.StatusCreated, ""},
+		{"one that is nobody's here", fmt.Sprintf(service, "t", "theirs.test/protocol: htps"), http.StatusCreated, ""},
+		{"an HTTPRoute that cannot mean what it says", fmt.Sprintf(request, "HTTPRoute", "konghq.com/protocols: htps", "KongPlugin"), http.StatusUnprocessableEntity, "metadata.annotations[konghq.com/protocols]: "},
+		{"one with a filter that is no KongPlugin", fmt.Sprintf(request, "HTTPRoute", "", "KongClusterPlugin"), http.StatusUnprocessableEntity, "spec.rules[0].filters[0].extensionRef: "},
+		{"one whose Gateway and plugin come later", fmt.Sprintf(request, "HTTPRoute", "konghq.com/strip-path: 'true'", "KongPlugin"), http.StatusCreated, ""},
+		{"a GRPCRoute that cannot mean what it says", fmt.Sprintf(request, "GRPCRoute", "keyway.dev/protocols: htps", "KongPlugin"), http.StatusUnprocessableEntity, "metadata.annotations[keyway.dev/protocols]: "},
 		{"a good plugin", fmt.Sprintf(plugin, "b", "5"), http.StatusCreated, ""},
 		{"one that gets worse", fmt.Sprintf(plugin, "b", "many"), http.StatusUnprocessableEntity, "config.minute: "},
 		{"an Ingress that cannot mean what it says", ingressOf("i", "a.test", "web", "konghq.com/methods: G-T"), http.StatusUnprocessableEntity, "metadata.annotations[konghq.com/methods]: "},

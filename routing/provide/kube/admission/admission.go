@@ -137,7 +137,7 @@ func decode(asked *request, text json.RawMessage) (translate.Object, error) {
 	if o == nil || len(text) == 0 || string(text) == "null" {
 		return nil, nil
 	}
-	if group, _ := translate.GroupOf(o.Kind()); group == "" || group != asked.Kind.Group {
+	if group, _ := translate.GroupOf(o.Kind()); group != asked.Kind.Group || group == "" && o.Kind() != translate.KindService {
 		return nil, nil
 	}
 	if json.Unmarshal(text, o) != nil {

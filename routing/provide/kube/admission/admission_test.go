@@ -64,6 +64,9 @@ func TestObjectsAreJudged(t *testing.T) {
 		{"an Ingress that says less than it means", reviewOf("networking.k8s.io", "Ingress", ingress("keyway", "konghq.com/protocols", "htps"), "null"), "metadata.annotations[konghq.com/protocols]: ", ""},
 		{"of another class", reviewOf("networking.k8s.io", "Ingress", ingress("other", "konghq.com/protocols", "htps"), "null"), "", ""},
 		{"a value that can be left out", reviewOf("networking.k8s.io", "Ingress", ingress("keyway", "konghq.com/preserve-host", "maybe"), "null"), "", "it is left out"},
+		{"a Service that would be spoken to otherwise", reviewOf("", "Service", `{"metadata": {"namespace": "shop", "name": "s", "annotations": {"konghq.com/protocol": "htps"}}, "spec": {"ports": [{"port": 80}]}}`, "null"), "metadata.annotations[konghq.com/protocol]: ", ""},
+		{"a route that says less than it means", reviewOf("gateway.networking.k8s.io", "HTTPRoute", `{"metadata": {"namespace": "shop", "name": "r", "annotations": {"konghq.com/protocols": "htps"}}, "spec": {}}`, "null"), "metadata.annotations[konghq.com/protocols]: ", ""},
+		{"a Secret, which is nobody's here", reviewOf("", "Credential", `{"metadata": {"name": "s"}}`, "null"), "", ""},
 		{"a kind that is not ours", reviewOf("apps", "Deployment", `{"metadata": {"name": "d"}}`, "null"), "", ""},
 	} {
 		code, got := post(t, c.review)
@@ -101,7 +104,7 @@ func TestWhatIsNoReview(t *testing.T) {
 
 // FuzzReview: whatever an object says, it is answered.
 func FuzzReview(f *testing.F) {
-	for _, kind := range []string{"Ingress", "KongPlugin", "KongConsumer", "KongVault", "KongUpstreamPolicy", "TCPIngress"} {
+	for _, kind := range []string{"Ingress", "KongPlugin", "KongConsumer", "KongVault", "KongUpstreamPolicy", "TCPIngress", "Service", "HTTPRoute", "GRPCRoute"} {
 		f.Add(kind, `{"metadata": {"namespace": "shop", "name": "x", "annotations": {"kubernetes.io/ingress.class": "keyway", "konghq.com/headers.a": "b"}}, "plugin": "limit", "config": {"minute": 5}, "username": "a"}`)
 		f.Add(kind, `{"metadata": {"name": "x"}, "spec": {"ingressClassName": "keyway", "prefix": "abc", "backend": "env", "algorithm": "consistent-hashing", "hashOn": {"header": "x"}, "rules": [{"host": "*.a.test", "port": 9000, "backend": {"serviceName": "a", "servicePort": 1}, "http": {"paths": [{"path": "/~/(a", "pathType": "ImplementationSpecific", "backend": {"service": {"name": "a", "port": {"number": 1}}}}]}}]}}`)
 	}
@@ -113,8 +116,13 @@ func FuzzReview(f *testing.F) {
 		asked := &request{UID: "u", Object: json.RawMessage(object)}
 		asked.Kind.Kind = kind
 		asked.Kind.Group = "configuration.konghq.com"
-		if kind == "Ingress" {
+		switch kind {
+		case "Ingress":
 			asked.Kind.Group = "networking.k8s.io"
+		case "Service":
+			asked.Kind.Group = ""
+		case "HTTPRoute", "GRPCRoute":
+			asked.Kind.Group = "gateway.networking.k8s.io"
 		}
 		if answer := judge(cfg, asked); answer.UID != "u" || answer.Allowed == (answer.Status != nil) {
 			t.Errorf("%+v", answer)

@@ -3,7 +3,9 @@ package translate
 import (
 	"cmp"
 	"encoding/json"
+	"fmt"
 	"maps"
+	"strings"
 )
 
 // Judge answers what would be refused of an object by itself, by the rules by which it
@@ -59,6 +61,15 @@ func Judge(cfg Config, o Object) []Finding {
 		y := *x
 		y.Meta = m
 		o = &y
+	case *Service:
+		o = judgedService(s, cfg.Class, x, m)
+	case *Route:
+		if x.kind != KindHTTPRoute && x.kind != KindGRPCRoute {
+			return nil
+		}
+		y := *x
+		y.Meta, y.Spec.ParentRefs = m, stubGateway(s, m.Namespace)
+		o = &y
 	default:
 		return nil
 	}
@@ -67,19 +78,46 @@ func Judge(cfg Config, o Object) []Finding {
 	}
 	s.Put(o)
 	s.Document()
+	return foundOf(s, cfg, o)
+}
+
+// foundOf are the findings about the object itself.
+func foundOf(s *State, cfg Config, o Object) []Finding {
 	var list []Finding
 	for _, f := range s.Findings() {
 		if f.Object != RefOf(o) {
 			continue
 		}
-		if p, ok := o.(*Plugin); ok {
-			if _, known := cfg.Schemas[p.Plugin]; !known {
+		switch x := o.(type) {
+		case *Plugin:
+			if _, known := cfg.Schemas[x.Plugin]; !known {
 				f.Effect = Ignored // another controller may serve it
+			}
+		case *Route:
+			if !x.asksUs(f.Field) {
+				continue
 			}
 		}
 		list = append(list, f)
 	}
 	return list
+}
+
+// judgedService is a Service without what it names, which comes later, and an Ingress
+// that leads to it.
+func judgedService(s *State, class string, x *Service, m Meta) *Service {
+	y := *x
+	y.Meta = m
+	for _, prefix := range []string{kongPrefix, ownPrefix} {
+		for _, name := range []string{"upstream-policy", "override", "ca-certificates-secrets", "ca-certificates-configmaps"} {
+			delete(y.Annotations, prefix+name)
+		}
+	}
+	if len(y.Spec.Ports) == 0 {
+		y.Spec.Ports = []ServicePort{{Port: 80}}
+	}
+	leadTo(s, class, y.Namespace, y.Name, y.Spec.Ports[0].Port)
+	return &y
 }
 
 // stub is what an object refers to, made up.
@@ -118,11 +156,51 @@ func (b *stub) ofIngress(o *Ingress) {
 func (b *stub) use(s *State, class string, policy Meta) {
 	b.port("stub", ServicePort{Port: 80})
 	b.services["stub"].Annotations = map[string]string{kongPrefix + "upstream-policy": policy.Name}
+	leadTo(s, class, b.namespace, "stub", 80)
+}
+
+// leadTo makes an Ingress whose backend is a Service.
+func leadTo(s *State, class, namespace, service string, port int) {
 	user := &Ingress{}
-	text := `{"metadata": {"name": "stub"}, "spec": {"defaultBackend": {"service": {"name": "stub", "port": {"number": 80}}}}}`
+	text := `{"metadata": {"name": "stub"}, "spec": {"defaultBackend": {"service": {}}}}`
 	if json.Unmarshal([]byte(text), user) != nil {
 		return // the text is right
 	}
-	user.Namespace, user.Spec.IngressClassName = b.namespace, &class
+	user.Namespace, user.Spec.IngressClassName = namespace, &class
+	to := user.Spec.DefaultBackend.Service
+	to.Name, to.Port.Number = service, port
 	s.Put(user)
+}
+
+// stubGateway makes a Gateway that lets in every route of a namespace, and answers what
+// such a route says of it.
+func stubGateway(s *State, namespace string) []ParentRef {
+	const controller = "stub/gateway"
+	s.cfg.GatewayControllers = []string{controller}
+	class := &GatewayClass{Meta: Meta{Name: "stub"}}
+	class.Spec.ControllerName = controller
+	g := &Gateway{Meta: Meta{Name: "stub", Namespace: namespace}}
+	g.Spec.GatewayClassName, g.Spec.Listeners = class.Name, []Listener{{Name: "stub", Port: 80, Protocol: "HTTP"}}
+	s.Put(class)
+	s.Put(g)
+	return []ParentRef{{ObjectReference: ObjectReference{Name: g.Name}}}
+}
+
+// asksUs says whether a field is for controllers of this kind: an annotation, or a filter
+// that names an object of theirs. Of the rest it is not known whose the route is, which
+// its Gateway says.
+func (r *Route) asksUs(field string) bool {
+	if strings.HasPrefix(field, "metadata.annotations[") {
+		return true
+	}
+	for i := range r.Spec.Rules {
+		rule := &r.Spec.Rules[i]
+		for j := range rule.Filters {
+			ref := rule.Filters[j].ExtensionRef
+			if ref != nil && ref.group("") == konghq && field == fmt.Sprintf("spec.rules[%d].filters[%d].extensionRef", i, j) {
+				return true
+			}
+		}
+	}
+	return false
 }

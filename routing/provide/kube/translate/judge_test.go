@@ -60,5 +60,25 @@ spec:
 	f("kind: KongUpstreamPolicy\nmetadata: {namespace: shop, name: u}\nspec: {algorithm: round-robin, slots: 1}", "slots", Ignored)
 	f("kind: TCPIngress\nmetadata: {namespace: shop, name: t, annotations: {kubernetes.io/ingress.class: keyway}}\nspec: {rules: [{port: 9000, backend: {serviceName: a, servicePort: 80}}]}", "", "")
 	f("kind: TCPIngress\nmetadata: {namespace: shop, name: t, annotations: {kubernetes.io/ingress.class: keyway}}\nspec: {rules: [{host: 'not a name', port: 9000, backend: {serviceName: a, servicePort: 80}}]}", "spec.rules[0].host", Closed)
+	service := func(annotation string) string {
+		return "kind: Service\nmetadata: {namespace: shop, name: s, annotations: {" + annotation + "}}\nspec: {ports: [{name: http, port: 8080}]}"
+	}
 	f("kind: Service\nmetadata: {namespace: shop, name: s}", "", "")
+	f(service("konghq.com/plugins: none, konghq.com/upstream-policy: later, konghq.com/override: later, konghq.com/client-cert: later, konghq.com/ca-certificates-secrets: later, konghq.com/protocol: https"), "", "")
+	f(service("konghq.com/protocol: htps"), "metadata.annotations[konghq.com/protocol]", Closed)
+	f(service("keyway.dev/tls-verify: maybe"), "metadata.annotations[keyway.dev/tls-verify]", Closed)
+	f(service("konghq.com/retries: many"), "metadata.annotations[konghq.com/retries]", Ignored)
+	request := func(kind, annotation, filter string) string {
+		return "kind: " + kind + "\nmetadata: {namespace: shop, name: r, annotations: {" + annotation + "}}\nspec: {parentRefs: [{name: theirs, namespace: elsewhere, sectionName: x}], hostnames: [a.test], rules: [{filters: [" + filter + "], backendRefs: [{name: later, namespace: elsewhere, port: 80}]}]}"
+	}
+	const later = "{type: ExtensionRef, extensionRef: {group: configuration.konghq.com, kind: KongPlugin, name: later}}"
+	for _, kind := range []string{KindHTTPRoute, KindGRPCRoute} {
+		f(request(kind, "konghq.com/plugins: none, konghq.com/strip-path: 'true'", later), "", "")
+		f(request(kind, "konghq.com/protocols: htps", ""), "metadata.annotations[konghq.com/protocols]", Closed)
+		f(request(kind, "konghq.com/preserve-host: maybe", ""), "metadata.annotations[konghq.com/preserve-host]", Ignored)
+		f(request(kind, "", later+", "+strings.Replace(later, "KongPlugin", "KongClusterPlugin", 1)), "spec.rules[0].filters[1].extensionRef", Closed)
+		f(request(kind, "", "{type: ExtensionRef, extensionRef: {group: theirs.test, kind: Middleware, name: m}}"), "", "")
+		f(request(kind, "", "{type: Theirs}"), "", "")
+	}
+	f(strings.Replace(request("TCPRoute", "konghq.com/protocols: htps", ""), "hostnames: [a.test], ", "", 1), "", "")
 }
