@@ -16,7 +16,7 @@ func ofPolicy(t *testing.T, s *State, name string) string {
 	if !ok {
 		t.Fatalf("no policy %s", name)
 	}
-	v := s.Status(p, nil, time.Unix(1, 0))
+	v := s.Status(p, nil, nil, time.Unix(1, 0))
 	var out []string
 	list, _ := v["ancestors"].([]AncestorStatus)
 	for _, a := range list {
@@ -41,7 +41,7 @@ func ofPolicy(t *testing.T, s *State, name string) string {
 	if err := json.Unmarshal(text, &again.Status); err != nil {
 		t.Fatal(err)
 	}
-	if s.Status(&again, nil, time.Unix(2, 0)) != nil {
+	if s.Status(&again, nil, nil, time.Unix(2, 0)) != nil {
 		t.Errorf("%s: the same status is written again", name)
 	}
 	return strings.Join(out, "; ")
@@ -72,7 +72,7 @@ func TestStatusOfUpstreamPolicies(t *testing.T) {
 spec:`, 1)
 	s := state(t, classes+text+ingress("/", "Prefix"))
 	s.Document()
-	list, _ := s.Status(s.Object(Ref{KindUpstreamPolicy, "shop", "p"}), nil, time.Unix(1, 0))["ancestors"].([]AncestorStatus)
+	list, _ := s.Status(s.Object(Ref{KindUpstreamPolicy, "shop", "p"}), nil, nil, time.Unix(1, 0))["ancestors"].([]AncestorStatus)
 	if len(list) != 1 || list[0].ControllerName != "other" {
 		t.Errorf("%+v", list)
 	}
