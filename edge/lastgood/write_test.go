@@ -210,7 +210,8 @@ func TestTheEndOfANodeIsNoFault(t *testing.T) {
 		from := &served{doc: docs[0], kept: one(canary, 1)}
 		cfg := place(t)
 		cfg.Serving = from.serving
-		ctx, cancel := context.WithCancel(t.Context())
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
 		rests := 0
 		cfg.Pause = func() {
 			if rests++; rests == 20 {
