@@ -63,7 +63,9 @@ func asConsumer(t testing.TB, g *gateway, key, path string) (status, limit int, 
 // TestConsumerGroups has groups with limits of their own: whose limit a request is held to
 // follows from the consumer, its groups, the route and the service.
 func TestConsumerGroups(t *testing.T) {
-	o := origin(t, func(w http.ResponseWriter, r *http.Request) { w.Header().Set("Saw-Groups", r.Header.Get("X-Consumer-Groups")) })
+	o := origin(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Saw-Groups", r.Header.Get("X-Consumer-Groups"))
+	})
 	document := fmt.Sprintf(groupsDocument, o)
 	g := start(t, options{document: document})
 	for _, c := range []struct {
@@ -73,10 +75,15 @@ func TestConsumerGroups(t *testing.T) {
 		groups    string
 	}{
 		// A group, and a consumer before it, comes before the service alone.
-		{"ann-key", "/open", 200, 9, ""}, {"bob-key", "/open", 200, 5, ""}, {"dan-key", "/open", 200, 3, ""}, {"eve-key", "/open", 200, 1, ""},
+		{"ann-key", "/open", 200, 9, ""},
+		{"bob-key", "/open", 200, 5, ""},
+		{"dan-key", "/open", 200, 3, ""},
+		{"eve-key", "/open", 200, 1, ""},
 		{"cid-key", "/open", 200, 9, ""}, // of two groups the first by name
-		{"ann-key", "/narrow", 200, 9, "gold"}, {"cid-key", "/narrow", 200, 7, "gold, silver"}, // route and group before the group
-		{"bob-key", "/narrow", 403, 0, ""}, {"dan-key", "/narrow", 403, 0, ""},
+		{"ann-key", "/narrow", 200, 9, "gold"},
+		{"cid-key", "/narrow", 200, 7, "gold, silver"}, // route and group before the group
+		{"bob-key", "/narrow", 403, 0, ""},
+		{"dan-key", "/narrow", 403, 0, ""},
 	} {
 		if status, limit, groups := asConsumer(t, g, c.key, c.path); status != c.status || limit != c.limit || groups != c.groups {
 			t.Errorf("%s %s: %d with limit %d and groups %q, want %d, %d, %q", c.key, c.path, status, limit, groups, c.status, c.limit, c.groups)

@@ -96,7 +96,9 @@ type kept struct {
 
 // Read reads metadata.
 func (k *kept) Read(data []byte) (*Item, error) {
-	var o struct{ Metadata struct{ Name, ResourceVersion string } }
+	var o struct {
+		Metadata struct{ Name, ResourceVersion string }
+	}
 	if err := json.Unmarshal(data, &o); err != nil {
 		return nil, err
 	}

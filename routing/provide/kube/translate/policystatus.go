@@ -59,7 +59,8 @@ func (s *State) upstreamPolicyStatus(p *UpstreamPolicy, m moment) map[string]any
 			programmed.fail("Invalid", f.Wrong)
 		}
 		want = append(want, AncestorStatus{
-			ParentRef{ObjectReference: ObjectReference{&group, &kind, &namespace, f.Service.Name}}, s.cfg.GatewayControllers[0],
+			ParentRef{ObjectReference: ObjectReference{&group, &kind, &namespace, f.Service.Name}},
+			s.cfg.GatewayControllers[0],
 			[]Condition{condition("Accepted", "Accepted", accepted, p.Generation), condition("Programmed", "Programmed", programmed, p.Generation)},
 		})
 	}

@@ -56,8 +56,10 @@ func TestStatusOfUpstreamPolicies(t *testing.T) {
 		{"konghq.com/upstream-policy: p", "algorithm: latency", "slots: 20", "web " + good, "as it is"},
 		{"konghq.com/upstream-policy: p", "algorithm: sticky-sessions", "slots: 20", "web " + why, "as it is"},
 		{"konghq.com/upstream-policy: p", "slots: 1", "slots: 20", "web " + fmt.Sprintf(bad, "slots: value should be between 10 and 65536"), "as it is"},
-		{"konghq.com/upstream-policy: q, keyway.dev/upstream-policy: p", "slots: 30", "slots: 20", "web " + good,
-			"web Accepted=False/Conflicted " + conflict + " Programmed=False/Pending " + conflict},
+		{
+			"konghq.com/upstream-policy: q, keyway.dev/upstream-policy: p", "slots: 30", "slots: 20", "web " + good,
+			"web Accepted=False/Conflicted " + conflict + " Programmed=False/Pending " + conflict,
+		},
 	} {
 		s := state(t, with(classes, "Service", "web", c.annotations)+fmt.Sprintf(policy, "p", c.p)+fmt.Sprintf(policy, "q", c.q)+ingress("/", "Prefix"))
 		if got := ofPolicy(t, s, "p"); strings.Join(strings.Fields(got), " ") != strings.Join(strings.Fields(c.ofP), " ") {
