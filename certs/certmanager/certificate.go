@@ -155,7 +155,10 @@ func (c *Certificate) trouble(now time.Time) string {
 	switch {
 	case c.Attempts > 0:
 		text := fmt.Sprintf("failed %d times, last at %s", c.Attempts, stamp(c.LastFailure))
-		if why := said(&c.Issuing); why != "" {
+		switch why := said(&c.Issuing); {
+		case c.Issuing.True: // which says why it is tried, and no more why it failed
+			text += "; tried again since " + stamp(c.Issuing.Since) + ": " + why
+		case why != "":
 			text += ": " + why
 		}
 		return text

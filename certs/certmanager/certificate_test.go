@@ -40,6 +40,7 @@ func TestStates(t *testing.T) {
 		{`{"conditions": [` + issuing + `]}`, "2030-01-01T12:06:00Z", Failing, "under way since 2030-01-01T11:55:00Z: DoesNotExist: no Secret"},
 		{`{"conditions": [` + unready + `]` + times + `}`, "2030-01-01T12:00:00Z", NotReady, "SecretMismatch: names differ"},
 		{`{"conditions": [` + ready + `, ` + failed + `], "failedIssuanceAttempts": 2, "lastFailureTime": "2030-01-01T11:00:00Z"` + times + `}`, "2030-01-01T12:00:00Z", Failing, "failed 2 times, last at 2030-01-01T11:00:00Z: Failed: the issuer said no"},
+		{`{"conditions": [` + ready + `, ` + issuing + `], "failedIssuanceAttempts": 2, "lastFailureTime": "2030-01-01T11:00:00Z"` + times + `}`, "2030-01-01T12:00:00Z", Failing, "failed 2 times, last at 2030-01-01T11:00:00Z; tried again since 2030-01-01T11:55:00Z: DoesNotExist: no Secret"},
 		{`{"conditions": [` + failed + `], "failedIssuanceAttempts": 2, "lastFailureTime": "2030-01-01T11:00:00Z"` + times + `}`, "2030-02-01T12:00:00Z", Expired, "it ended at 2030-01-10T00:00:00Z; failed 2 times"},
 		{`{}`, "2030-01-01T12:00:00Z", NotReady, ""},
 	} {

@@ -41,7 +41,8 @@ func (w *Watcher) mark(ctx context.Context, c *Certificate) error {
 			Generation      int64  `json:"generation"`
 		} `json:"metadata"`
 		Status struct {
-			Conditions []map[string]any `json:"conditions"`
+			Conditions      []map[string]any `json:"conditions"`
+			LastFailureTime time.Time        `json:"lastFailureTime"`
 		} `json:"status"`
 	}
 	if err := w.api.Do(ctx, http.MethodGet, at, nil, &o); err != nil {
@@ -55,9 +56,15 @@ func (w *Watcher) mark(ctx context.Context, c *Certificate) error {
 			return fmt.Errorf("%s: %w; `keyway certs show` tells how that goes", c, ErrUnderWay)
 		}
 	}
+	// A request that failed is made again only where the condition is of a later second
+	// than its failure, by cert-manager's clock; else that failure counts once more.
+	since := time.Now()
+	if later := o.Status.LastFailureTime.Add(time.Second); later.After(since) {
+		since = later
+	}
 	list = append(list, map[string]any{
 		"type": "Issuing", "status": "True", "reason": "ManuallyTriggered", "message": "Certificate re-issuance manually triggered",
-		"lastTransitionTime": time.Now().UTC().Format(time.RFC3339), "observedGeneration": o.Metadata.Generation,
+		"lastTransitionTime": since.UTC().Format(time.RFC3339), "observedGeneration": o.Metadata.Generation,
 	})
 	// The version makes it fail where cert-manager wrote meanwhile: a list is replaced whole.
 	change := map[string]any{"metadata": map[string]any{"resourceVersion": o.Metadata.ResourceVersion}, "status": map[string]any{"conditions": list}}

@@ -243,6 +243,18 @@ func TestRenew(t *testing.T) {
 		t.Errorf("the old condition stays: %s", patches[0])
 	}
 
+	// What failed within this second, or by a clock that goes ahead, is behind it.
+	failed := time.Now().Add(5 * time.Second).UTC().Truncate(time.Second)
+	s.put("web", spec("pair")+`, "status": {"lastFailureTime": "`+failed.Format(time.RFC3339)+`", "conditions": []}`)
+	if err := w.Renew(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	s.set(func() { patches = s.patches })
+	if want := `"lastTransitionTime":"` + failed.Add(time.Second).Format(time.RFC3339) + `"`; len(patches) != 2 || !strings.Contains(patches[1], want) {
+		t.Errorf("%s is not in the patch %s", want, patches[1:])
+	}
+	s.put("web", status("False"))
+
 	s.set(func() { s.meddle = 100 })
 	if err := w.Renew(t.Context(), c); err == nil || !strings.Contains(err.Error(), "changed all the time") {
 		t.Errorf("changed all the time: %v", err)
