@@ -46,7 +46,7 @@ func startProving(t *testing.T, solver string, gateways bool) *proving {
 	x.p = startPebble(t, port, freePort(t))
 	// cert-manager asks port 80 before the authority may; with the node as its proxy it
 	// needs no port that is kept for root.
-	x.startCertManager([]string{"HTTP_PROXY=http://" + x.g.proxy}, fmt.Sprintf("-gateway-api=%v", gateways))
+	x.startCertManager([]string{"HTTP_PROXY=http://" + x.g.proxy}, fmt.Sprintf("-gateway-api=%v", gateways), fmt.Sprintf("-listener-sets=%v", gateways))
 	x.solvers = x.startKubelet(t, "shop")
 	x.apply(fmt.Sprintf(`
 apiVersion: cert-manager.io/v1
@@ -128,7 +128,8 @@ func TestCertManagerHTTP01(t *testing.T) {
 
 // TestCertManagerGateway does so for an annotated Gateway, through gateway-shim and the
 // solver's HTTPRoute, while an Ingress of the same host sends everything to TLS. That
-// route is left to the collector of garbage, which no test runs.
+// route is left to the collector of garbage, which no test runs. Then a ListenerSet gets
+// its certificate from another issuer.
 func TestCertManagerGateway(t *testing.T) {
 	x := startProving(t, "gatewayHTTPRoute: {parentRefs: [{name: edge, namespace: shop, kind: Gateway}]}", true)
 	x.apply(fmt.Sprintf(`
@@ -142,6 +143,7 @@ kind: Gateway
 metadata: {name: edge, namespace: shop, annotations: {cert-manager.io/cluster-issuer: pebble}}
 spec:
   gatewayClassName: keyway
+  allowedListeners: {namespaces: {from: Same}}
   listeners:
   - {name: clear, port: %s, protocol: HTTP}
   - {name: secure, port: %s, protocol: HTTPS, hostname: gw.shop.test, tls: {certificateRefs: [{name: gw-tls}]}}
@@ -154,6 +156,38 @@ spec:
   rules: [{host: gw.shop.test, http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: web, port: {name: http}}}}]}}]
 `, x.port(x.g.proxy), x.port(x.g.tls)))
 	x.proves("gw.shop.test", "gateway.networking.k8s.io/v1/namespaces/shop/httproutes")
+	x.listenerSet()
+}
+
+// listenerSet has a ListenerSet of the same Gateway name an issuer of its own.
+func (x *proving) listenerSet() {
+	c := &certManaged{kubeServer: x.kubeServer, g: x.g, roots: newAuthority(x.t, "ca")}
+	x.caIssuer("ca", c.roots)
+	x.apply(fmt.Sprintf(`
+apiVersion: gateway.networking.k8s.io/v1
+kind: ListenerSet
+metadata: {name: more, namespace: shop, annotations: {%s}}
+spec:
+  parentRef: {name: edge}
+  listeners: [{name: secure, port: %s, protocol: HTTPS, hostname: more.shop.test, tls: {certificateRefs: [{name: more-tls}]}}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: more, namespace: shop}
+spec: {parentRefs: [{kind: ListenerSet, name: more}], rules: [{backendRefs: [{name: web, port: 80}]}]}
+`, byCA, x.port(x.g.tls)))
+	x.g.answers(c.roots, "more.shop.test", "/hello", 200, "web /hello")
+	c.becomes("more.shop.test", "issued")
+	if s := c.shown("more.shop.test"); s.Owner.Certificate != "shop/more-tls" || s.Owner.Issuer != "ClusterIssuer ca" {
+		x.t.Errorf("cert-manager's part: %+v", s.Owner)
+	}
+	before := c.serial("more.shop.test")
+	if out, err := x.g.run("certs", "renew", "more.shop.test"); err != nil {
+		x.t.Errorf("certs renew: %v: %s", err, out)
+	}
+	if now := c.serial("more.shop.test"); now == before || now == "" {
+		x.t.Errorf("the command is done, and %s serves as before", now)
+	}
 }
 
 // first is the first answer to a request in clear, be it that it sends elsewhere.

@@ -23,6 +23,7 @@ import (
 	_ "github.com/cert-manager/cert-manager/pkg/controller/acmeorders"
 	gateways "github.com/cert-manager/cert-manager/pkg/controller/certificate-shim/gateways"
 	_ "github.com/cert-manager/cert-manager/pkg/controller/certificate-shim/ingresses"
+	listenersets "github.com/cert-manager/cert-manager/pkg/controller/certificate-shim/listenerset"
 	_ "github.com/cert-manager/cert-manager/pkg/controller/certificaterequests/acme"
 	_ "github.com/cert-manager/cert-manager/pkg/controller/certificaterequests/approver"
 	_ "github.com/cert-manager/cert-manager/pkg/controller/certificaterequests/ca"
@@ -40,6 +41,7 @@ import (
 	_ "github.com/cert-manager/cert-manager/pkg/issuer/ca"
 	_ "github.com/cert-manager/cert-manager/pkg/issuer/selfsigned"
 	_ "github.com/cert-manager/cert-manager/pkg/issuer/vault"
+	"github.com/cert-manager/cert-manager/pkg/util/feature"
 )
 
 func main() {
@@ -58,8 +60,12 @@ func run(ctx context.Context) error {
 	backoff := flag.Duration("backoff", time.Hour, "the first pause after an issuance that failed")
 	recheck := flag.Duration("recheck", time.Second, "the pause between two self-checks of a challenge")
 	gateway := flag.Bool("gateway-api", false, "serve Gateways too; their definitions must be there")
+	sets := flag.Bool("listener-sets", false, "with -gateway-api, serve ListenerSets too: opens the feature gate of that name")
 	flag.Parse()
 
+	if err := feature.DefaultMutableFeatureGate.Set(fmt.Sprintf("ListenerSets=%v", *sets)); err != nil {
+		return fmt.Errorf("setting the feature gate of ListenerSets: %w", err)
+	}
 	var dns []string
 	if *nameservers != "" {
 		dns = strings.Split(*nameservers, ",")
@@ -76,7 +82,7 @@ func run(ctx context.Context) error {
 		IngressShimOptions: controller.IngressShimOptions{DefaultIssuerKind: "Issuer", DefaultIssuerGroup: "cert-manager.io", DefaultAutoCertificateAnnotations: []string{"kubernetes.io/tls-acme"}},
 		CertificateOptions: controller.CertificateOptions{CertificateRequestMinimumBackoffDuration: *backoff, CertificateRequestMaximumBackoffDuration: 32 * *backoff},
 		SchedulerOptions:   controller.SchedulerOptions{MaxConcurrentChallenges: 60},
-		ConfigOptions:      controller.ConfigOptions{EnableGatewayAPI: *gateway},
+		ConfigOptions:      controller.ConfigOptions{EnableGatewayAPI: *gateway, EnableGatewayAPIListenerSet: *sets},
 	})
 	if err != nil {
 		return fmt.Errorf("making the controllers' context: %w", err)
@@ -91,7 +97,7 @@ func run(ctx context.Context) error {
 	defer cancel()
 	ended := make(chan error, len(controller.Known()))
 	for name, construct := range controller.Known() {
-		if name == gateways.ControllerName && !*gateway {
+		if name == gateways.ControllerName && !*gateway || name == listenersets.ControllerName && !(*gateway && *sets) {
 			continue
 		}
 		c, err := construct(factory)
