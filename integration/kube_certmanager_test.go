@@ -61,6 +61,7 @@ func TestCertManager(t *testing.T) {
 	t.Run("a host added", func(t *testing.T) { x.in(t).added() })
 	t.Run("an issuer that fails", func(t *testing.T) { x.in(t).failing() })
 	t.Run("a temporary certificate", func(t *testing.T) { x.in(t).temporary() })
+	t.Run("issued by Vault", func(t *testing.T) { x.in(t).vault() })
 	t.Run("what cannot be renewed", func(t *testing.T) { x.in(t).refused() })
 }
 

@@ -28,7 +28,7 @@ var plurals = map[string]string{
 	"Gateway": "gateways", "HTTPRoute": "httproutes", "ReferenceGrant": "referencegrants", "ListenerSet": "listenersets", "GRPCRoute": "grpcroutes", "TLSRoute": "tlsroutes",
 	"TCPRoute": "tcproutes", "UDPRoute": "udproutes", "BackendTLSPolicy": "backendtlspolicies",
 	"KongPlugin": "kongplugins", "KongConsumer": "kongconsumers", "KongUpstreamPolicy": "kongupstreampolicies", "KongClusterPlugin": "kongclusterplugins",
-	"ClusterIssuer": "clusterissuers", "Certificate": "certificates",
+	"ClusterIssuer": "clusterissuers", "Issuer": "issuers", "Certificate": "certificates",
 }
 
 // at is the path of an object.
