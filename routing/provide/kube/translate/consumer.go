@@ -63,12 +63,7 @@ func (w *run) person() {
 	}
 	closed := w.plugins(&c.Meta, "consumer", []string{id})
 	if w.refused || closed != "" || !w.compose(values, map[string]string{"consumers.username": "username", "consumers.custom_id": "custom_id"}) {
-		// A consumer without what limits it would be let do more: it is nobody. That a plugin
-		// is used by it stays said where that is what is wrong.
-		if w.doc = nil; w.refused {
-			w.gives = nil
-		}
-		return
+		w.doc = nil // a consumer without what limits it would be let do more: it is nobody
 	}
 }
 

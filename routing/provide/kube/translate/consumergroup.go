@@ -55,7 +55,7 @@ func (w *run) party() {
 		w.compose(map[string][]any{"consumer_groups": {map[string]any{"id": id, "name": name, "tags": append(w.tags(g), g.Spec.Tags...)}}}, map[string]string{"consumer_groups.tags": "spec.tags"})
 	}
 	if w.refused {
-		closed, w.doc, w.gives = w.why, nil, nil
+		closed, w.doc = w.why, nil
 	}
 	w.say(partyState{ID: id, Closed: closed})
 }

@@ -172,6 +172,32 @@ func TestPluginThatDoesNotFitIsNotLeftOut(t *testing.T) {
 	}
 }
 
+// TestWhatIsLeftOutHasNoPlugins has users of plugins that are not in the document: plugins
+// that are right are not for them in it either, and not for everybody in their place.
+func TestWhatIsLeftOutHasNoPlugins(t *testing.T) {
+	const bad = "kind: KongPlugin\nmetadata: {name: bad, namespace: shop}\nplugin: nothing\n---\n"
+	person := strings.Replace(kong, "annotations: {kubernetes.io/ingress.class: keyway}", "annotations: {kubernetes.io/ingress.class: keyway, konghq.com/plugins: %q}", 1)
+	group := "kind: KongConsumerGroup\nmetadata: {name: gold, namespace: shop, annotations: {kubernetes.io/ingress.class: keyway, konghq.com/plugins: %q}}\n---\n"
+	stream := ofGateway("{name: tcp, port: 5432, protocol: TCP, allowedRoutes: {namespaces: {from: All}}}") + kong +
+		with(streamRouteOf(KindTCPRoute, "db", `"2026-01-01T00:00:00Z"`, "rules: [{backendRefs: [{name: web, port: 80}]}]"), KindTCPRoute, "db", "konghq.com/plugins: %q")
+	start := "kind: Ingress\nmetadata: {name: d, namespace: shop, annotations: {konghq.com/plugins: %q, konghq.com/protocols: nothing}}\nspec: {ingressClassName: keyway, defaultBackend: {service: {name: web, port: {number: 80}}}}\n---\n"
+	for name, text := range map[string]string{
+		"consumer": classes + person, "consumer on a route": classes + person + ingress("/", "Prefix", "konghq.com/plugins=limit") + "---\n",
+		"group": classes + kong + group, "default": classes + kong + start, "stream": stream,
+	} {
+		for _, list := range []string{"limit,bad", "bad,limit", "limit,auth", "limit,gone", "limit,limit"} {
+			t.Run(name+" with "+list, func(t *testing.T) {
+				doc := whole(t, fmt.Sprintf(text, list)+"---\n"+bad)
+				for _, p := range doc.Plugins {
+					if p.Route+p.Service+p.Consumer+p.ConsumerGroup == "" || strings.HasPrefix(name, "consumer") {
+						t.Errorf("%+v", p)
+					}
+				}
+			})
+		}
+	}
+}
+
 func TestClusterPluginsAndGlobalOnes(t *testing.T) {
 	const all = `
 kind: KongClusterPlugin

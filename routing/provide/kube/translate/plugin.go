@@ -28,6 +28,7 @@ type pluginRef struct{ namespace, name string }
 type use struct {
 	Kind string // route, service, consumer, group
 	ID   string // of the entity
+	Out  bool   // the entity is left out of the document
 }
 
 // pluginUnit names the unit of a plugin object; cluster-wide ones have no namespace.
@@ -221,7 +222,7 @@ func (w *run) use(unit Ref, state pluginState, kind string, ids []string) (close
 	reason, _ := w.peeked(users).(string) // for closing what uses the plugin
 	list, _ := w.gives[users].([]use)
 	for _, id := range ids {
-		if u := (use{kind, id}); !slices.Contains(list, u) {
+		if u := (use{Kind: kind, ID: id}); !slices.Contains(list, u) {
 			list = append(list, u)
 		}
 	}

@@ -96,14 +96,26 @@ func filterFields() []spec.Schema {
 	}
 }
 
-// state holds objects, put in the order of the text.
+// state holds objects, put in the order of the text. What it is in the end can be loaded.
 func state(t testing.TB, text string) *State {
 	t.Helper()
 	s := newState()
 	for _, o := range manifests(t, text) {
 		s.Put(o)
 	}
+	t.Cleanup(func() { reloaded(t, s.Document()) })
 	return s
+}
+
+// reloaded loads the text of a document, as a node does that starts from what it served last.
+func reloaded(t testing.TB, doc *spec.Document) *spec.Document {
+	t.Helper()
+	text := encoded(t, doc)
+	loaded, problems := spec.Load([]spec.Source{{Name: "k", Data: []byte(text)}}, testSchemas())
+	if len(problems) > 0 {
+		t.Fatalf("what was made cannot be loaded: %v\n%s", problems, text)
+	}
+	return loaded
 }
 
 // encoded is a document as text.
@@ -141,11 +153,7 @@ func whole(t *testing.T, text string) *spec.Document {
 	}
 	doc := s.Document()
 	want := encoded(t, doc)
-	loaded, problems := spec.Load([]spec.Source{{Name: "k", Data: []byte(want)}}, testSchemas())
-	if len(problems) > 0 {
-		t.Fatalf("what was made cannot be loaded: %v\n%s", problems, want)
-	}
-	if c := spec.Diff(doc, loaded); len(c) > 0 {
+	if c := spec.Diff(doc, reloaded(t, doc)); len(c) > 0 {
 		t.Errorf("loaded again it differs: %+v", c)
 	}
 	found := s.Findings()

@@ -251,6 +251,7 @@ func (s *State) make(r Ref, pulled bool) {
 	} else if good != nil && good != subject && subject != nil && good.Common().UID == subject.Common().UID {
 		w = w.fallBack(good)
 	}
+	w.settleUses()
 	s.replace(r, old, &w.unit)
 }
 

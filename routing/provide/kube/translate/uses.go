@@ -14,6 +14,39 @@ import (
 // mostUses is how many combinations of entities one plugin object may be used by.
 const mostUses = 50_000
 
+// settleUses marks the entities that are said to use plugins and did not come into the unit's
+// part of the document. That they use them stays said: it may be why they are left out, and
+// a plugin for one consumer must not become one for all of them meanwhile.
+func (w *run) settleUses() {
+	var made map[string]bool // by id
+	for c, v := range w.gives {
+		if c.Kind != collectUses || w.self.Kind == unitPlugin { // itself, of a global one
+			continue
+		}
+		if made == nil {
+			made = w.users()
+		}
+		list, _ := v.([]use)
+		for i := range list {
+			list[i].Out = !made[list[i].ID]
+		}
+	}
+}
+
+// users are the ids of the entities in the unit's part of the document that can use plugins.
+func (w *run) users() map[string]bool {
+	ids := map[string]bool{}
+	if w.doc == nil {
+		return ids
+	}
+	for _, kind := range []string{"routes", "services", "consumers", "consumer_groups"} {
+		for e := range w.doc.Entities(kind) {
+			ids[e.Base().ID] = true
+		}
+	}
+	return ids
+}
+
 // scope is what one plugin of a document is for. Empty is everything.
 type scope struct{ Route, Service, Consumer, Group string }
 
@@ -45,10 +78,13 @@ func (w *run) uses() {
 	}
 	var routes, services []string
 	var people []scope // consumers and groups of them
-	global := false
+	global, out := false, map[string]bool{}
 	for _, s := range w.collected(w.self) {
 		list, _ := s.v.([]use)
 		for _, u := range list {
+			if u.Out {
+				out[u.ID] = true
+			}
 			switch u.Kind {
 			case "route":
 				routes = append(routes, u.ID)
@@ -76,6 +112,9 @@ func (w *run) uses() {
 	}
 	var scopes []scoped
 	add := func(s scope) {
+		if out[s.Route] || out[s.Service] || out[s.Consumer] || out[s.Group] {
+			return // there is no such entity
+		}
 		scopes = append(scopes, scoped{Plugin: unit, Scope: s, Created: state.Created})
 	}
 	if global {
