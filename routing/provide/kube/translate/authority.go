@@ -1,6 +1,12 @@
 package translate
 
-import "strings"
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/pem"
+	"slices"
+	"strings"
+)
 
 const authorityLabel = "konghq.com/ca-cert"
 
@@ -18,8 +24,33 @@ func (w *run) authority() {
 	case reference(w.subject):
 		w.find("data.cert", "expected the certificate of an authority, PEM, and no reference to one", Closed)
 	default:
-		w.give(Ref{unitAuthorityID, "", id}, claim{Object: RefOf(w.subject), Created: w.subject.Common().CreationTimestamp})
+		c := claim{Object: RefOf(w.subject), Created: w.subject.Common().CreationTimestamp}
+		w.give(Ref{unitAuthorityID, "", id}, c)
+		if m, ok := w.subject.(*AuthorityMap); ok {
+			if digest := digestOf(m.Data["cert"]); digest != "" {
+				w.give(Ref{unitAnchor, "", digest}, rooted{c, id})
+			}
+		}
 	}
+}
+
+// rooted is the claim of a ConfigMap to be the authority of a certificate, by an id.
+type rooted struct {
+	claim
+	ID string
+}
+
+// authorityState is what others read of the authority of an id.
+type authorityState struct{ ID string } // of the entity, "" while there is none
+
+// digestOf is that of a certificate, as the units of authorities are called by, "" for none.
+func digestOf(text string) string {
+	block, _ := pem.Decode([]byte(text))
+	if block == nil {
+		return ""
+	}
+	sum := sha256.Sum256(block.Bytes)
+	return hex.EncodeToString(sum[:])
 }
 
 // authorityOf answers the id of an authority and whether there is a certificate.
@@ -41,8 +72,9 @@ func reference(o Object) bool {
 }
 
 // authorityID makes the certificate of the oldest claim of an id: by reference where it
-// is in a Secret.
+// is in a Secret. What is in a ConfigMap may be there several times, and in a document once.
 func (w *run) authorityID() {
+	w.say(authorityState{})
 	best := w.first(w.collected(w.self), "data.id", "the id "+w.self.Name)
 	if best == nil {
 		return
@@ -52,11 +84,56 @@ func (w *run) authorityID() {
 		return
 	}
 	w.subject = o
+	m, inMap := o.(*AuthorityMap)
 	cert := w.secret(best.Object, "cert")
-	if m, ok := o.(*AuthorityMap); ok {
+	if inMap {
 		cert = m.Data["cert"]
 	}
-	w.compose(map[string][]any{"ca_certificates": {map[string]any{"id": w.self.Name, "cert": cert, "tags": w.tags(o)}}}, map[string]string{"ca_certificates.cert": "data.cert"})
+	if !w.composeAuthority(w.self.Name, cert) {
+		return
+	}
+	state := authorityState{w.self.Name}
+	if inMap {
+		w.doc = nil
+		state, _ = w.value(Ref{unitAnchor, "", digestOf(cert)}).(authorityState)
+	}
+	w.say(state)
+}
+
+// composeAuthority makes the entity of the subject's certificate.
+func (w *run) composeAuthority(id, cert string) bool {
+	return w.compose(map[string][]any{"ca_certificates": {map[string]any{"id": id, "cert": cert, "tags": w.tags(w.subject)}}}, map[string]string{"ca_certificates.cert": "data.cert"})
+}
+
+// anchor makes the certificate of an authority, once for all who verify by it: of those who
+// gave it an id the oldest, if nobody names it by itself.
+func (w *run) anchor() {
+	w.say(authorityState{})
+	var all []said
+	ids := map[Ref]string{}
+	for _, s := range w.collected(w.self) {
+		switch v := s.v.(type) {
+		case string:
+			w.compose(map[string][]any{"ca_certificates": {map[string]any{"id": anchorID(w.self), "cert": v, "tags": []string{"managed-by-ingress-controller"}}}}, nil)
+			w.say(authorityState{anchorID(w.self)})
+			return
+		case rooted:
+			if has := oldest(w.collected(Ref{unitAuthorityID, "", v.ID})); has != nil && has.Object == v.Object {
+				all, ids[v.Object] = append(all, said{s.by, v.claim}), v.ID
+			}
+		}
+	}
+	best := oldest(all)
+	if best == nil {
+		return
+	}
+	if m, ok := w.look(best.Object.Kind, best.Object.Namespace, best.Object.Name).(*AuthorityMap); ok {
+		w.subject = m
+		if w.composeAuthority(ids[best.Object], m.Data["cert"]) {
+			w.say(authorityState{ids[best.Object]})
+		}
+		w.findings = nil // which the authority's own unit tells
+	}
 }
 
 // authorities reads by which authorities a Service is verified. One that is missing
@@ -76,8 +153,14 @@ func (w *run) authorities(m *Meta, service map[string]any, fields map[string]str
 				w.refuse(field, "expected '"+name+"' to have a UUID in 'id', a certificate in 'cert' and our class in the annotation "+classAnnotation)
 				continue
 			}
-			w.need(Ref{unitAuthorityID, "", id})
-			ids = append(ids, id)
+			state, _ := w.value(Ref{unitAuthorityID, "", id}).(authorityState)
+			if state.ID == "" {
+				w.refuse(field, "expected '"+name+"' to have the certificate of an authority")
+				continue
+			}
+			if !slices.Contains(ids, state.ID) {
+				ids = append(ids, state.ID)
+			}
 		}
 		fields["services.ca_certificates"] = field
 	}

@@ -282,14 +282,6 @@ func anchorID(anchor Ref) string {
 	return spec.DeriveID("ca_certificates", "kubernetes:"+anchor.Name)
 }
 
-// anchor is the certificate of an authority, once for all who verify by it.
-func (w *run) anchor() {
-	for _, s := range w.collected(w.self) {
-		w.compose(map[string][]any{"ca_certificates": {map[string]any{"id": anchorID(w.self), "cert": s.v, "tags": []string{"managed-by-ingress-controller"}}}}, nil)
-		return
-	}
-}
-
 // claimNames wants the server names of listeners for their certificates: the listener's
 // hostname, and of it the names that a certificate is for.
 func (w *run) claimNames(g *Gateway, s *gatewayState) {
