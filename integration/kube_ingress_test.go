@@ -199,6 +199,7 @@ func TestKubeKIC(t *testing.T) {
 		fmt.Sprintf(forKIC, "edge") + "apiVersion: networking.k8s.io/v1\nkind: IngressClass\nmetadata: {name: edge}\nspec: {controller: ingress-controllers.konghq.com/kong}\n")
 	g := kubeGateway(t, k, dns, map[string]string{
 		"KEYWAY_KUBE_INGRESS_CLASS": "edge", "KEYWAY_KUBE_CONTROLLERS": "ingress-controllers.konghq.com/kong",
+		"KEYWAY_KUBE_CUSTOM_ENTITIES": "shop",
 	}, options{})
 	g.answers(roots, "api.test", "/api/x", 200, "api /base/x for ann", "apikey", "ann-secret-c0ffee")
 	if code, _ := g.asked(roots, "api.test", "/api/x"); code != 401 {
@@ -249,6 +250,7 @@ func TestKubeKIC(t *testing.T) {
 			t.Errorf("%s\nwas taken: %d %s", refused, code, answer)
 		}
 	}
+	customEntities(t, k, g, roots)
 }
 
 // TestKubeBesideFiles: documents of files stand beside a cluster's; a plugin of a namespace

@@ -133,6 +133,11 @@ kind: KongVault
 metadata: {name: wrong, annotations: {kubernetes.io/ingress.class: keyway}}
 spec: {backend: env, prefix: w}
 ---
+apiVersion: configuration.konghq.com/v1alpha1
+kind: KongCustomEntity
+metadata: {name: partners, namespace: shop}
+spec: {type: x_keyway_tls_policies, controllerName: keyway, fields: {name: partners}}
+---
 apiVersion: configuration.konghq.com/v1beta1
 kind: TCPIngress
 metadata: {name: tcp, namespace: shop, annotations: {kubernetes.io/ingress.class: keyway}}

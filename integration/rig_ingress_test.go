@@ -24,7 +24,7 @@ var plurals = map[string]string{
 	"CustomResourceDefinition": "customresourcedefinitions", "ClusterRole": "clusterroles", "ClusterRoleBinding": "clusterrolebindings", "ServiceAccount": "serviceaccounts",
 	"Deployment": "deployments", "ConfigMap": "configmaps", "Role": "roles", "RoleBinding": "rolebindings", "NetworkPolicy": "networkpolicies", "PodDisruptionBudget": "poddisruptionbudgets",
 	"HorizontalPodAutoscaler": "horizontalpodautoscalers", "ServiceMonitor": "servicemonitors", "PrometheusRule": "prometheusrules", "GatewayClass": "gatewayclasses", "ValidatingWebhookConfiguration": "validatingwebhookconfigurations",
-	"KongConsumerGroup": "kongconsumergroups", "KongVault": "kongvaults", "KongIngress": "kongingresses", "TCPIngress": "tcpingresses", "UDPIngress": "udpingresses",
+	"KongConsumerGroup": "kongconsumergroups", "KongVault": "kongvaults", "KongCustomEntity": "kongcustomentities", "KongIngress": "kongingresses", "TCPIngress": "tcpingresses", "UDPIngress": "udpingresses",
 	"Gateway": "gateways", "HTTPRoute": "httproutes", "ReferenceGrant": "referencegrants", "ListenerSet": "listenersets", "GRPCRoute": "grpcroutes", "TLSRoute": "tlsroutes",
 	"TCPRoute": "tcproutes", "UDPRoute": "udproutes", "BackendTLSPolicy": "backendtlspolicies",
 	"KongPlugin": "kongplugins", "KongConsumer": "kongconsumers", "KongUpstreamPolicy": "kongupstreampolicies", "KongClusterPlugin": "kongclusterplugins",
@@ -202,10 +202,19 @@ func kubeGateway(t testing.TB, k *kubeServer, dns *dnsServer, env map[string]str
 // are given. 0 is no answer.
 func (g *gateway) asked(roots *authority, host, path string, header ...string) (int, string) {
 	g.t.Helper()
+	return g.askedAs(nil, roots, host, path, header...)
+}
+
+// askedAs is asked by a client that shows a certificate, nil for none.
+func (g *gateway) askedAs(cert *tls.Certificate, roots *authority, host, path string, header ...string) (int, string) {
+	g.t.Helper()
 	addr, scheme, transport := g.proxy, "http", &http.Transport{DisableKeepAlives: true}
 	if roots != nil {
 		addr, scheme = g.tls, "https"
 		transport.TLSClientConfig = &tls.Config{RootCAs: roots.pool(), ServerName: host, MinVersion: tls.VersionTLS12}
+		if cert != nil {
+			transport.TLSClientConfig.Certificates = []tls.Certificate{*cert}
+		}
 	}
 	req, err := http.NewRequest(http.MethodGet, scheme+"://"+addr+path, nil)
 	if err != nil {

@@ -35,6 +35,7 @@ type kubeChoice struct {
 	Controllers []string
 	Gateways    []string // controllers of a GatewayClass
 	Addresses   []string // of Gateways
+	Entities    []string // namespaces of KongCustomEntities that are served
 
 	PublishService   string
 	PublishAddresses []translate.Address
@@ -73,6 +74,12 @@ func kubeSettings() []setting {
 				s.Kube.Addresses = append(s.Kube.Addresses, a.Unmap().String())
 			}
 			return nil
+		}},
+		{key: "kube_custom_entities", def: "", form: "a comma list of namespaces, or *", meaning: "namespaces whose KongCustomEntities are served: who may write them decides how TLS is spoken for names of the node; none when empty", apply: func(s *settings, v string) error {
+			if s.Kube.Entities = commaList(v); v == "*" {
+				return nil
+			}
+			return kubeNames(s.Kube.Entities)
 		}},
 		{key: "kube_publish_service", def: "", form: "namespace/name", meaning: "the Service whose addresses the status of Ingresses and Gateways says", apply: func(s *settings, v string) error {
 			s.Kube.PublishService = v
@@ -155,7 +162,7 @@ func (n *node) openKube() error {
 		return nil
 	}
 	p, err := kube.New(kube.Config{
-		Connection: s.kubeConnection(), Namespaces: s.Kube.Namespaces, Class: s.Kube.Class, Controllers: s.Kube.Controllers, GatewayControllers: s.Kube.Gateways, GatewayAddresses: s.Kube.Addresses,
+		Connection: s.kubeConnection(), Namespaces: s.Kube.Namespaces, Class: s.Kube.Class, Controllers: s.Kube.Controllers, GatewayControllers: s.Kube.Gateways, GatewayAddresses: s.Kube.Addresses, CustomEntities: s.Kube.Entities,
 		Vault: kubeVault, Schemas: schemas(), Log: n.log, Ports: n.ports,
 		PublishService: s.Kube.PublishService, PublishAddresses: s.Kube.PublishAddresses, Identity: n.config.NodeID,
 	})

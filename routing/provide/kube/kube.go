@@ -23,6 +23,7 @@ type Config struct {
 
 	GatewayControllers []string // and a GatewayClass
 	GatewayAddresses   []string // of which each Gateway gets one of its own; none to share all
+	CustomEntities     []string // namespaces whose KongCustomEntities are served, * for all
 	Vault              string   // prefix of the broker's vault of Secrets
 	Schemas            spec.Schemas
 	// PublishAddresses are what the status of Ingresses and Gateways says, PublishService is the
@@ -78,6 +79,7 @@ func resources() []*resource {
 		{kind: translate.KindConsumerGroup, group: kong + "v1beta1", plural: "kongconsumergroups", custom: true},
 		{kind: translate.KindUpstreamPolicy, group: kong + "v1beta1", plural: "kongupstreampolicies", custom: true},
 		{kind: translate.KindVault, group: kong + "v1alpha1", plural: "kongvaults", global: true, custom: true},
+		{kind: translate.KindCustomEntity, group: kong + "v1alpha1", plural: "kongcustomentities", custom: true},
 		{kind: translate.KindKongIngress, group: kong + "v1", plural: "kongingresses", custom: true},
 		{kind: translate.KindTCPIngress, group: kong + "v1beta1", plural: "tcpingresses", custom: true},
 		{kind: translate.KindUDPIngress, group: kong + "v1beta1", plural: "udpingresses", custom: true},
@@ -106,7 +108,7 @@ func New(cfg Config) (*Provider, error) {
 	}
 	p := &Provider{
 		cfg: cfg, api: &cluster.API{Base: base, Client: client}, own: own, inbox: newInbox(), changed: make(chan struct{}, 1), wanted: map[translate.Ref]*followed{}, plans: make(plans),
-		state: translate.NewState(translate.Config{Class: cfg.Class, Controllers: cfg.Controllers, GatewayControllers: cfg.GatewayControllers, GatewayAddresses: cfg.GatewayAddresses, Vault: cfg.Vault, Schemas: cfg.Schemas}),
+		state: translate.NewState(translate.Config{Class: cfg.Class, Controllers: cfg.Controllers, GatewayControllers: cfg.GatewayControllers, GatewayAddresses: cfg.GatewayAddresses, CustomEntities: cfg.CustomEntities, Vault: cfg.Vault, Schemas: cfg.Schemas}),
 	}
 	for _, r := range resources() {
 		namespaces := cfg.Namespaces

@@ -73,6 +73,8 @@ func (s *State) Ours(o Object) bool {
 		return w.ours(o.className())
 	case *Plugin:
 		return len(s.collections[Ref{collectUses, o.Namespace, o.Name}]) > 0
+	case *CustomEntity:
+		return w.ours(o.Spec.ControllerName)
 	case *Consumer, *ConsumerGroup, *KongVault, *StreamIngress:
 		return w.ours(o.Common().Annotations[classAnnotation])
 	}

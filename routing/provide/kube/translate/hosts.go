@@ -31,11 +31,16 @@ func (w *run) first(all []said, field, what string) *claim {
 		if !ok || c == *best || c.Implied || c.Secret != "" && c.pair() == best.pair() {
 			continue
 		}
-		at := field
-		if c.Object.Kind == KindGateway || c.Object.Kind == KindListenerSet {
+		at, effect := field, Ignored
+		switch c.Object.Kind {
+		case KindGateway, KindListenerSet:
 			at = "spec.listeners"
+		case KindCustomEntity:
+			at, effect = "spec.fields.name", Closed // nothing of it is served
+		case KindVault:
+			effect = Closed
 		}
-		w.findOf(c.Object, at, "expected nobody before it to ask for "+what+"; "+best.Object.String()+" is older", Ignored)
+		w.findOf(c.Object, at, "expected nobody before it to ask for "+what+"; "+best.Object.String()+" is older", effect)
 	}
 	return best
 }
@@ -48,7 +53,11 @@ func (w *run) host() {
 	}
 	pair := best.pair()
 	w.need(pair)
-	w.compose(map[string][]any{"snis": {map[string]any{"name": w.self.Name, "certificate": pairID(pair)}}}, nil)
+	values := w.named(pair)
+	if values == nil {
+		values = map[string]any{"name": w.self.Name, "certificate": pairID(pair)}
+	}
+	w.compose(map[string][]any{"snis": {values}}, nil)
 }
 
 // pair is a certificate and its key in a Secret, by reference.

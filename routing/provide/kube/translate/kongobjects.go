@@ -13,6 +13,7 @@ const (
 	KindConsumerGroup  = "KongConsumerGroup"
 	KindUpstreamPolicy = "KongUpstreamPolicy"
 	KindVault          = "KongVault"
+	KindCustomEntity   = "KongCustomEntity"
 	KindKongIngress    = "KongIngress"
 	KindTCPIngress     = "TCPIngress"
 	KindUDPIngress     = "UDPIngress"
@@ -115,6 +116,18 @@ type KongVault struct {
 		Description string         `json:"description"`
 		Config      map[string]any `json:"config"`
 		Tags        []string       `json:"tags"`
+	} `json:"spec"`
+}
+
+// CustomEntity is a KongCustomEntity of v1alpha1.
+type CustomEntity struct {
+	Meta `json:"metadata"`
+	Conditioned
+	Spec struct {
+		Type           string         `json:"type"`
+		Fields         any            `json:"fields"`
+		ControllerName string         `json:"controllerName"`
+		ParentRef      map[string]any `json:"parentRef"`
 	} `json:"spec"`
 }
 
@@ -223,6 +236,9 @@ func (*UpstreamPolicy) Kind() string { return KindUpstreamPolicy }
 
 // Kind is "KongVault".
 func (*KongVault) Kind() string { return KindVault }
+
+// Kind is "KongCustomEntity".
+func (*CustomEntity) Kind() string { return KindCustomEntity }
 
 // Kind is "KongIngress".
 func (*KongIngress) Kind() string { return KindKongIngress }

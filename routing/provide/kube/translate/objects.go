@@ -242,6 +242,8 @@ func New(kind string) Object {
 		return &UpstreamPolicy{}
 	case KindVault:
 		return &KongVault{}
+	case KindCustomEntity:
+		return &CustomEntity{}
 	case KindKongIngress:
 		return &KongIngress{}
 	case KindTCPIngress, KindUDPIngress:

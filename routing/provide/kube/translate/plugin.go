@@ -57,7 +57,7 @@ func (w *run) plugin() {
 	}
 	state := pluginState{Plugin: p.Plugin, Values: values, Created: p.CreationTimestamp}
 	if !w.refused && w.compose(map[string][]any{"plugins": {values}}, map[string]string{"plugins.name": "plugin"}) {
-		w.permitted(w.doc.Plugins[0])
+		w.permitted(w.doc.Plugins[0], "config")
 	}
 	w.doc = nil // it is only one of the plugin's uses that goes into the document
 	if w.refused {
@@ -71,21 +71,25 @@ func (w *run) plugin() {
 	}
 }
 
-// permitted refuses references to secrets that a plugin object may not use: those of
+// permitted refuses references to secrets that an object may not use in a field: those of
 // the node itself, and those that the rules of a vault keep from it.
-func (w *run) permitted(p *spec.Plugin) {
+func (w *run) permitted(e spec.Entity, field string) {
 	if w.alone {
 		return
 	}
-	for _, ref := range spec.Refs(p) {
+	shown := field
+	if _, custom := w.subject.(*CustomEntity); custom {
+		shown = "spec.fields." + field
+	}
+	for _, ref := range spec.Refs(e) {
 		w.reads[Ref{Kind: declaredVaults}] = struct{}{}
 		vault := w.vaults[ref.Vault]
 		known := len(w.collected(Ref{unitPrefix, "", ref.Vault})) > 0
 		switch {
 		case vault == nil && !known:
-			w.refuse("config", "expected a reference into a vault that a KongVault or a document declares, not '"+ref.Vault+"'")
-		case vault != nil && !vault.Allows(ref.Resource, spec.UseOf(p, "config", ref)):
-			w.refuse("config", "the rules (x_keyway_allow) of vault '"+ref.Vault+"' do not let this object use '"+ref.Resource+"'")
+			w.refuse(shown, "expected a reference into a vault that a KongVault or a document declares, not '"+ref.Vault+"'")
+		case vault != nil && !vault.Allows(ref.Resource, spec.UseOf(e, field, ref)):
+			w.refuse(shown, "the rules (x_keyway_allow) of vault '"+ref.Vault+"' do not let this object use '"+ref.Resource+"'")
 		}
 	}
 }

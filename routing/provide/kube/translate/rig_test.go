@@ -53,7 +53,7 @@ func manifests(t testing.TB, text string) []Object {
 }
 
 func newState() *State {
-	return NewState(Config{Class: "keyway", Controllers: []string{"keyway.dev/ingress"}, GatewayControllers: []string{"keyway.dev/gateway"}, Vault: "node.kubernetes", Schemas: testSchemas()})
+	return NewState(Config{Class: "keyway", Controllers: []string{"keyway.dev/ingress"}, GatewayControllers: []string{"keyway.dev/gateway"}, CustomEntities: []string{"shop"}, Vault: "node.kubernetes", Schemas: testSchemas()})
 }
 
 // testSchemas are two plugins that are like those of a build.

@@ -17,6 +17,7 @@ const (
 	unitConsumer  = "consumer"  // what a consumer claims
 	unitGroup     = "group"     // what a group of consumers claims
 	unitVault     = "vault"     // what a vault claims
+	unitCustom    = "custom"    // what a custom entity claims
 	unitAuthority = "authority" // what a Secret or ConfigMap of an authority claims
 
 	unitGateway     = "gateway"      // listeners
@@ -31,6 +32,8 @@ const (
 	unitAuthorityID = "authority-id"
 	unitPerson      = "person" // a consumer whose names are its own; not of a collection
 	unitParty       = "party"  // a group of consumers; likewise
+	unitEntity      = "entity" // a custom entity whose name is its own; likewise
+	unitNobody      = "nobody" // the TLS policy that lets nobody in
 	collectUses     = "uses"   // of a plugin object: the scopes it is for
 	unitScope       = "scope"  // a plugin of a document
 	unitPair        = "pair"   // a certificate in a Secret; not of a collection
@@ -48,8 +51,9 @@ const (
 	collectSets      = "sets"     // the ListenerSets of a Gateway
 	collectAttached  = "attached" // the routes of a listener
 	collectTLS       = "tls"      // the policies of a Service
-	collectPolicy    = "policy"   // the Services of a KongUpstreamPolicy
-	collectUsed      = "used"     // the Gateways whose routes lead to a Service
+	collectTLSPolicy = "tls-policy"
+	collectPolicy    = "policy" // the Services of a KongUpstreamPolicy
+	collectUsed      = "used"   // the Gateways whose routes lead to a Service
 	declaredVaults   = "declared-vaults"
 )
 
@@ -70,7 +74,7 @@ func (r Ref) published() Ref {
 // rank is the step at which a unit is made, unless one before needs what it says.
 func (r Ref) rank() int {
 	switch r.Kind {
-	case unitDefault, unitHost, unitPerson, unitParty, unitPrefix, unitAuthorityID, unitPort, unitAnchor, unitTie, unitAddresses:
+	case unitDefault, unitHost, unitPerson, unitParty, unitEntity, unitPrefix, unitAuthorityID, unitPort, unitAnchor, unitTie, unitAddresses:
 		return 1
 	case collectUses:
 		return 2
@@ -97,6 +101,8 @@ func (r Ref) unit() Ref {
 		return Ref{unitGroup, r.Namespace, r.Name}
 	case KindVault:
 		return Ref{unitVault, "", r.Name}
+	case KindCustomEntity:
+		return Ref{unitCustom, r.Namespace, r.Name}
 	case KindAuthority:
 		return Ref{unitAuthority, r.Namespace, r.Name}
 	case KindAuthorityMap:
@@ -129,6 +135,8 @@ func (r Ref) subject() Ref {
 		return Ref{KindConsumerGroup, r.Namespace, name}
 	case unitVault:
 		return Ref{KindVault, r.Namespace, name}
+	case unitCustom, unitEntity:
+		return Ref{KindCustomEntity, r.Namespace, name}
 	case unitAuthority:
 		if more != "" {
 			return Ref{KindAuthorityMap, r.Namespace, name}
@@ -160,7 +168,7 @@ func (r Ref) subject() Ref {
 // collection, or another unit that needs it.
 func (s *State) wanted(r Ref) bool {
 	switch r.Kind {
-	case unitIngress, unitStream, unitConsumer, unitGroup, unitVault, unitAuthority, unitRoute, unitListenerSet:
+	case unitIngress, unitStream, unitConsumer, unitGroup, unitVault, unitCustom, unitAuthority, unitRoute, unitListenerSet:
 		return s.objects[r.subject()] != nil
 	case unitDefault, unitHost, unitPrefix, unitAuthorityID, collectUses, unitScope, unitPort, unitAnchor, unitTie, unitAddresses:
 		return len(s.collections[r]) > 0
@@ -208,6 +216,12 @@ func (w *run) translate() {
 		w.scope()
 	case unitPair:
 		w.pair()
+	case unitCustom:
+		w.customEntity()
+	case unitEntity:
+		w.entity()
+	case unitNobody:
+		w.nobody()
 	default:
 		w.translateGateway()
 	}
@@ -390,7 +404,7 @@ func GroupOf(kind string) (group, version string) {
 		return konghq, "v1"
 	case KindConsumerGroup, KindUpstreamPolicy, KindTCPIngress, KindUDPIngress:
 		return konghq, "v1beta1"
-	case KindParameters, KindVault:
+	case KindParameters, KindVault, KindCustomEntity:
 		return konghq, "v1alpha1"
 	case KindGrant, KindGatewayClass, KindGateway, KindListenerSet, KindHTTPRoute, KindGRPCRoute, KindTLSRoute, KindTCPRoute, KindUDPRoute, KindBackendTLS:
 		return gatewayGroup, "v1"

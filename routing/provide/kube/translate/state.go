@@ -22,6 +22,8 @@ type Config struct {
 	// GatewayAddresses are addresses of the node of which each Gateway gets one of its own;
 	// none for Gateways that share all of them.
 	GatewayAddresses []string
+	// CustomEntities are the namespaces whose KongCustomEntities are served, * for all.
+	CustomEntities []string
 	// Vault is the prefix of references to Secrets: {vault://<Vault>/<namespace>/<name>/<key>}.
 	Vault string
 	// Schemas are the plugins of this build.
