@@ -63,27 +63,29 @@ func TestCustomEntityThatIsRefused(t *testing.T) {
 		policy string // of a.test
 		why    string
 	}{
-		"right":            {custom("shop", "p", 1, typePolicy, good) + sni(of), "kongcustomentity.shop.p", ""},
-		"no policy":        {sni(of), nobodyPolicy, "KongCustomEntity shop/a: spec.fields.x_keyway_tls_policy: expected the name of an entity of type x_keyway_tls_policies in namespace shop; there is no 'p'"},
-		"another space":    {custom("other", "p", 1, typePolicy, good) + sni(of), nobodyPolicy, "KongCustomEntity other/p: metadata.namespace: expected a namespace that the setting kube_custom_entities of the node names"},
-		"bad value":        {custom("shop", "p", 1, typePolicy, "name: p, min_version: '9'") + sni(of), nobodyPolicy, "KongCustomEntity shop/p: spec.fields.min_version: "},
-		"unknown field":    {custom("shop", "p", 1, typePolicy, "name: p, colour: red") + sni(of), nobodyPolicy, "KongCustomEntity shop/p: spec.fields.colour: unknown field"},
-		"bad sni":          {sni("name: a.test, certificate: pair, x_keyway_tls_policy: 5"), nobodyPolicy, "spec.fields.x_keyway_tls_policy: "},
-		"field of an sni":  {sni("name: a.test, certificate: pair, colour: red"), nobodyPolicy, "KongCustomEntity shop/a: spec.fields.colour: unknown field"},
-		"bad tags":         {sni("name: a.test, certificate: pair, tags: red"), nobodyPolicy, "KongCustomEntity shop/a: spec.fields.tags: "},
-		"no authority":     {custom("shop", "p", 1, typePolicy, "name: p, client_auth: required, ca_certificates: [00000000-0000-4000-8000-000000000009]") + sni(of), nobodyPolicy, "KongCustomEntity shop/p: spec.fields.ca_certificates[0]: expected the id of an authority"},
-		"node's secrets":   {custom("shop", "p", 1, typePolicy, "name: p, client_auth: required, ca_certificates: [00000000-0000-4000-8000-000000000001], crls: ['{vault://node.kubernetes/kube-system/admin/token}']") + authorityMap("ca", "1", certOf(bundleOf(t, "x", "y"))) + sni(of), nobodyPolicy, "KongCustomEntity shop/p: spec.fields.crls: expected a reference into a vault that a KongVault or a document declares, not 'node.kubernetes'"},
-		"id":               {custom("shop", "p", 1, typePolicy, good+", id: 00000000-0000-4000-8000-000000000001") + sni(of), nobodyPolicy, "spec.fields.id: expected none"},
-		"no certificate":   {sni("name: a.test"), "", "spec.fields.certificate: expected the name of a Secret of namespace shop"},
-		"bad host":         {sni("name: 'a..test', certificate: pair"), "", "spec.fields.name: expected the name of a host"},
-		"no name":          {custom("shop", "p", 1, typePolicy, "min_version: '1.3'"), "", "spec.fields.name: expected a name"},
-		"vaults":           {custom("shop", "v", 1, "vaults", "name: env, prefix: vars"), "", "spec.type: expected x_keyway_tls_policies or snis, not 'vaults': KongVaults make those"},
-		"unknown type":     {custom("shop", "v", 1, "degraphql_routes", "uri: /x"), "", "spec.type: expected x_keyway_tls_policies or snis, not 'degraphql_routes': there is no such type here"},
-		"parent":           {strings.Replace(custom("shop", "p", 1, typePolicy, good), "fields:", "parentRef: {kind: KongPlugin, name: x}, fields:", 1), "", "spec.parentRef: expected none"},
-		"no fields at all": {strings.Replace(custom("shop", "p", 1, typePolicy, good), "fields: {"+good+"}", "fields: 5", 1), "", "spec.fields: expected an object"},
-		"older policy":     {custom("shop", "p", 1, typePolicy, good) + custom("shop", "q", 2, typePolicy, "name: p") + sni(of), "kongcustomentity.shop.p", "KongCustomEntity shop/q: spec.fields.name: expected a name that no other policy of the namespace has"},
-		"older sni":        {custom("shop", "p", 1, typePolicy, good) + sni(of) + custom("shop", "b", 3, typeSNI, "name: a.test, certificate: pair"), "kongcustomentity.shop.p", "KongCustomEntity shop/b: spec.fields.name: expected nobody before it to ask for a.test; KongCustomEntity shop/a is older"},
-		"another's pair":   {sni("name: a.test, certificate: own"), "", "KongCustomEntity shop/a: spec.fields.name: expected nobody before it to ask for a certificate for a.test; Ingress shop/i is older"},
+		"right":             {custom("shop", "p", 1, typePolicy, good) + sni(of), "kongcustomentity.shop.p", ""},
+		"no policy":         {sni(of), nobodyPolicy, "KongCustomEntity shop/a: spec.fields.x_keyway_tls_policy: expected the name of an entity of type x_keyway_tls_policies in namespace shop; there is no 'p'"},
+		"another space":     {custom("other", "p", 1, typePolicy, good) + sni(of), nobodyPolicy, "KongCustomEntity other/p: metadata.namespace: expected a namespace that the setting kube_custom_entities of the node names"},
+		"bad value":         {custom("shop", "p", 1, typePolicy, "name: p, min_version: '9'") + sni(of), nobodyPolicy, "KongCustomEntity shop/p: spec.fields.min_version: "},
+		"unknown field":     {custom("shop", "p", 1, typePolicy, "name: p, colour: red") + sni(of), nobodyPolicy, "KongCustomEntity shop/p: spec.fields.colour: unknown field"},
+		"bad sni":           {sni("name: a.test, certificate: pair, x_keyway_tls_policy: 5"), nobodyPolicy, "spec.fields.x_keyway_tls_policy: "},
+		"field of an sni":   {sni("name: a.test, certificate: pair, colour: red"), nobodyPolicy, "KongCustomEntity shop/a: spec.fields.colour: unknown field"},
+		"bad tags":          {sni("name: a.test, certificate: pair, tags: red"), nobodyPolicy, "KongCustomEntity shop/a: spec.fields.tags: "},
+		"no authority":      {custom("shop", "p", 1, typePolicy, "name: p, client_auth: required, ca_certificates: [00000000-0000-4000-8000-000000000009]") + sni(of), nobodyPolicy, "KongCustomEntity shop/p: spec.fields.ca_certificates[0]: expected the id of an authority"},
+		"lent authority":    {custom("shop", "p", 1, typePolicy, "name: p, client_auth: required, ca_certificates: [00000000-0000-4000-8000-000000000001]") + strings.Replace(authorityMap("ca", "1", certOf(bundleOf(t, "x", "y"))), "namespace: shop", "namespace: other", 1) + sni(of), nobodyPolicy, "KongCustomEntity shop/p: spec.fields.ca_certificates[0]: expected the id of an authority in a Secret or ConfigMap of namespace shop"},
+		"no certificate in": {custom("shop", "p", 1, typePolicy, "name: p, client_auth: required, ca_certificates: [00000000-0000-4000-8000-000000000001]") + authorityMap("ca", "1", "none") + sni(of), nobodyPolicy, "KongCustomEntity shop/p: spec.fields.ca_certificates[0]: expected ConfigMap shop/ca to have the certificate"},
+		"node's secrets":    {custom("shop", "p", 1, typePolicy, "name: p, client_auth: required, ca_certificates: [00000000-0000-4000-8000-000000000001], crls: ['{vault://node.kubernetes/kube-system/admin/token}']") + authorityMap("ca", "1", certOf(bundleOf(t, "x", "y"))) + sni(of), nobodyPolicy, "KongCustomEntity shop/p: spec.fields.crls: expected a reference into a vault that a KongVault or a document declares, not 'node.kubernetes'"},
+		"id":                {custom("shop", "p", 1, typePolicy, good+", id: 00000000-0000-4000-8000-000000000001") + sni(of), nobodyPolicy, "spec.fields.id: expected none"},
+		"no certificate":    {sni("name: a.test"), "", "spec.fields.certificate: expected the name of a Secret of namespace shop"},
+		"bad host":          {sni("name: 'a..test', certificate: pair"), "", "spec.fields.name: expected the name of a host"},
+		"no name":           {custom("shop", "p", 1, typePolicy, "min_version: '1.3'"), "", "spec.fields.name: expected a name"},
+		"vaults":            {custom("shop", "v", 1, "vaults", "name: env, prefix: vars"), "", "spec.type: expected x_keyway_tls_policies or snis, not 'vaults': KongVaults make those"},
+		"unknown type":      {custom("shop", "v", 1, "degraphql_routes", "uri: /x"), "", "spec.type: expected x_keyway_tls_policies or snis, not 'degraphql_routes': there is no such type here"},
+		"parent":            {strings.Replace(custom("shop", "p", 1, typePolicy, good), "fields:", "parentRef: {kind: KongPlugin, name: x}, fields:", 1), "", "spec.parentRef: expected none"},
+		"no fields at all":  {strings.Replace(custom("shop", "p", 1, typePolicy, good), "fields: {"+good+"}", "fields: 5", 1), "", "spec.fields: expected an object"},
+		"older policy":      {custom("shop", "p", 1, typePolicy, good) + custom("shop", "q", 2, typePolicy, "name: p") + sni(of), "kongcustomentity.shop.p", "KongCustomEntity shop/q: spec.fields.name: expected a name that no other policy of the namespace has"},
+		"older sni":         {custom("shop", "p", 1, typePolicy, good) + sni(of) + custom("shop", "b", 3, typeSNI, "name: a.test, certificate: pair"), "kongcustomentity.shop.p", "KongCustomEntity shop/b: spec.fields.name: expected nobody before it to ask for a.test; KongCustomEntity shop/a is older"},
+		"another's pair":    {sni("name: a.test, certificate: own"), "", "KongCustomEntity shop/a: spec.fields.name: expected nobody before it to ask for a certificate for a.test; Ingress shop/i is older"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			text := classes + c.text + tlsIngress()
@@ -144,6 +146,14 @@ func TestCustomEntitiesUnread(t *testing.T) {
 	s.Unread(map[Kinds]bool{{KindCustomEntity, ""}: true})
 	if got := policies(s.Document()); got["a.test"] != "" {
 		t.Errorf("not asked for: %v", got)
+	}
+}
+
+func TestCustomEntitiesOfAllNamespaces(t *testing.T) {
+	s := state(t, classes+custom("other", "a", 1, typeSNI, "name: a.test, certificate: pair"))
+	s.cfg.CustomEntities = []string{"*"}
+	if got := policies(s.Document()); len(got) != 1 {
+		t.Errorf("%v, %v", got, s.Findings())
 	}
 }
 
