@@ -151,31 +151,80 @@ func extended[E any](list, more []E, clear bool) []E {
 func NormalPath(path string) string { return normalPath(path) }
 
 // Merge makes one document of two. What both claim (a name, an id, a server name) is
-// base's, and a problem of the other.
+// base's, and a problem of the other. Who verifies by an authority that both have under
+// different ids does so by base's.
 func Merge(base, other *Document) (*Document, Problems) {
 	if base.empty() {
 		return other, nil
 	}
-	taken := map[claim]bool{}
+	taken := map[claim]Entity{}
 	for e := range base.all() {
 		for _, c := range append(claims(e), claim{e.Kind(), "id", e.Base().ID}) {
-			taken[c] = c.value != ""
+			if c.value != "" {
+				taken[c] = e
+			}
 		}
 	}
-	rest := &Document{}
+	rest, authorities := &Document{}, map[string]string{}
 	var problems Problems
 	for e := range other.all() {
-		i := slices.IndexFunc(append(claims(e), claim{e.Kind(), "id", e.Base().ID}), func(c claim) bool { return taken[c] })
+		all := append(claims(e), claim{e.Kind(), "id", e.Base().ID})
+		i := slices.IndexFunc(all, func(c claim) bool { return taken[c] != nil })
 		if i < 0 {
 			rest.add(e)
 			continue
+		}
+		if all[i].field == "cert_digest" {
+			authorities[e.Base().ID] = taken[all[i]].Base().ID
 		}
 		problems = append(problems, &Problem{
 			Pos: e.Base().Pos, Entity: e.Kind(), ID: e.Base().ID, Name: label(e), Field: onEntity, Reason: ReasonDuplicate,
 			Message: "uniqueness violation: a document of a file has one with the same name, key or id; it is left out",
 		})
 	}
+	rest.verifyBy(authorities)
 	return Join(nil, nil, slices.Values([]*Document{base, rest})), problems
+}
+
+// verifyBy has those who verify by authorities that have other ids do so by these. Entities
+// are of other documents too: it is copies that change.
+func (d *Document) verifyBy(ids map[string]string) {
+	if len(ids) == 0 {
+		return
+	}
+	for i, s := range d.Services {
+		if list := renamed(s.CACertificates, ids); list != nil {
+			next := *s
+			next.CACertificates = list
+			next.note(&next)
+			d.Services[i] = &next
+		}
+	}
+	for i, p := range d.TLSPolicies {
+		if list := renamed(p.CACertificates, ids); list != nil {
+			next := *p
+			next.CACertificates = list
+			next.note(&next)
+			d.TLSPolicies[i] = &next
+		}
+	}
+}
+
+// renamed answers a list with other ids, nil where it stays as it is.
+func renamed(list []string, ids map[string]string) []string {
+	if !slices.ContainsFunc(list, func(id string) bool { return ids[id] != "" }) {
+		return nil
+	}
+	var next []string
+	for _, id := range list {
+		if to := ids[id]; to != "" {
+			id = to
+		}
+		if !slices.Contains(next, id) {
+			next = append(next, id)
+		}
+	}
+	return next
 }
 
 // empty says that a document has nothing in it.
