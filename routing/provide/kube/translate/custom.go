@@ -67,11 +67,10 @@ func (w *run) customEntity() {
 
 // customNames are the name of an entity and, of a server name, the Secret with its pair.
 func (w *run) customNames(o *CustomEntity) (name, secret string) {
-	list := w.cfg.CustomEntities
 	switch fields, ok := o.Spec.Fields.(map[string]any); {
 	case o.Spec.Type != typePolicy && o.Spec.Type != typeSNI:
 		w.refuse("spec.type", "expected "+typePolicy+" or "+typeSNI+", not '"+o.Spec.Type+"': "+instead(o.Spec.Type))
-	case !slices.Contains(list, "*") && !slices.Contains(list, o.Namespace):
+	case !w.servesEntities(o.Namespace):
 		w.refuse("metadata.namespace", "expected a namespace that the setting kube_custom_entities of the node names")
 	case o.Spec.ParentRef != nil:
 		w.refuse("spec.parentRef", "expected none: "+o.Spec.Type+" are of no plugin")
@@ -93,6 +92,11 @@ func (w *run) customNames(o *CustomEntity) (name, secret string) {
 		}
 	}
 	return name, secret
+}
+
+// servesEntities says whether KongCustomEntities of a namespace are served.
+func (s *State) servesEntities(namespace string) bool {
+	return slices.Contains(s.cfg.CustomEntities, "*") || slices.Contains(s.cfg.CustomEntities, namespace)
 }
 
 // entity makes what a KongCustomEntity says, if it has its name for itself.
@@ -213,7 +217,7 @@ func (w *run) named(pair Ref) map[string]any {
 			all = append(all, s)
 		}
 	}
-	if len(all) == 0 && len(w.cfg.CustomEntities) > 0 && w.unreadable(KindCustomEntity, pair.Namespace) {
+	if len(all) == 0 && w.servesEntities(pair.Namespace) && w.unreadable(KindCustomEntity, pair.Namespace) {
 		return w.closedName(pair)
 	}
 	best := oldest(all)

@@ -142,7 +142,7 @@ func TestCustomEntitiesUnread(t *testing.T) {
 		t.Errorf("read: %v", got)
 	}
 	s = state(t, classes+tlsIngress())
-	s.cfg.CustomEntities = nil
+	s.cfg.CustomEntities = []string{"other"}
 	s.Unread(map[Kinds]bool{{KindCustomEntity, ""}: true})
 	if got := policies(s.Document()); got["a.test"] != "" {
 		t.Errorf("not asked for: %v", got)
