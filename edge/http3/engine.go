@@ -137,7 +137,10 @@ func (e *Engine) Serve(ctx, stopping context.Context, pc *handover.UDP, door *ed
 		door.Settle(ctx, settle) // others' handshakes come here no more
 	}
 	_ = l.Close() // its connections go on
-	enough()
+	// So do those that are shaking hands for a moment: they are told then, in words that a
+	// client knows, that nothing of theirs was taken.
+	last := time.AfterFunc(settle, enough)
+	defer last.Stop()
 	wg.Wait()
 	return tr.Close()
 }
