@@ -52,7 +52,7 @@ func (n *node) openLastGood(ctx context.Context) {
 		keys = t
 	}
 	n.lastGood.Store = lastgood.New(lastgood.Config{
-		Dir: dir, Mark: filepath.Join(s.DataDir, "last-good.mark"), Node: n.config.NodeID, Keys: keys, Log: n.log, Serving: n.serving, Pause: newPacer().pause,
+		Dir: dir, Mark: filepath.Join(s.DataDir, "last-good.mark"), Node: n.config.NodeID, Keys: keys, Log: n.log, Serving: n.serving, Pause: n.newPacer().pause,
 	})
 	if n.succession.from != nil {
 		n.lastGood.Hold()

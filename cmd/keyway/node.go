@@ -182,7 +182,7 @@ func (n *node) provider() {
 		}
 		n.log.Error("nothing was changed: what served before keeps serving", slog.Int("problems", len(problems)))
 	})
-	n.documents.Pause = newPacer().pause
+	n.documents.Pause = n.newPacer().pause
 	n.documents.Judge = func(d *spec.Document) spec.Problems { return d.CheckFlavor(n.settings.RouterFlavor) }
 }
 
@@ -207,7 +207,7 @@ func (n *node) dataPath(ctx context.Context) error {
 	})
 	base := certs.Base{NextProtos: []string{"h2", "http/1.1"}, Tickets: n.tickets, ECH: n.ech, Curves: groups}
 	builder := &edge.Builder{
-		Config: n.config, Kinds: plugins(), Pools: n.pools, Pause: newPacer().pause, Fixed: s.fixed(),
+		Config: n.config, Kinds: plugins(), Pools: n.pools, Pause: n.newPacer().pause, Fixed: s.fixed(),
 		Env: policy.Env{
 			Shared: sharedState(), Metrics: n.telemetry, Log: n.log,
 			Node: policy.NodeInfo{ID: n.config.NodeID, Version: version, Token: n.config.Token()},
