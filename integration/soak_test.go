@@ -113,7 +113,7 @@ func newSoak(t *testing.T, length time.Duration) *soak {
 		"KEYWAY_ACCESS_LOG":    filepath.Join(t.TempDir(), "access.log"), "KEYWAY_ACCESS_LOG_SAMPLE": "0.02",
 		"KEYWAY_UPSTREAM_KEEPALIVE_IDLE_TIMEOUT": "4s",
 		// Clients that are slow because the machine is busy are not sent away.
-		"KEYWAY_HANDSHAKE_TIMEOUT": "60s", "KEYWAY_HEADER_TIMEOUT": "60s",
+		"KEYWAY_HANDSHAKE_TIMEOUT": "20s", "KEYWAY_HEADER_TIMEOUT": "60s", // half a handshake is held for so long, also after the load
 	}})
 	k.machine = &machine{processes: []int{os.Getpid(), k.g.cmd.Process.Pid}}
 	k.book.waited = k.machine.between
