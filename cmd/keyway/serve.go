@@ -158,11 +158,13 @@ func guarded(ctx context.Context, t task) (err error) {
 	return t.run(ctx)
 }
 
-// every calls f on each signal until ctx ends.
+// onSignal makes a task that calls f on each signal until ctx ends. The signal is caught from
+// now on: tasks begin in any order, and whoever is told by another that the node serves may send
+// one at once, which would end the process.
 func onSignal(sig os.Signal, f func(context.Context)) func(context.Context) error {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, sig)
 	return func(ctx context.Context) error {
-		c := make(chan os.Signal, 1)
-		signal.Notify(c, sig)
 		defer signal.Stop(c)
 		for {
 			select {
