@@ -10,7 +10,7 @@ import (
 func TestPacer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		serves := false
-		p := &pacer{serves: func() bool { return serves }}
+		p := &pacer{serves: func() bool { return serves }, rest: paceRest}
 		rested := func() time.Duration {
 			began := time.Now()
 			p.pause()
