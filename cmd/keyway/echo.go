@@ -3,11 +3,12 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"time"
+
+	"github.com/keyway-edge/keyway/edge/handover"
 )
 
 // maxEcho is how much of a request body the echo answers with.
@@ -42,19 +43,6 @@ func serveHTTP(ctx context.Context, l net.Listener, h http.Handler, prepare func
 	if prepare != nil {
 		prepare(srv)
 	}
-	done := make(chan error, 1)
-	go func() { done <- srv.Serve(l) }()
-	select {
-	case err := <-done:
-		return fmt.Errorf("serving %s: %w", l.Addr(), err)
-	case <-ctx.Done():
-	}
 	// Requests in flight here are short; what is left after a second is cut.
-	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-	defer cancel()
-	if srv.Shutdown(grace) != nil {
-		_ = srv.Close()
-	}
-	<-done
-	return nil
+	return handover.ServeHTTP(ctx, srv, l, time.Second)
 }

@@ -315,7 +315,7 @@ func (a *attempt) complete(ctx context.Context) bool {
 			n.log.Warn("leases that the new process uses may be given back", slog.Any("error", err))
 		}
 	}
-	return s.leave(&handover.Given{Pid: a.pid, Taken: a.taken}, func() {
+	first := s.leave(&handover.Given{Pid: a.pid, Taken: a.taken}, func() {
 		a.datagrams.Keep()
 		n.shareLog(true)
 		a.follow()
@@ -325,6 +325,10 @@ func (a *attempt) complete(ctx context.Context) bool {
 		}
 		n.log.Info("a new process has taken over: this one finishes what it has", slog.Int("pid", a.pid), slog.String("version", a.Version), slog.Duration("grace", n.settings.Grace))
 	})
+	if first && a.taken[n.control.Socket()] {
+		n.control.Leave() // who hears of the upgrade and asks again, asks the new process
+	}
+	return first
 }
 
 // follow makes this process one that has a successor, and waits for that one's end.

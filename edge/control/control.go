@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -66,9 +67,10 @@ const finish = time.Second
 
 // Server listens on the socket.
 type Server struct {
-	path string
-	node Node
-	l    *net.UnixListener
+	path    string
+	node    Node
+	l       *net.UnixListener
+	closing sync.Once
 }
 
 // New makes a Server for the data folder dir; Listen listens.
@@ -115,29 +117,40 @@ func (s *Server) listen(ctx context.Context, sockets *handover.Sockets) error {
 		return fmt.Errorf("listening on the control socket: %w", err)
 	}
 	s.l = l.(*net.UnixListener) // "unix" makes no other kind
-	s.l.SetUnlinkOnClose(true)
 	return nil
 }
 
 // Run serves until ctx ends.
 func (s *Server) Run(ctx context.Context) error {
 	srv := &http.Server{Handler: s.handler(), ReadHeaderTimeout: 5 * time.Second, ConnContext: withPeer}
-	done := make(chan error, 1)
-	go func() { done <- srv.Serve(s.l) }()
-	select {
-	case err := <-done:
-		return fmt.Errorf("serving the control socket: %w", err)
-	case <-ctx.Done():
+	if err := handover.ServeHTTP(ctx, srv, door{s.l, s, ctx}, finish); err != nil {
+		return fmt.Errorf("the control socket: %w", err)
 	}
-	if handover.GivenBy(ctx).Has(s.Socket()) {
-		s.l.SetUnlinkOnClose(false) // its name leads to another process now
-	}
-	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), finish)
-	defer cancel()
-	if srv.Shutdown(grace) != nil {
-		_ = srv.Close()
-	}
-	<-done
+	return nil
+}
+
+// Leave leaves the socket to the process that it was handed over to: from then on that one
+// answers whoever comes.
+func (s *Server) Leave() { s.close(true) }
+
+// close stops to accept. The name of a socket that was given leads to another process.
+func (s *Server) close(given bool) {
+	s.closing.Do(func() {
+		s.l.SetUnlinkOnClose(!given)
+		_ = s.l.Close()
+	})
+}
+
+// door is the socket while Run serves it.
+type door struct {
+	*net.UnixListener
+	s   *Server
+	ctx context.Context //nolint:containedctx // it says why it is closed
+}
+
+// Close closes the socket.
+func (d door) Close() error {
+	d.s.close(handover.GivenBy(d.ctx).Has(d.s.Socket()))
 	return nil
 }
 

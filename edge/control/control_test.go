@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/keyway-edge/keyway/edge/handover"
 )
 
@@ -219,5 +221,64 @@ func TestAct(t *testing.T) {
 	f.err = errors.New("version 3 is not held any more")
 	if err := c.Act(t.Context(), Action{Do: "secrets.pin", Name: "x"}, &got); err == nil || !strings.HasSuffix(err.Error(), "version 3 is not held any more") {
 		t.Errorf("%v", err)
+	}
+}
+
+// duplicate is a socket as another process has it. That of File would make the original's
+// system calls wait.
+func duplicate(t *testing.T, l *net.UnixListener) *os.File {
+	t.Helper()
+	raw, err := l.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := -1
+	if err := errors.Join(raw.Control(func(fd uintptr) { n, err = unix.Dup(int(fd)) }), err); err != nil {
+		t.Fatal(err)
+	}
+	return os.NewFile(uintptr(n), "duplicate")
+}
+
+// TestASocketThatWasGivenKeepsItsName ends a node whose socket another process has, and one
+// whose socket nobody has. Whoever comes once the first has left is not its business.
+func TestASocketThatWasGivenKeepsItsName(t *testing.T) {
+	for _, given := range []bool{true, false} {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		s := New(folder(t), &fake{facts: Facts{Status: "old"}})
+		if err := s.Listen(ctx, &handover.Sockets{}); err != nil {
+			t.Fatal(err)
+		}
+		f := duplicate(t, s.l)
+		done := make(chan error, 1)
+		go func() { done <- s.Run(ctx) }()
+		if !given {
+			_ = f.Close()
+			cancel(nil)
+		} else {
+			other, err := net.FileListener(f)
+			_ = f.Close()
+			if err != nil {
+				t.Fatal(err)
+			}
+			cancel(&handover.Given{Taken: map[handover.Socket]bool{s.Socket(): true}})
+			s.Leave()
+			c, err := net.Dial("unix", s.path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if taken, err := other.Accept(); err != nil {
+				t.Error(err)
+			} else {
+				_ = taken.Close()
+			}
+			_ = c.Close()
+			_ = other.Close()
+		}
+		if err := <-done; err != nil {
+			t.Errorf("given %v: %v", given, err)
+		}
+		if _, err := os.Lstat(s.path); (err == nil) != given {
+			t.Errorf("given %v: its name: %v", given, err)
+		}
 	}
 }
