@@ -414,7 +414,7 @@ func TestTryTimeout(t *testing.T) {
 	well := answering(t, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nwell")
 	g := through(t, func(d *spec.Document) {
 		d.Services[0].Retries, d.Services[0].ReadTimeout = 1, 60000
-		d.Services[0].Retry = &spec.Retry{TryTimeout: 100}
+		d.Services[0].Retry = &spec.Retry{TryTimeout: 500} // which the target that is well has, too
 	}, mute, well)
 	began := time.Now()
 	s, body := g.do(ask(t.Context(), "GET", ""), nil)

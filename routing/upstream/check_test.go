@@ -292,7 +292,7 @@ func TestCheckerHoldsItsBounds(t *testing.T) {
 		most.Store(0)
 		d := document(targets...)
 		d.Upstreams[0].Healthchecks = checks("http", 0.2)
-		d.Upstreams[0].Healthchecks.Active.Timeout, d.Upstreams[0].Healthchecks.Active.Concurrency = 1.5, concurrency
+		d.Upstreams[0].Healthchecks.Active.Timeout, d.Upstreams[0].Healthchecks.Active.Concurrency = 60, concurrency // no probe ends by itself
 		s, problems := Build(nil, Inputs{Doc: d, Pools: NewPools(Settings{Resolver: loopback{}})})
 		if len(problems) > 0 {
 			t.Fatal(problems)
@@ -302,14 +302,14 @@ func TestCheckerHoldsItsBounds(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- NewChecker(current.Load, slog.New(slog.DiscardHandler)).Run(ctx) }()
-		time.Sleep(1200 * time.Millisecond)
+		waitFor(t, func() bool { return most.Load() >= bound })
+		time.Sleep(500 * time.Millisecond) // in which more could come
 		cancel()
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
-		// The server sees an end a little later than the one who made it.
-		if n := most.Load(); n > bound+bound/10 || n < bound/2 {
-			t.Errorf("concurrency %d: %d probes at once, want about %d at most", concurrency, n, bound)
+		if n := most.Load(); n != bound {
+			t.Errorf("concurrency %d: %d probes at once, want %d", concurrency, n, bound)
 		}
 		for now.Load() > 0 {
 			time.Sleep(time.Millisecond)

@@ -153,17 +153,6 @@ func readHead(r *bufio.Reader) string {
 	}
 }
 
-// refused answers an address that nobody listens on.
-func refused(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 const hello = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 
 func TestHeadOnTheWire(t *testing.T) {
@@ -343,7 +332,7 @@ func TestRetriesAsRecorded(t *testing.T) {
 	} {
 		addrs := []string{}
 		for range row.dead {
-			addrs = append(addrs, refused(t))
+			addrs = append(addrs, refusing(t))
 		}
 		g := through(t, func(d *spec.Document) {
 			d.Services[0].Retries = row.retries
@@ -377,7 +366,7 @@ func TestErrorsAsRecorded(t *testing.T) {
 	f := func(name, method string, status int, message string, attempts int32, edit func(*spec.Document), addrs ...string) {
 		t.Helper()
 		g := through(t, func(d *spec.Document) {
-			d.Services[0].Retries, d.Services[0].ReadTimeout = 1, 120
+			d.Services[0].Retries = 1
 			if edit != nil {
 				edit(d)
 			}
@@ -385,15 +374,19 @@ func TestErrorsAsRecorded(t *testing.T) {
 		hits.Store(0)
 		x := ask(t.Context(), method, "")
 		s, m := g.do(x, nil)
+		for end := time.Now().Add(5 * time.Second); hits.Load() < attempts && time.Now().Before(end); { // an origin that is slow to run
+			<-time.After(time.Millisecond)
+		}
 		if s != status || m != message || hits.Load() != attempts {
 			t.Errorf("%s: got %d %q after %d attempts, want %d %q after %d", name, s, m, hits.Load(), status, message, attempts)
 		}
 	}
+	soon := func(d *spec.Document) { d.Services[0].ReadTimeout = 120 }
 	f("empty", "GET", 503, messageNoPeer, 0, nil)
 	f("weight zero", "GET", 503, messageNoPeer, 0, func(d *spec.Document) { d.Targets[0].Weight = 0 }, silent)
-	f("refused", "GET", 502, messageInvalid, 0, nil, refused(t))
-	f("slow", "GET", 504, messageTimeout, 2, nil, silent)
-	f("slow POST", "POST", 504, messageTimeout, 1, nil, silent)
+	f("refused", "GET", 502, messageInvalid, 0, nil, refusing(t))
+	f("slow", "GET", 504, messageTimeout, 2, soon, silent)
+	f("slow POST", "POST", 504, messageTimeout, 1, soon, silent)
 	f("dropped", "GET", 502, messageInvalid, 2, nil, drops)
 	f("dropped POST", "POST", 502, messageInvalid, 1, nil, drops)
 	f("not HTTP", "GET", 502, messageInvalid, 1, nil, garbage)

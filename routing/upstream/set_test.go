@@ -15,8 +15,8 @@ import (
 func document(targets ...*spec.Target) *spec.Document {
 	d := &spec.Document{
 		Services: []*spec.Service{
-			{Meta: spec.Meta{ID: "s"}, Name: "s", Protocol: "http", Host: "u", Port: 80, Retries: 5, ConnectTimeout: 1000, ReadTimeout: 1000, WriteTimeout: 1000},
-			{Meta: spec.Meta{ID: "d"}, Name: "d", Protocol: "http", Host: "127.0.0.1", Port: 9, Retries: 5, ConnectTimeout: 1000, ReadTimeout: 1000, WriteTimeout: 1000},
+			{Meta: spec.Meta{ID: "s"}, Name: "s", Protocol: "http", Host: "u", Port: 80, Retries: 5, ConnectTimeout: 20_000, ReadTimeout: 20_000, WriteTimeout: 20_000},
+			{Meta: spec.Meta{ID: "d"}, Name: "d", Protocol: "http", Host: "127.0.0.1", Port: 9, Retries: 5, ConnectTimeout: 20_000, ReadTimeout: 20_000, WriteTimeout: 20_000},
 		},
 		Upstreams: []*spec.Upstream{{Meta: spec.Meta{ID: "u1"}, Name: "u", Algorithm: "round-robin"}},
 		Targets:   targets,
