@@ -282,8 +282,9 @@ func TestH2HostileTarget(t *testing.T) {
 			x := ask(t.Context(), "POST", "x")
 			err := g.set.Cluster("s").Do(x, &Outgoing{HostDefault: true, URI: "/", Buffered: true})
 			if err == nil {
-				// The head was well. Nobody reads while the attack goes on.
-				time.Sleep(20 * time.Millisecond)
+				// The head was well. Nobody reads until the attack is noticed: who reads opens windows.
+				st := x.Response.Body.(*call).stream
+				awaitState(t, st.c, func() bool { return st.dead != nil })
 				_, err := io.ReadAll(x.Response.Body)
 				if err == nil || errors.Is(err, errTimeout) {
 					t.Errorf("reading the body ended with %v", err)
