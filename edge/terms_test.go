@@ -41,7 +41,7 @@ func slow(w http.ResponseWriter, q *http.Request) {
 
 func TestRequestTimeout(t *testing.T) {
 	o := newOrigin(t, slow)
-	r := newRig(t, &Config{}, site(o, "{name: r, paths: [/], x_keyway_timeouts: {request: 150}}, {name: free, paths: [/free], x_keyway_timeouts: {}}"))
+	r := newRig(t, &Config{}, site(o, "{name: r, paths: [/], x_keyway_timeouts: {request: 600}}, {name: free, paths: [/free], x_keyway_timeouts: {}}"))
 	do := func(x *exchange.Exchange) (int, string, time.Duration, error) {
 		began := time.Now()
 		own := x.Ctx
@@ -100,7 +100,7 @@ func TestRequestTimeout(t *testing.T) {
 	if x.Response.Status != 101 {
 		t.Fatalf("upgraded with %d", x.Response.Status)
 	}
-	<-time.After(200 * time.Millisecond)
+	<-time.After(800 * time.Millisecond)
 	said := make([]byte, 5)
 	if _, err := io.WriteString(x.Response.Switch, "hello"); err != nil {
 		t.Error(err)
@@ -130,8 +130,8 @@ func TestAttemptTimeoutAndRetryOfARoute(t *testing.T) {
 	})
 	r := newRig(t, &Config{}, site(o, strings.Join([]string{
 		"{name: plain, paths: [/plain], strip_path: false}",
-		"{name: late, paths: [/late], x_keyway_timeouts: {attempt: 100}}",
-		"{name: once, paths: [/once], x_keyway_timeouts: {attempt: 100}, x_keyway_retry: {attempts: 0}}",
+		"{name: late, paths: [/late], x_keyway_timeouts: {attempt: 400}}",
+		"{name: once, paths: [/once], x_keyway_timeouts: {attempt: 400}, x_keyway_retry: {attempts: 0}}",
 		"{name: some, paths: [/some], x_keyway_retry: {on_statuses: [503], attempts: 2, backoff: 60}}",
 		"{name: few, paths: [/few], x_keyway_retry: {on_statuses: [503], attempts: 1}}",
 		"{name: none, paths: [/none], x_keyway_retry: {on_statuses: [500], attempts: 2}}",
@@ -143,20 +143,21 @@ func TestAttemptTimeoutAndRetryOfARoute(t *testing.T) {
 		least, most    time.Duration
 	}{
 		{"GET", "/plain?status", 503, 1, 0, 0},
-		{"GET", "/late?late", 200, 3, 200 * time.Millisecond, 0},
-		{"POST", "/late?late", 504, 1, 100 * time.Millisecond, 0},
-		{"GET", "/once?late", 504, 1, 100 * time.Millisecond, 0},
+		{"GET", "/late?late", 200, 3, 800 * time.Millisecond, 0},
+		{"POST", "/late?late", 504, 1, 400 * time.Millisecond, 0},
+		{"GET", "/once?late", 504, 1, 400 * time.Millisecond, 0},
 		{"GET", "/some?status", 200, 3, 120 * time.Millisecond, 0},
 		{"POST", "/some?status", 503, 1, 0, 0},
 		{"GET", "/few?status", 503, 2, 0, 0},
 		{"GET", "/none?status", 503, 1, 0, 0},
-		{"GET", "/both?status", 504, 1, 200 * time.Millisecond, 5 * time.Second},
+		{"GET", "/both?status", 504, 1, 200 * time.Millisecond, 9 * time.Second},
 	} {
 		hits.Store(0)
 		began := time.Now()
 		x := ask(t, row.method, "h.test", row.target)
 		r.do(x)
 		took := time.Since(began)
+		poll(t, row.target+": the origin was not asked as often as it is to be", func() bool { return int(hits.Load()) >= row.hits })
 		if n := int(hits.Load()); x.Response.Status != row.status || n != row.hits || took < row.least || row.most > 0 && took > row.most {
 			t.Errorf("%s %s: %d, the origin was asked %d times, after %v; expected %+v", row.method, row.target, x.Response.Status, n, took, row)
 		}
