@@ -66,9 +66,9 @@ func TestResetForgets(t *testing.T) {
 
 // TestNow counts from the start of the exchange, and needs none.
 func TestNow(t *testing.T) {
-	for _, start := range []time.Time{{}, time.Now().Add(-time.Second)} {
+	for _, start := range []time.Time{{}, time.Now().Add(-time.Hour)} {
 		x := &Exchange{Start: start}
-		if d := time.Since(x.Now()); d < 0 || d > time.Second/2 {
+		if d := time.Since(x.Now()); d < 0 || d > 10*time.Minute {
 			t.Errorf("off by %v", d)
 		}
 	}

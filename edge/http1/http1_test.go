@@ -75,7 +75,7 @@ func serve(t *testing.T, s *Server, f func(*exchange.Exchange)) (net.Conn, *hand
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(60 * time.Second))
 	t.Cleanup(func() {
 		_ = c.Close()
 		_ = l.Close()
@@ -332,7 +332,7 @@ func TestMaxRequestsAndDrain(t *testing.T) {
 }
 
 func TestSlowHeadIsCutOff(t *testing.T) {
-	c, _ := serve(t, &Server{HeadTimeout: 50 * time.Millisecond}, echo)
+	c, _ := serve(t, &Server{HeadTimeout: 500 * time.Millisecond}, echo)
 	_, _ = io.WriteString(c, "GET / HT")
 	if r := read(t, bufio.NewReader(c), 1, "GET")[0]; r.StatusCode != 408 || !r.Close {
 		t.Errorf("%d", r.StatusCode)

@@ -125,7 +125,7 @@ func dial(t *testing.T, set Settings, f func(*exchange.Exchange)) (*client, *han
 		cancel()
 		wg.Wait()
 	})
-	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(60 * time.Second))
 	k := &client{t: t, c: c, fr: http2.NewFramer(c, c), got: map[uint32]*answer{}}
 	k.fr.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
 	k.fr.AllowIllegalWrites = true
@@ -275,10 +275,10 @@ func (k *client) verdict(id uint32) string {
 // poll waits for what another goroutine does.
 func poll(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for !ok() {
 		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within 10 s", what)
+			t.Fatalf("%s: not within 30 s", what)
 		}
 		time.Sleep(time.Millisecond)
 	}
