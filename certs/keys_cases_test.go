@@ -140,10 +140,17 @@ func TestKeysThatAreTooWeakOrTooStrange(t *testing.T) {
 		"P-224":     keyed(ecKey(t, elliptic.P224())),
 		"DSA":       {Cert: value(dsaCertificate), Key: some},
 	} {
-		began := time.Now()
-		alone, beside := judged(t, ca, p)
-		if took := time.Since(began); took > time.Second {
-			t.Errorf("%s: judged after %v", name, took)
+		var alone, beside *certs.Slot
+		took := time.Hour
+		for range 3 {
+			began := time.Now()
+			alone, beside = judged(t, ca, p)
+			if took = min(took, time.Since(began)); took < time.Second {
+				break // one that waits for a processor says nothing of the others
+			}
+		}
+		if took > time.Second {
+			t.Errorf("%s: judged after %v at the least", name, took)
 		}
 		for _, s := range []*certs.Slot{alone, beside} {
 			if s.Refused == nil || s.Refused.Check != certs.CheckStrength {

@@ -151,7 +151,7 @@ func TestWhatAReferenceNames(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		wait, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		wait, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		defer cancel()
 		c := b.Resolve(wait, secrets.Plan{Refs: []secrets.Ref{ref}}).Get(ref)
 		if string(c.Value.Reveal()) != want || !strings.Contains(c.Reason, reason) || (reason == "") != (c.State == secrets.Active) {
@@ -261,7 +261,7 @@ func TestRotationOnDiskIsSeenWithinASecondAndAsAPair(t *testing.T) {
 		}
 		p.Refs = append(p.Refs, ref)
 	}
-	wait, stop := context.WithTimeout(t.Context(), 5*time.Second)
+	wait, stop := context.WithTimeout(t.Context(), 30*time.Second)
 	defer stop()
 	b.Resolve(wait, p)
 	fastest := time.Minute
