@@ -21,7 +21,7 @@ import (
 const (
 	quiet    = 15 * time.Millisecond  // a burst of events is one hint, after this long without another
 	quietMax = 250 * time.Millisecond // a burst that does not end is hinted this often
-	rewatch  = 2 * time.Second        // how often folders that could not be watched are tried again
+	rewatch  = time.Second            // how often folders that could not be watched are tried again
 )
 
 // Folders hints at changes in a growing list of folders. A folder is not watched
