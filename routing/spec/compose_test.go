@@ -1,12 +1,8 @@
 package spec
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"slices"
 	"testing"
-	"time"
 )
 
 func TestComposeMakesWhatLoadMakes(t *testing.T) {
@@ -73,67 +69,5 @@ func TestJoinSharesWhatDidNotChange(t *testing.T) {
 	}
 	if &next.Upstreams[0] != &first.Upstreams[0] || next.Targets[0] != first.Targets[0] {
 		t.Error("what did not change was copied")
-	}
-}
-
-func TestMergeLeavesWhatIsTakenToTheFirst(t *testing.T) {
-	load := func(text string) *Document {
-		doc, problems := Load([]Source{{Name: "t.yaml", Data: []byte("_format_version: \"3.0\"\n" + text)}}, nil)
-		if len(problems) > 0 {
-			t.Fatal(problems)
-		}
-		return doc
-	}
-	file := load("services: [{name: a, host: file.test}]\nsnis: []\nconsumers: [{username: ann}]\n")
-	cluster := load("services: [{name: a, host: cluster.test}, {name: b, host: b.test}]\nconsumers: [{username: ann}, {username: bob}]\n")
-	both, problems := Merge(file, cluster)
-	if len(both.Services) != 2 || both.Services[0].Host != "file.test" || len(both.Consumers) != 2 || len(problems) != 2 {
-		t.Errorf("%d services, %d consumers, %v", len(both.Services), len(both.Consumers), problems)
-	}
-	if p := problems[0]; p.Entity != "services" || p.Name != "a" || p.Reason != ReasonDuplicate {
-		t.Errorf("%v", p)
-	}
-	if both, problems := Merge(&Document{}, cluster); both != cluster || len(problems) > 0 {
-		t.Error("nothing beside it, and it is not itself")
-	}
-}
-
-// TestMergeOfOneAuthority has a certificate of an authority in both under different ids: what
-// comes of it can be loaded again, and who verified by the one that is left out still does.
-func TestMergeOfOneAuthority(t *testing.T) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ca, _ := mint(t, key, true, time.Now().Add(time.Hour))
-	const theirs, more = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
-	doc := func(values map[string][]any) *Document {
-		made, problems := Compose("t", values, nil)
-		if len(problems) > 0 {
-			t.Fatal(problems)
-		}
-		return made
-	}
-	file := doc(map[string][]any{"ca_certificates": {map[string]any{"id": more, "cert": ca}}})
-	cluster := doc(map[string][]any{
-		"ca_certificates":       {map[string]any{"id": theirs, "cert": ca}},
-		"services":              {map[string]any{"name": "a", "host": "a.test", "protocol": "https", "ca_certificates": []string{theirs, more}}, map[string]any{"name": "b", "host": "b.test"}},
-		"x_keyway_tls_policies": {map[string]any{"name": "p", "client_auth": "required", "ca_certificates": []string{theirs}}},
-	})
-	before := Hash(cluster.Services[0])
-	both, problems := Merge(file, cluster)
-	if len(problems) != 1 || !slices.Equal(both.Services[0].CACertificates, []string{more}) || !slices.Equal(both.TLSPolicies[0].CACertificates, []string{more}) {
-		t.Errorf("%v, services %+v, policies %+v", problems, both.Services[0], both.TLSPolicies[0])
-	}
-	if Hash(cluster.Services[0]) != before || len(Diff(both, cluster)) == 0 || both.Services[1] != cluster.Services[1] {
-		t.Error("the cluster's own document is changed")
-	}
-	text, err := both.Encode()
-	if err != nil {
-		t.Fatal(err)
-	}
-	again, problems := Load([]Source{{Name: "t.yaml", Data: text}}, nil)
-	if len(problems) > 0 || len(Diff(both, again)) > 0 {
-		t.Errorf("%v, %+v", problems, Diff(both, again))
 	}
 }

@@ -163,12 +163,17 @@ func (l *loader) resolve() {
 	l.identifyRest()
 }
 
+// referred are the kinds that foreign keys lead to.
+func referred() []string {
+	return []string{"services", "routes", "upstreams", "consumer_groups", "consumers", "certificates", "ca_certificates", "x_keyway_tls_policies", "x_keyway_issuers"}
+}
+
 // index leads from names and ids to ids, by kind.
 type index map[string]map[string]string
 
 func indexOf(d *Document) index {
 	all := index{}
-	for _, kind := range []string{"services", "routes", "upstreams", "consumer_groups", "consumers", "certificates", "ca_certificates", "x_keyway_tls_policies", "x_keyway_issuers"} {
+	for _, kind := range referred() {
 		byKey := map[string]string{}
 		for e := range d.Entities(kind) {
 			if name := label(e); name != "" {
