@@ -24,7 +24,7 @@ func quiet(status int) error { return &exitError{status, fmt.Errorf("")} }
 func (c *cli) validateCommand() *cobra.Command {
 	strict := false
 	cmd := &cobra.Command{
-		Use: "validate FILE...", Short: "Check documents and list every problem, and the routes that no request reaches", Args: cobra.MinimumNArgs(1),
+		Use: "validate FILE...", Short: "Check documents and list every problem, the routes that no request reaches, and lists that are left out", Args: cobra.MinimumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			s, err := c.settings()
 			if err != nil {
@@ -92,6 +92,7 @@ func validate(paths []string, set *settings) (problems, warnings spec.Problems, 
 	table, problems := routing.Compile(nil, doc)
 	_, unserved := edge.PlanListeners(doc, set.fixed())
 	problems = append(problems, unserved...)
+	warnings = doc.Ignored()
 	for _, s := range table.Shadowed() {
 		r := s.Route.Spec
 		how := "no request reaches it: route " + strconv.Quote(nameOr(s.By.Spec.Name, s.By.Spec.ID)) + " is considered first and matches everything that this one matches"

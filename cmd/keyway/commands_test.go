@@ -132,6 +132,42 @@ func TestValidate(t *testing.T) {
 	}
 }
 
+// TestValidateExport reads what an export of a database looks like, and says of each list what it needs.
+func TestValidateExport(t *testing.T) {
+	path := filepath.Join("testdata", "export.yaml")
+	want := "warning: " + path + ":4: parameters: it says nothing about traffic and is left out\n" + path + ": valid\n"
+	if out, code, err := keyway(t, "validate", path); out != want || code != exitOK {
+		t.Errorf("status %d, %v, got\n%s\nwant\n%s", code, err, out, want)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken := strings.NewReplacer(
+		"- consumer: 0b7cf0a5-4a3f-4d0c-9a53-3e1f6cb1c002\n  consumer_group", "- consumer: nobody\n  group",
+		"    policy: local\n  consumer_group: 5f0d3f0e-2a55-4d2f-8c5c-7a9b1c2d3e01", "    policy: 5\n  consumer_group: silver",
+		"jwt_secrets: ~", "jwt_secrets: [{key: a}]",
+	).Replace(string(text))
+	path = filepath.Join(t.TempDir(), "broken.yaml")
+	if err := os.WriteFile(path, []byte(broken), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, code, _ := keyway(t, "validate", path)
+	for _, line := range []string{
+		`:39: consumer_group_consumers: 2.consumer: invalid reference 'consumer: nobody' (no such entry in 'consumers')`,
+		`:39: consumer_group_consumers: 2.consumer_group: required field missing`,
+		`:40: consumer_group_consumers: 2.group: unknown field`,
+		`:46: consumer_group_plugins "rate-limiting": config.policy: expected a string`,
+		`:47: consumer_group_plugins "rate-limiting": consumer_group: invalid reference 'consumer_group: silver' (no such entry in 'consumer_groups')`,
+		`: jwt_secrets: expected nothing: credentials of the plugin 'jwt', which is not in this build; those that it has are 'keyauth_credentials'`,
+		"6 problems",
+	} {
+		if !strings.Contains(out, line+"\n") || code != exitFailed {
+			t.Errorf("status %d, missing %q in\n%s", code, line, out)
+		}
+	}
+}
+
 func TestExplain(t *testing.T) {
 	doc := document(t, `
 services:

@@ -51,20 +51,17 @@ func (o *object) decode() {
 	case *Service:
 		o.url()
 	case *Plugin:
-		// null is what some tools write for the default of a setting that this format does not have.
-		if v := o.n.get("ordering"); v != nil && v.shape == shapeNull {
-			o.take("ordering")
-		}
 		o.take("_config")
 	}
+	o.extras()
 	o.base()
 	o.e.fields(o.field)
 	if p, ok := o.e.(*Plugin); ok {
 		o.pluginConfig(p)
 	}
 	for i, k := range o.n.keys {
-		if !o.used[i] && (o.partial || nests(o.e.Kind(), k.name) == "") {
-			o.l.report(Pos{o.l.file.name, k.line, k.col}, o.prefix+k.name, ReasonUnknown, "unknown field")
+		if !o.used[i] && (o.partial || nests(o.e.Kind(), k.name) == "" && !exported(o.e.Kind(), k.name)) {
+			o.l.unknown(Pos{o.l.file.name, k.line, k.col}, o.e.Kind(), o.prefix, k.name, o.n.items[i])
 		}
 	}
 }

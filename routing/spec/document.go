@@ -17,6 +17,10 @@ func (p Pos) String() string {
 // took over from the document before.
 func (d *Document) Fresh() int { return d.fresh }
 
+// Ignored are the lists of the format that were read and left out, since they say nothing
+// about traffic.
+func (d *Document) Ignored() Problems { return d.ignored }
+
 // add appends an entity to its list.
 func (d *Document) add(e Entity) {
 	switch e := e.(type) {

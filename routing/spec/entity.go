@@ -43,7 +43,8 @@ type Document struct {
 	Issuers        []*Issuer    // x_keyway_issuers
 	Listeners      []*Listener  // x_keyway_listeners
 
-	fresh int // see Fresh
+	fresh   int      // see Fresh
+	ignored Problems // see Ignored
 }
 
 // Service is one origin that routes lead to. Timeouts are in milliseconds.

@@ -127,6 +127,7 @@ var (
 
 	consumerGroups = &rule{refers: "consumer_groups", named: true}
 	groupMembers   = &rule{refers: "consumers", named: true}
+	ofGroup        = &rule{required: true, refers: "consumer_groups"}
 	ofConsumer     = &rule{required: true, refers: "consumers"}
 	neededText     = &rule{required: true, check: checkNotEmpty}
 	pluginRoute    = &rule{refers: "routes"}

@@ -25,6 +25,7 @@ func Load(sources []Source, schemas Schemas) (*Document, Problems) {
 		doc:     &Document{FormatVersion: "3.0"},
 		configs: map[string]namedConfig{},
 		repeats: map[string]int{},
+		lists:   map[Entity]string{},
 	}
 	var files []*file
 	for _, s := range sources {
@@ -53,7 +54,7 @@ func Load(sources []Source, schemas Schemas) (*Document, Problems) {
 	}
 	if len(l.problems) == 0 {
 		l.doc.sum()
-		l.doc.fresh = len(l.made)
+		l.doc.fresh, l.doc.ignored = len(l.made), l.ignored
 		return l.doc, nil
 	}
 	order := make(map[string]int, len(sources))
@@ -85,8 +86,12 @@ type loader struct {
 	contents []string               // that ids were made from, each to be had once
 	links    []link
 	unnamed  []unnamed
-	made     []Entity // in the order in which they were written
-	lines    int      // before the text that nodes count from
+	members  []*membership
+	as       string            // the list that plugins are read from, "" for their own
+	lists    map[Entity]string // where entities were written that have another list of their own
+	ignored  Problems          // see Document.Ignored
+	made     []Entity          // in the order in which they were written
+	lines    int               // before the text that nodes count from
 }
 
 // file is one parsed source and what its head says about the rest of it.
@@ -128,9 +133,12 @@ func (l *loader) report(pos Pos, field string, reason Reason, message string) {
 // blame reports a problem of a whole entity, after its decoding.
 func (l *loader) blame(e Entity, pos Pos, field string, reason Reason, message string) {
 	l.problems = append(l.problems, &Problem{
-		Pos: pos, Entity: e.Kind(), ID: e.Base().ID, Name: label(e), Field: field, Reason: reason, Message: message,
+		Pos: pos, Entity: l.listOf(e), ID: e.Base().ID, Name: label(e), Field: field, Reason: reason, Message: message,
 	})
 }
+
+// listOf is the name of the list in which an entity was written.
+func (l *loader) listOf(e Entity) string { return cmp.Or(l.lists[e], e.Kind()) }
 
 // header reads the keys that say how to read the rest.
 func (l *loader) header(f *file) {
@@ -162,6 +170,10 @@ func (l *loader) header(f *file) {
 		case "_comment", "_workspace":
 			if v.shape != shapeText && v.shape != shapeNull {
 				l.report(l.pos(v), k.name, ReasonType, "expected a string")
+			}
+		case "_konnect":
+			if v.shape != shapeObject && v.shape != shapeNull {
+				l.report(l.pos(v), k.name, ReasonType, "expected a map")
 			}
 		case "_ignore":
 			if v.shape != shapeList && v.shape != shapeNull {
@@ -254,43 +266,26 @@ func (l *loader) pluginConfigs(configs *node) {
 // body reads the entities of one file.
 func (l *loader) body(f *file) {
 	for i, k := range f.root.keys {
-		switch k.name {
-		case "_format_version", "_transform", "_comment", "_workspace", "_ignore", "_info", "_plugin_configs":
-			continue // read by header
+		v := f.root.items[i]
+		switch {
+		case isHead(k.name): // read by header
+		case exported("", k.name):
+			l.export(k.name, v, nil)
+		case newEntity(k.name) == nil:
+			l.unknown(Pos{f.name, k.line, k.col}, "", "", k.name, v)
+		default:
+			l.list(k.name, v, nil, "")
 		}
-		if newEntity(k.name) == nil {
-			l.report(Pos{f.name, k.line, k.col}, k.name, ReasonUnknown, "unknown field")
-			continue
-		}
-		l.list(k.name, f.root.items[i], nil, "")
 	}
 }
 
 // list reads a list of entities. parent is what they were written inside of, and
 // through the field they belong to it.
 func (l *loader) list(kind string, n *node, parent Entity, through string) {
-	// An empty map is what some tools write for an empty list.
-	if n.shape == shapeNull || n.shape == shapeObject && len(n.items) == 0 {
-		return
-	}
-	if n.shape != shapeList {
-		p := &Problem{Pos: l.pos(n), Field: kind, Reason: ReasonType, Message: "expected an array"}
-		if parent != nil {
-			p.Entity, p.ID, p.Name = parent.Kind(), parent.Base().ID, label(parent)
+	for _, item := range l.records(kind, n, parent) {
+		if item != nil {
+			l.entity(kind, item, parent, through)
 		}
-		l.problems = append(l.problems, p)
-		return
-	}
-	for _, item := range n.items {
-		if kind == "snis" && parent != nil && item.shape == shapeText {
-			name := *item
-			item = &node{shape: shapeObject, line: name.line, col: name.col, keys: []key{{"name", name.line, name.col}}, items: []*node{&name}}
-		}
-		if item.shape != shapeObject {
-			l.problems = append(l.problems, &Problem{Pos: l.pos(item), Entity: kind, Reason: ReasonType, Message: "expected a record"})
-			continue
-		}
-		l.entity(kind, item, parent, through)
 	}
 }
 
@@ -320,8 +315,11 @@ func (l *loader) entity(kind string, n *node, parent Entity, through string) {
 	} else if c, ok := e.(*Consumer); ok {
 		o.judgeConsumer(c)
 	}
+	if l.as != "" {
+		l.lists[e] = l.as
+	}
 	for _, p := range l.problems[before:] {
-		p.Entity, p.ID, p.Name = kind, e.Base().ID, label(e)
+		p.Entity, p.ID, p.Name = l.listOf(e), e.Base().ID, label(e)
 	}
 	l.doc.add(e)
 	l.made = append(l.made, e)
@@ -329,6 +327,8 @@ func (l *loader) entity(kind string, n *node, parent Entity, through string) {
 	for i, k := range n.keys {
 		if field := nests(kind, k.name); field != "" {
 			l.list(k.name, n.items[i], e, field)
+		} else if exported(kind, k.name) {
+			l.export(k.name, n.items[i], e)
 		}
 	}
 }

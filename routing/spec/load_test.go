@@ -352,7 +352,7 @@ func TestEntityRules(t *testing.T) {
 	f("_comment: 1", "_comment: expected a string")
 	f("_ignore: x", "_ignore: expected an array")
 	f("_transform: 1", "_transform: expected a boolean")
-	f("_konnect: {}", "_konnect: unknown field")
+	f("_konnect: 1", "_konnect: expected a map")
 	f("x_keyway_tls_policies: [{name: p, ca_certificates: [33333333-3333-4333-8333-333333333333]}]", "expected nothing, since 'client_auth' is 'off'")
 	f("routes: [{protocols: [], paths: [/]}]", "protocols: length must be at least 1")
 	f("routes: [{protocols: [http, tcp], paths: [/]}]", "these sets are mutually exclusive: ('http', 'https'), ('tcp', 'tls', 'udp')")

@@ -10,7 +10,8 @@ import (
 // decoded nor checked again. Its answers are Load's. Use it from one goroutine at a time.
 //
 // What it takes over must not depend on other text. Files that are JSON, that have
-// aliases, or in which entities without names or ids are equal are read as a whole each time.
+// aliases or consumer_group_consumers, or in which entities without names or ids are equal, are
+// read as a whole each time.
 type Loader struct {
 	Schemas Schemas
 	// Pause is called between parts of the work; nil for nothing.
@@ -26,6 +27,7 @@ type loaded struct {
 	configs      map[string]namedConfig
 	chunks       map[place]map[string]*chunk // by their text
 	claims       map[claim]bool
+	ignored      Problems
 }
 
 // place is one list of one file, or of one entity in it.
@@ -108,13 +110,14 @@ func (l *Loader) take(sources []Source) (*Document, *loaded) {
 	if !r.finish() {
 		return nil, nil
 	}
+	r.doc.ignored = r.next.ignored
 	return r.doc, r.next
 }
 
 // heads reads what is no entity, or takes it over with all that depends on it.
 func (r *reload) heads(outlines []*outline) bool {
 	if r.was != nil && slices.Equal(r.was.names, r.next.names) && slices.Equal(r.was.heads, r.next.heads) {
-		r.next.files, r.next.configs, r.next.claims = r.was.files, r.was.configs, r.was.claims
+		r.next.files, r.next.configs, r.next.claims, r.next.ignored = r.was.files, r.was.configs, r.was.claims, r.was.ignored
 		r.configs = r.next.configs
 		return true
 	}
@@ -129,17 +132,26 @@ func (r *reload) heads(outlines []*outline) bool {
 		r.file = f
 		r.header(f)
 		for j, k := range f.root.keys {
-			switch k.name {
-			case "_format_version", "_transform", "_comment", "_workspace", "_ignore", "_info", "_plugin_configs":
-				continue
-			}
-			if v := f.root.items[j]; newEntity(k.name) == nil || v.shape != shapeNull && (v.shape != shapeList || len(v.items) > 0) {
+			if !r.head(k, f.root.items[j]) {
 				return false
 			}
 		}
 		r.next.files = append(r.next.files, f)
 	}
+	r.next.ignored = r.loader.ignored
 	return len(r.loader.problems) == 0
+}
+
+// head reads a list that has no entities, or none of which there are pieces.
+func (r *reload) head(k key, v *node) bool {
+	switch {
+	case isHead(k.name):
+		return true
+	case newEntity(k.name) == nil && !exported("", k.name):
+		r.loader.unknown(Pos{r.file.name, k.line, k.col}, "", "", k.name, v)
+		return true
+	}
+	return v.shape == shapeNull || v.shape == shapeList && len(v.items) == 0
 }
 
 // lists reads the lists of a file, or of an entity.
@@ -241,11 +253,11 @@ func (r *reload) read(kind string, pieces []piece, within *outline, parent Entit
 		if within != nil && !within.unmark(item) {
 			return false
 		}
-		one := &loader{schemas: r.schemas, doc: &Document{}, configs: r.configs, repeats: r.repeats, file: r.file, lines: pieces[0].line - 1}
+		one := &loader{schemas: r.schemas, doc: &Document{}, configs: r.configs, repeats: r.repeats, lists: map[Entity]string{}, file: r.file, lines: pieces[0].line - 1}
 		one.entity(kind, item, parent, through)
 		one.identify()
-		if len(one.problems) > 0 {
-			return false
+		if len(one.problems)+len(one.members) > 0 {
+			return false // a membership would change what an entity says that stays the same
 		}
 		to[i] = &chunk{line: pieces[i].line, entities: one.made}
 		r.fresh = append(r.fresh, reading{one, to[i]})

@@ -66,7 +66,9 @@ func (l *loader) remember(e Entity, n *node, parent Entity) {
 		if parent != nil {
 			b.WriteString(label(parent) + "/")
 		}
-		n.canonical(&b, func(name string) bool { return nests(e.Kind(), name) != "" })
+		n.canonical(&b, func(name string) bool {
+			return nests(e.Kind(), name) != "" || exported(e.Kind(), name) || isNote(name)
+		})
 		u.content = b.String()
 	}
 	l.unnamed = append(l.unnamed, u)
@@ -153,12 +155,17 @@ func (l *loader) resolve() {
 			continue
 		}
 		if !ok {
+			name := k.field
+			if _, ok := k.owner.(*membership); ok {
+				_, name, _ = strings.Cut(name, ".") // before it stands which one of its list it is
+			}
 			l.blame(k.owner, k.pos, k.field, ReasonReference,
-				"invalid reference '"+k.field+": "+*k.at+"' (no such entry in '"+k.refers+"')")
+				"invalid reference '"+name+": "+*k.at+"' (no such entry in '"+k.refers+"')")
 			continue
 		}
 		*k.at = id
 	}
+	l.joinGroups()
 	settle(l.made)
 	l.identifyRest()
 }
