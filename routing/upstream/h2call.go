@@ -59,10 +59,10 @@ func (k *call) share(s *stack, t *target, host string) *fault {
 		st.c.mu.Lock()
 		refused := st.refused || st.id == 0
 		st.c.mu.Unlock()
-		if refused && f.kind == faultBroken && !f.timeout && k.body.replayable() {
-			f.sent = false // the target says that it has not looked at it
+		if refused && f.kind == faultBroken && k.body.replayable() {
+			f.sent = false // the target has not looked at it, as it says itself or cannot have
 		}
-		f.stale = f.kind == faultBroken && !f.timeout && (refused || reused && !k.heard)
+		f.stale = f.kind == faultBroken && (refused || reused && !k.heard && !f.timeout)
 		k.leaveShared()
 		return f
 	}

@@ -174,7 +174,7 @@ func (c *h2conn) fail(err error) {
 	}
 	c.dead, c.draining = err, true
 	for _, st := range c.streams {
-		st.kill(err, st.from >= c.left) // what never left was not looked at
+		st.kill(err, st.to > c.left) // whose head did not leave whole was not looked at
 	}
 	clear(c.streams)
 	c.settle()

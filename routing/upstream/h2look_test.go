@@ -196,24 +196,11 @@ func isEnd(f http2.Frame) bool {
 func TestH2PostGoesByAnother(t *testing.T) {
 	addr, _ := h2c(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), nil)
 	g := through(t, as("h2c"), addr)
-	cl := g.set.Cluster("s")
-	target := cl.balancer.targets[0]
-	id, _ := (&call{cluster: cl, out: &Outgoing{HostDefault: true}}).identity(target, target.addr)
 	c, far := ridden(t)
-	c.stack = target.stack(g.pools, id)
 	c.settle()
-	c.stack.mu.Lock()
-	c.stack.shared = append(c.stack.shared, c)
-	c.stack.mu.Unlock()
+	g.pool(c)
 	_ = far.Close()
-	for deadline := time.Now().Add(10 * time.Second); ; <-time.After(time.Millisecond) {
-		if _, err := c.sock.peek(); err != nil {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("the end does not come")
-		}
-	}
+	awaitEnd(t, c)
 	x := ask(t.Context(), "POST", "once")
 	if status, body := g.do(x, nil); status != 200 || len(x.Attempts) != 1 || x.UpstreamReused {
 		t.Errorf("%d %s, reused %v: %v", status, body, x.UpstreamReused, x.Attempts)

@@ -18,9 +18,10 @@ type h2dial struct {
 
 // ride answers a place on a connection of the stack, opening one if need be. not is a
 // connection that was tried in vain, or nil. slow is called when that takes a while, as
-// for HTTP/1.1: the client may go meanwhile. reused says that the connection was there.
+// for HTTP/1.1: the client may go meanwhile. reused says that the connection was there, be
+// it that a place on it became free while a new one was opened.
 func (s *stack) ride(ctx context.Context, cl *Cluster, not *h2conn, slow func()) (st *h2stream, reused bool, err error) {
-	reused = true
+	var opened *h2conn
 	for {
 		s.mu.Lock()
 		s.used = time.Now()
@@ -30,7 +31,7 @@ func (s *stack) ride(ctx context.Context, cl *Cluster, not *h2conn, slow func())
 			}
 			if st := c.seat(); st != nil {
 				s.mu.Unlock()
-				return st, reused, nil
+				return st, c != opened, nil
 			}
 		}
 		d := s.dialing
@@ -45,7 +46,6 @@ func (s *stack) ride(ctx context.Context, cl *Cluster, not *h2conn, slow func())
 		}
 		d.room--
 		s.mu.Unlock()
-		reused = false
 		if err := d.await(ctx, slow); err != nil {
 			return nil, false, fmt.Errorf("connecting to %s: %w", s.id.addr, err)
 		}
@@ -53,6 +53,7 @@ func (s *stack) ride(ctx context.Context, cl *Cluster, not *h2conn, slow func())
 		if d.err != nil {
 			return nil, false, d.err
 		}
+		opened = d.conn
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 type h2stream struct {
 	c      *h2conn
 	id     uint32        // 0 until the head is queued
-	from   int64         // where it begins in what the connection writes
+	to     int64         // where its head ends in what the connection writes
 	came   chan struct{} // something came, or never will
 	opened chan struct{} // something may be sent, or never will
 
@@ -48,11 +48,11 @@ func (st *h2stream) begin(lines []hpack.HeaderField, end bool) {
 	c := st.c
 	st.id = c.next
 	c.next += 2
-	st.from = c.taken + int64(len(c.out.b))
 	st.window, st.recv = c.first, h2StreamWindow
 	c.streams[st.id] = st
 	c.useful()
 	st.section(lines, end)
+	st.to = c.taken + int64(len(c.out.b))
 }
 
 // section queues a header section. The connection's mu is held.
