@@ -2,42 +2,26 @@ package edge
 
 import (
 	"io"
-	"runtime"
 	"slices"
-	"syscall"
 	"testing"
 	"time"
-	"unsafe"
 
+	"github.com/keyway-edge/keyway/edge/cputest"
 	"github.com/keyway-edge/keyway/routing/spec"
 )
 
 // TestARebuildGivesWay counts the CPU time of the longest stretch between two pauses while
 // one of 10,000 routes changes: what requests on the same processor wait for at the most.
-// CPU time, since others may use the machine; the median of several changes, since the
-// collector helps itself to some.
+// The median of several changes, since the collector helps itself to some.
 func TestARebuildGivesWay(t *testing.T) {
 	if raced || testing.Short() {
 		t.Skip("the race detector has a time of its own")
 	}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	used := func() time.Duration {
-		// Not what getrusage says, which counts by the kernel's ticks of 4 ms.
-		const thread = 3 // CLOCK_THREAD_CPUTIME_ID
-		var now syscall.Timespec
-		if _, _, err := syscall.Syscall(syscall.SYS_CLOCK_GETTIME, thread, uintptr(unsafe.Pointer(&now)), 0); err != 0 {
-			t.Fatal(err)
-		}
-		return time.Duration(now.Nano())
-	}
-	var last, longest time.Duration
+	meter := cputest.New(t)
 	rests := 0
 	pause := func() {
 		rests++
-		now := used()
-		longest = max(longest, now-last)
-		last = used()
+		meter.Rest()
 	}
 	builder := newBuilder(t, &Config{})
 	builder.Pause = pause
@@ -45,7 +29,7 @@ func TestARebuildGivesWay(t *testing.T) {
 	var snap *Snapshot
 	change := func(path string) time.Duration {
 		text := []byte("_format_version: \"3.0\"\n" + manyRoutes(10_000, path))
-		last, longest = used(), 0
+		meter.Begin()
 		doc, problems := loader.Load([]spec.Source{{Name: "many.yaml", Data: text}})
 		if len(problems) > 0 {
 			t.Fatal(problems)
@@ -60,7 +44,7 @@ func TestARebuildGivesWay(t *testing.T) {
 			t.Fatal(err)
 		}
 		pause()
-		return longest
+		return meter.Longest()
 	}
 	change("/zero")
 	var all []time.Duration
