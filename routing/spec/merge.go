@@ -2,17 +2,18 @@ package spec
 
 import "slices"
 
-// Merge makes one document of two. What both claim (a name, an id, a server name) is
-// base's, and a problem of the other. What the other has for it (credentials, plugins,
-// targets, memberships, who verifies by an authority) is for base's then, whatever ids the
-// two have. Where something else is the same and the names differ, base's is another thing:
-// what the other has for its own is left out together with it.
+// Merge makes one document of two. What both claim (a name, an id, a server name) is base's,
+// and a problem of the other. The other may use what is base's: whoever verifies by an
+// authority, names a policy or is in a group of that name does so with base's, whatever ids
+// the two have. It may not add to it: its credentials, targets, routes and plugins for
+// something that is base's are left out, or whoever may write the other document could give
+// himself a key of a consumer of base.
 func Merge(base, other *Document) (*Document, Problems) {
 	if base.empty() {
 		return other, nil
 	}
 	m := &merging{
-		taken: map[claim]Entity{}, same: map[Entity]Entity{},
+		taken: map[claim]Entity{}, same: map[Entity]Entity{}, lost: map[claim]bool{},
 		moved: map[claim]string{}, nobody: map[claim]bool{}, problems: map[Entity]*Problem{},
 	}
 	for e := range base.all() {
@@ -35,7 +36,8 @@ func Merge(base, other *Document) (*Document, Problems) {
 type merging struct {
 	taken    map[claim]Entity
 	same     map[Entity]Entity // base's, by what is left out of the other for it
-	moved    map[claim]string  // ids of the other's under which base has it, by another id
+	lost     map[claim]bool    // ids of those
+	moved    map[claim]string  // base's ids of those that have others
 	nobody   map[claim]bool    // ids of the other's that base has nothing for
 	problems map[Entity]*Problem
 }
@@ -60,7 +62,7 @@ func (m *merging) compare(other *Document) {
 			m.lose(e, e)
 		}
 	}
-	for again := len(m.nobody) > 0; again; {
+	for again := len(m.nobody)+len(m.lost) > 0; again; {
 		again = false
 		for e := range other.all() {
 			again = m.orphan(e) || again
@@ -82,22 +84,26 @@ func (m *merging) lose(e, as Entity) {
 		m.nobody[idOf(e)] = true
 		return
 	}
-	m.same[e] = first
+	m.same[e], m.lost[idOf(e)] = first, true
 	if id := first.Base().ID; id != e.Base().ID {
 		m.moved[idOf(e)] = id
 	}
 }
 
-// orphan leaves out what is for an entity that nobody is now, and says whether it did. A
-// consumer whose groups are gone would be let do more than they allow.
+// orphan leaves out what is for an entity that nobody is now, or that is base's, and says
+// whether it did. A consumer whose groups are gone would be let do more than they allow.
 func (m *merging) orphan(e Entity) bool {
 	if m.nobody[idOf(e)] || m.problems[e] != nil && e.Kind() != "consumers" {
 		return false
 	}
-	field, to := "", claim{}
+	field, to, why := "", claim{}, ""
 	foreignKeys(e, func(name, refers string, at *string) {
-		if c := (claim{refers, "id", *at}); m.nobody[c] && e.Kind() != "consumer_groups" {
-			field, to = name, c
+		c := claim{refers, "id", *at}
+		switch {
+		case m.nobody[c] && e.Kind() != "consumer_groups":
+			field, to, why = name, c, "since another document has a different one in its place"
+		case m.lost[c] && m.adds(e, refers) && field == "":
+			field, to, why = name, c, "since another document has it, to which only that one may add"
 		}
 	})
 	if field == "" {
@@ -105,7 +111,23 @@ func (m *merging) orphan(e Entity) bool {
 	}
 	m.nobody[idOf(e)] = true
 	if m.problems[e] == nil {
-		m.problem(e, field, ReasonReference, "its entry in '"+to.kind+"' with id '"+to.value+"' is left out, since another document has a different one in its place; so is this")
+		m.problem(e, field, ReasonReference, "its entry in '"+to.kind+"' with id '"+to.value+"' is left out, "+why+"; so is this")
+	}
+	return true
+}
+
+// adds says whether an entity that refers to one of a kind makes that one more than it is.
+func (m *merging) adds(e Entity, refers string) bool {
+	switch refers {
+	case "ca_certificates", "x_keyway_tls_policies", "x_keyway_issuers":
+		return false
+	}
+	switch e := e.(type) {
+	case *Consumer, *ConsumerGroup:
+		return false // who is in a group is under its limits
+	case *Plugin: // of a route or service of the other's own it is that one's for some consumers
+		own := e.Route != "" && !m.lost[claim{"routes", "id", e.Route}] || e.Route == "" && e.Service != "" && !m.lost[claim{"services", "id", e.Service}]
+		return !own || refers != "consumers" && refers != "consumer_groups"
 	}
 	return true
 }
@@ -131,6 +153,12 @@ func (m *merging) keep(e Entity) Entity {
 	return as
 }
 
+// barred says that a list of an entity must not have an id in it: a group of the other's has
+// no consumers of base.
+func (m *merging) barred(e Entity, c claim) bool {
+	return m.nobody[c] || m.lost[c] && e.Kind() == "consumer_groups"
+}
+
 // led answers an entity whose foreign keys lead to base's, a copy if that changes it.
 // Entities are of other documents too.
 func (m *merging) led(e Entity) Entity {
@@ -140,7 +168,7 @@ func (m *merging) led(e Entity) Entity {
 	changes := false
 	foreignKeys(e, func(_, refers string, at *string) {
 		c := claim{refers, "id", *at}
-		changes = changes || m.moved[c] != "" || m.nobody[c]
+		changes = changes || m.moved[c] != "" || m.barred(e, c)
 	})
 	if !changes {
 		return e
@@ -150,7 +178,7 @@ func (m *merging) led(e Entity) Entity {
 		switch at := f.at.(type) {
 		case *[]string:
 			if f.rule.refers != "" {
-				*at = slices.DeleteFunc(slices.Clone(*at), func(id string) bool { return m.nobody[claim{f.rule.refers, "id", id}] })
+				*at = slices.DeleteFunc(slices.Clone(*at), func(id string) bool { return m.barred(e, claim{f.rule.refers, "id", id}) })
 			}
 		case *shares:
 			*at = slices.Clone(*at)
@@ -172,32 +200,26 @@ func (m *merging) led(e Entity) Entity {
 	return next
 }
 
-// joined is base with the memberships that the other declares of what both have.
+// joined is base with the members that the other's groups of the same names have of the
+// other's consumers.
 func (m *merging) joined(base, other *Document) *Document {
-	groups, members := map[string][]string{}, map[string][]string{} // by ids of base's
-	for _, c := range other.Consumers {
-		if first, ok := m.same[c]; ok && len(c.Groups) > 0 && !m.nobody[idOf(c)] {
-			groups[first.Base().ID] = append(groups[first.Base().ID], m.led(c).(*Consumer).Groups...)
-		}
-	}
+	members := map[string][]string{} // by ids of base's
 	for _, g := range other.ConsumerGroups {
-		if first, ok := m.same[g]; ok && len(g.Consumers) > 0 {
-			members[first.Base().ID] = append(members[first.Base().ID], m.led(g).(*ConsumerGroup).Consumers...)
+		first, ok := m.same[g]
+		if !ok {
+			continue
+		}
+		for _, id := range g.Consumers {
+			if c := (claim{"consumers", "id", id}); !m.nobody[c] && !m.lost[c] {
+				members[first.Base().ID] = append(members[first.Base().ID], id)
+			}
 		}
 	}
-	if len(groups)+len(members) == 0 {
+	if len(members) == 0 {
 		return base
 	}
 	doc := *base
-	doc.Consumers, doc.ConsumerGroups = slices.Clone(base.Consumers), slices.Clone(base.ConsumerGroups)
-	for i, c := range doc.Consumers {
-		if more := groups[c.ID]; more != nil {
-			next := *c
-			next.Groups = distinct(slices.Concat(c.Groups, more))
-			next.note(&next)
-			doc.Consumers[i] = &next
-		}
-	}
+	doc.ConsumerGroups = slices.Clone(base.ConsumerGroups)
 	for i, g := range doc.ConsumerGroups {
 		if more := members[g.ID]; more != nil {
 			next := *g

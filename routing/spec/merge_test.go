@@ -113,7 +113,7 @@ func merged(t *testing.T, file, cluster *Document) (*Document, string) {
 }
 
 // TestMergeOfOneNameUnderTwoIDs has everything that others belong to in both documents by one
-// name under different ids: what the cluster has for it is the file's from then on.
+// name under different ids: the cluster uses the file's from then on, and adds nothing to it.
 func TestMergeOfOneNameUnderTwoIDs(t *testing.T) {
 	const kinds = `
 services: [{name: s, host: h, id: 1}]
@@ -135,7 +135,9 @@ x_keyway_issuers: [{name: i, type: acme, id: 8, config: {directory: "https://acm
 	at := func(n string) string { return "f0000000-0000-4000-8000-00000000000" + n }
 	file := source(t, "file.yaml", ids("f"))
 	cluster := source(t, "cluster.yaml", strings.NewReplacer(
-		`{username: ann,`, `{username: ann, groups: [g],`,
+		`{username: ann,`, `{username: ann, groups: [more],`, `consumers: [`, `consumers: [{username: tim, groups: [g]}, `,
+		`routes: [`, `routes: [{name: added, paths: [/added], service: s}, {name: own, paths: [/own], service: mine}, `, `services: [`, `services: [{name: mine, host: h}, `,
+		`consumer_groups: [{name: g,`, `consumer_groups: [{name: more, consumers: [ann, tim]}, {name: g, consumers: [ann, tim],`,
 	).Replace(ids("c"))+`
 targets: [{upstream: u, target: "10.0.0.1:80"}]
 keyauth_credentials: [{consumer: ann, key: k}, {consumer: c0000000-0000-4000-8000-000000000006, key: l}]
@@ -145,39 +147,44 @@ plugins:
 - {name: rich, config: {ratio: 1}, route: r}
 - {name: rich, config: {ratio: 1}, consumer: ann}
 - {name: rich, config: {ratio: 1}, consumer_group: g}
+- {name: rich, config: {ratio: 1}, route: own, consumer: ann}
+- {name: rich, config: {ratio: 1}, service: mine, consumer_group: g}
+- {name: rich, config: {ratio: 1}, route: r, consumer: tim}
 certificates: [{id: 99999999-9999-4999-8999-999999999999, x_keyway_issuer: i}]
 snis: [{name: a.test, certificate: 99999999-9999-4999-8999-999999999999, x_keyway_tls_policy: p}]
 x_keyway_listeners: [{name: l, protocol: https, port: 9443, tls_policy: p}]
 `)
-	split := source(t, "cluster.yaml", "services: [{name: s, host: h, id: c0000000-0000-4000-8000-000000000001}, {name: t, host: h}]\n"+
-		"consumers: [{username: bob, groups: [g]}]\nconsumer_groups: [{name: g, id: c0000000-0000-4000-8000-000000000004, consumers: [bob]}]\n"+
-		"routes: [{name: x, paths: [/x], x_keyway_split: [{service: s}, {service: t}], x_keyway_mirrors: [{service: s}]}]\n")
 	both, problems := merged(t, file, cluster)
-	if n := strings.Count(problems, "already declared at file.yaml:"); n != 8 || strings.Count(problems, "\n") != 7 {
-		t.Errorf("%d problems\n%s", n, problems)
+	if n := strings.Count(problems, "already declared at file.yaml:"); n != 8 {
+		t.Errorf("%d things are in both\n%s", n, problems)
+	}
+	if n := strings.Count(problems, "to which only that one may add; so is this"); n != 10 || strings.Count(problems, "\n") != 17 {
+		t.Errorf("%d things would add to the file's\n%s", n, problems)
+	}
+	if len(both.Targets)+len(both.KeyAuths)+len(both.ACLs) > 0 || len(both.Routes) != 2 {
+		t.Errorf("targets %+v, keys %+v, ACLs %+v, routes %+v", both.Targets, both.KeyAuths, both.ACLs, both.Routes)
+	}
+	if p := both.Plugins; len(p) != 2 || p[0].Route == "" || p[0].Consumer != at("5") || p[1].Service == "" || p[1].ConsumerGroup != at("4") {
+		t.Errorf("plugins %+v", p)
 	}
 	for what, pair := range map[string][2]string{
-		"target": {both.Targets[0].Upstream, at("3")}, "key": {both.KeyAuths[0].Consumer, at("5")}, "key of an id": {both.KeyAuths[1].Consumer, at("6")},
-		"group of an ACL": {both.ACLs[0].Consumer, at("5")}, "service's plugin": {both.Plugins[0].Service, at("1")}, "route's plugin": {both.Plugins[1].Route, at("2")},
-		"consumer's plugin": {both.Plugins[2].Consumer, at("5")}, "group's plugin": {both.Plugins[3].ConsumerGroup, at("4")},
 		"certificate": {both.Certificates[0].Issuer, at("8")}, "server name": {both.SNIs[0].TLSPolicy, at("7")}, "listener": {both.Listeners[0].TLSPolicy, at("7")},
 	} {
 		if pair[0] != pair[1] {
 			t.Errorf("%s belongs to %s, want %s", what, pair[0], pair[1])
 		}
 	}
-	if groups := both.Memberships()[at("5")]; len(groups) != 1 || groups[0].ID != at("4") {
-		t.Errorf("groups of ann: %v", groups)
+	tim := DeriveID("consumers", "tim")
+	if all := both.Memberships(); len(all[at("5")]) > 0 || len(all[tim]) != 2 || all[tim][0].ID != at("4") {
+		t.Errorf("memberships %+v", all)
 	}
-	both, _ = merged(t, file, split)
-	if r := both.Routes[1]; r.Split[0].Service != at("1") || r.Split[1].Service != split.Services[1].ID || r.Mirrors[0].Service != at("1") {
-		t.Errorf("shares %+v, mirrors %+v", r.Split, r.Mirrors)
+	if g := both.ConsumerGroups[0]; !slices.Equal(g.Consumers, []string{tim}) {
+		t.Errorf("members %v", g.Consumers)
 	}
-	if groups := both.Memberships()[split.Consumers[0].ID]; len(groups) != 1 || groups[0].ID != at("4") {
-		t.Errorf("groups of bob: %v", groups)
-	}
-	if len(both.ConsumerGroups[0].Consumers) != 1 {
-		t.Errorf("members %v", both.ConsumerGroups[0].Consumers)
+	split := source(t, "cluster.yaml", "services: [{name: s, host: h, id: c0000000-0000-4000-8000-000000000001}, {name: t, host: h}]\n"+
+		"routes: [{name: x, paths: [/x], x_keyway_split: [{service: s}, {service: t}]}, {name: y, paths: [/y], service: t, x_keyway_mirrors: [{service: s}]}]\n")
+	if both, problems := merged(t, file, split); len(both.Routes) != 1 || !strings.Contains(problems, `routes "x": service: `) || !strings.Contains(problems, `routes "y": `) {
+		t.Errorf("routes %+v\n%s", both.Routes, problems)
 	}
 }
 
@@ -215,12 +222,14 @@ consumer_groups: [{name: paid, id: `+y+`}, {name: other, consumers: [sue, tom]}]
 }
 
 // TestMergeOfTwoThatAreOne has two consumers of a cluster that are one of a file's: what both
-// had is there once.
+// had on a route of the cluster's own is there once.
 func TestMergeOfTwoThatAreOne(t *testing.T) {
+	const seven = "c0000000-0000-4000-8000-000000000007"
 	file := source(t, "file.yaml", "consumers: [{username: ann, custom_id: \"7\"}]")
-	cluster := source(t, "cluster.yaml", "consumers: [{username: ann, acls: [{group: a}]}, {custom_id: \"7\", acls: [{group: a}, {group: b}]}]")
+	cluster := source(t, "cluster.yaml", "consumers: [{username: ann}, {custom_id: \"7\", id: "+seven+"}]\nservices: [{name: s, host: h, routes: [{name: r, paths: [/]}]}]\n"+
+		"plugins: [{name: rich, config: {ratio: 1}, route: r, consumer: ann}, {name: rich, config: {ratio: 2}, route: r, consumer: "+seven+"}]")
 	both, problems := merged(t, file, cluster)
-	if len(both.Consumers) != 1 || len(both.ACLs) != 2 || both.ACLs[1].Group != "b" || both.ACLs[1].Consumer != both.Consumers[0].ID || !strings.Contains(problems, "with group set to 'a' for the same consumer") {
-		t.Errorf("consumers %+v, ACLs %+v\n%s", both.Consumers, both.ACLs, problems)
+	if len(both.Consumers) != 1 || len(both.Plugins) != 1 || both.Plugins[0].Consumer != both.Consumers[0].ID || both.Plugins[0].Config["ratio"] != 1.0 || strings.Count(problems, "already declared") != 3 {
+		t.Errorf("consumers %+v, plugins %+v\n%s", both.Consumers, both.Plugins, problems)
 	}
 }
