@@ -113,13 +113,14 @@ type inbox struct {
 
 	mu      sync.Mutex                         // guards the group below
 	changed map[translate.Ref]translate.Object // nil for gone
-	listed  map[*source]struct{}               // whose whole list came
+	came    map[*source]struct{}               // whose whole list is in changed
+	listed  map[*source]struct{}               // whose whole list was taken
 	missing map[*source]struct{}               // that may not be read, and never were
 	first   time.Time                          // when the first list came
 }
 
 func newInbox() *inbox {
-	return &inbox{ready: make(chan struct{}, 1), changed: map[translate.Ref]translate.Object{}, listed: map[*source]struct{}{}, missing: map[*source]struct{}{}}
+	return &inbox{ready: make(chan struct{}, 1), changed: map[translate.Ref]translate.Object{}, came: map[*source]struct{}{}, listed: map[*source]struct{}{}, missing: map[*source]struct{}{}}
 }
 
 // put adds changes, and says whose whole list they are, nil for nobody's.
@@ -127,8 +128,7 @@ func (b *inbox) put(changed map[translate.Ref]translate.Object, listed *source) 
 	b.mu.Lock()
 	maps.Copy(b.changed, changed)
 	if listed != nil {
-		b.listed[listed] = struct{}{}
-		delete(b.missing, listed)
+		b.came[listed] = struct{}{}
 		if b.first.IsZero() {
 			b.first = time.Now()
 		}
@@ -149,9 +149,10 @@ func (b *inbox) giveUp(s *source) bool {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	_, came := b.came[s]
 	_, listed := b.listed[s]
 	_, already := b.missing[s]
-	if listed || already || b.first.IsZero() || time.Since(b.first) < rulesKnown {
+	if came || listed || already || b.first.IsZero() || time.Since(b.first) < rulesKnown {
 		return false
 	}
 	b.missing[s] = struct{}{}
@@ -170,16 +171,22 @@ func (b *inbox) unread() map[translate.Kinds]bool {
 	return all
 }
 
-// take empties the inbox.
+// take empties the inbox. Lists count from then on: what was made of their objects before
+// is not of all that there is.
 func (b *inbox) take() (changed map[translate.Ref]translate.Object) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	changed = b.changed
 	b.changed = map[translate.Ref]translate.Object{}
+	for s := range b.came {
+		b.listed[s] = struct{}{}
+		delete(b.missing, s)
+	}
+	clear(b.came)
 	return changed
 }
 
-// have says whether the whole list of each of these came, or may not be had.
+// have says whether the whole list of each of these was taken, or may not be had.
 func (b *inbox) have(sources iter.Seq[*source]) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -195,6 +202,7 @@ func (b *inbox) have(sources iter.Seq[*source]) bool {
 // forget lets go of a source.
 func (b *inbox) forget(s *source) {
 	b.mu.Lock()
+	delete(b.came, s)
 	delete(b.listed, s)
 	delete(b.missing, s)
 	b.mu.Unlock()
