@@ -31,6 +31,7 @@ type kubeChoice struct {
 	Config      string // path, "" for the pod's account
 	Context     string
 	Namespaces  []string // none for all
+	Selectors   kube.Selectors
 	Class       string
 	Controllers []string
 	Gateways    []string // controllers of a GatewayClass
@@ -117,7 +118,7 @@ func kubeControllers(list *[]string, v string) error {
 // admission is the webhook of the cluster.
 func (n *node) admission() http.Handler {
 	s := n.settings
-	return admission.Handler(translate.Config{Class: s.Kube.Class, Controllers: s.Kube.Controllers, Vault: kubeVault, Schemas: schemas()}, n.log)
+	return admission.Handler(translate.Config{Class: s.Kube.Class, Controllers: s.Kube.Controllers, Vault: kubeVault, Schemas: schemas()}, s.takes(), n.log)
 }
 
 // kubeNames checks names of objects.
@@ -162,7 +163,7 @@ func (n *node) openKube() error {
 		return nil
 	}
 	p, err := kube.New(kube.Config{
-		Connection: s.kubeConnection(), Namespaces: s.Kube.Namespaces, Class: s.Kube.Class, Controllers: s.Kube.Controllers, GatewayControllers: s.Kube.Gateways, GatewayAddresses: s.Kube.Addresses, CustomEntities: s.Kube.Entities,
+		Connection: s.kubeConnection(), Namespaces: s.Kube.Namespaces, Selectors: s.Kube.Selectors, Class: s.Kube.Class, Controllers: s.Kube.Controllers, GatewayControllers: s.Kube.Gateways, GatewayAddresses: s.Kube.Addresses, CustomEntities: s.Kube.Entities,
 		Vault: kubeVault, Schemas: schemas(), Log: n.log, Ports: n.ports,
 		PublishService: s.Kube.PublishService, PublishAddresses: s.Kube.PublishAddresses, Identity: n.config.NodeID,
 	})

@@ -52,8 +52,5 @@ func (s *settings) agreeOnListeners(values map[string]origined) []error {
 			errs = append(errs, fmt.Errorf("setting max_connections_per_listener (from %s): no connections come in on %q; expected an address as proxy_listen, proxy_tls_listen or stream_listen has it", values["max_connections_per_listener"].from, a))
 		}
 	}
-	if len(s.Kube.Admission) > 0 && !s.Kube.On {
-		errs = append(errs, fmt.Errorf("setting admission_tls_listen (from %s): there is no cluster whose objects could be judged; expected off, or kubernetes on", values["admission_tls_listen"].from))
-	}
-	return errs
+	return append(errs, s.agreeOnCluster(values)...)
 }

@@ -18,7 +18,7 @@ type (
 
 // settingTable lists every node setting, in the order in which they are shown.
 func settingTable() []setting {
-	return slices.Concat(listenSettings(), sourceSettings(), requestSettings(), logSettings(), limitSettings(), upstreamSettings(), kubeSettings(), certManagerSettings(), hcvSettings())
+	return slices.Concat(listenSettings(), sourceSettings(), requestSettings(), logSettings(), limitSettings(), upstreamSettings(), kubeSettings(), selectorSettings(), certManagerSettings(), hcvSettings())
 }
 
 const listForm = "a comma list of host:port, or off"

@@ -88,7 +88,7 @@ func TestSettingsBadValues(t *testing.T) {
 		"keepalive_requests": "0", "header_limit": "10", "header_line_limit": "1", "header_count_limit": "1", "target_limit": "1", "body_limit": "-1", "max_connections": "-1", "max_connections_per_client": "-1", "max_connections_per_listener": "5, :8000=x", "max_requests_per_client": "-1", "max_handshakes": "x",
 		"stream_listen": "9000", "stream_udp_sessions": "-1", "http2_streams": "0", "upstream_keepalive_pool_size": "-1", "upstream_keepalive_max_requests": "0", "upstream_keepalive_idle_timeout": "1", "upstream_tls_verify": "x", "canary_window": "1", "canary_failures": "-1", "revoke_at_stop": "x",
 		"proxy_protocol": "on", "h2c": "maybe", "max_requests": "-1", "memory_limit": "1MiB", "http3": "maybe", "port_maps": "443", "router_flavor": "modern", "tls_ech_public_name": "edge", "tls_ocsp": "x", "last_known_good": "maybe", "lastgood_key": "relative", "kubernetes": "maybe", "kube_kubeconfig": "relative", "kube_namespaces": "a,B", "kube_ingress_class": "x y", "kube_controllers": "keyway", "kube_gateway_controllers": "gateway", "kube_gateway_addresses": "a.test", "kube_custom_entities": "A", "kube_publish_service": "edge", "kube_publish_address": "a_b", "admission_tls_listen": "443", "vault_hcv_port": "many", "vault_hcv_base64_decode": "perhaps",
-		"kube_cert_manager": "maybe",
+		"kube_cert_manager": "maybe", "kube_label_selector": "team in (shop", "kube_namespace_selector": "team=a=b",
 	}
 	free := []string{"data_dir", "documents", "node_id", "zone", "tls_cert", "tls_key", "access_log", "shared_state", "shared_state_key", "lastgood_dir", "kube_context"} // any text is a path or a name
 	var env []string

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -40,11 +41,16 @@ func (p *Provider) Facts() Facts {
 		Documents: p.counts.documents.Load(), Translating: time.Duration(p.counts.translating.Load()),
 		Written: p.counts.written.Load(), WriteFailures: p.counts.writeFailures.Load(), Leads: p.counts.leads.Load(), Refused: map[Refused]int{},
 	}
-	for _, s := range p.sources {
+	for _, s := range p.all() {
 		f.Sources = append(f.Sources, s.Facts())
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	for kind, past := range p.past { // what is counted never becomes less
+		if i := slices.IndexFunc(f.Sources, func(s cluster.Facts) bool { return s.Kind == kind }); i >= 0 {
+			f.Sources[i].Lists, f.Sources[i].Watches = f.Sources[i].Lists.Plus(past.Lists), f.Sources[i].Watches.Plus(past.Watches)
+		}
+	}
 	for _, x := range p.findings {
 		f.Refused[Refused{translate.Shown(x.Object.Kind), x.Effect}]++
 	}

@@ -15,6 +15,10 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"k8s.io/apimachinery/pkg/labels"
+
+	secretskube "github.com/keyway-edge/keyway/secrets/kube"
 )
 
 // server is an API server as far as this package uses one.
@@ -26,12 +30,14 @@ type server struct {
 	version  int
 	objects  map[string]map[string]any // by path
 	events   []event
-	oldest   int             // version that watches can go on from
-	unknown  map[string]bool // resources that are not defined
-	denied   map[string]bool // resources that may not be read, or names in them that may not be written
-	refused  map[string]int  // how often such were asked for
-	refuse   int             // status for everything, 0 for none
-	writes   []string        // method and path of what was written
+	oldest   int               // version that watches can go on from
+	unknown  map[string]bool   // resources that are not defined
+	denied   map[string]bool   // resources that may not be read, or names in them that may not be written
+	refused  map[string]int    // how often such were asked for
+	stalled  map[string]bool   // paths whose lists are not answered meanwhile
+	queries  map[string]string // of labels, with which paths were listed and watched last
+	refuse   int               // status for everything, 0 for none
+	writes   []string          // method and path of what was written
 	watchers map[chan struct{}]struct{}
 	ended    chan struct{} // closed to end all watches in order
 	lists    map[string]int
@@ -43,6 +49,7 @@ type event struct {
 	kind    string
 	path    string
 	object  map[string]any
+	old     map[string]any // that it was before
 }
 
 // newServer makes one that listens.
@@ -58,7 +65,7 @@ func newServer(t *testing.T) *server {
 
 // newMemory makes one that is reached as a http.RoundTripper, for tests in virtual time.
 func newMemory(t *testing.T) *server {
-	return &server{t: t, objects: map[string]map[string]any{}, unknown: map[string]bool{}, denied: map[string]bool{}, refused: map[string]int{}, watchers: map[chan struct{}]struct{}{}, lists: map[string]int{}, selected: map[string]int{}, ended: make(chan struct{}), version: 1}
+	return &server{t: t, objects: map[string]map[string]any{}, unknown: map[string]bool{}, denied: map[string]bool{}, refused: map[string]int{}, stalled: map[string]bool{}, queries: map[string]string{}, watchers: map[chan struct{}]struct{}{}, lists: map[string]int{}, selected: map[string]int{}, ended: make(chan struct{}), version: 1}
 }
 
 // RoundTrip has it answer without a network.
@@ -75,6 +82,7 @@ func (s *server) RoundTrip(r *http.Request) (*http.Response, error) {
 		context.AfterFunc(r.Context(), func() { _ = in.CloseWithError(r.Context().Err()) })
 		return &http.Response{StatusCode: status, Header: w.header, Body: out, Request: r}, nil
 	case <-r.Context().Done():
+		_ = out.Close() // nobody reads what is answered
 		return nil, r.Context().Err()
 	}
 }
@@ -98,6 +106,11 @@ func (a *answer) Write(b []byte) (int, error) {
 
 // FlushError is for http.ResponseController.
 func (a *answer) FlushError() error { return nil }
+
+// connectionOf is a connection that is not made.
+func connectionOf(t *testing.T) secretskube.Config {
+	return secretskube.Config{Kubeconfig: newMemory(t).kubeconfig()}
+}
 
 // kubeconfig writes one that leads here.
 func (s *server) kubeconfig() string {
@@ -146,8 +159,8 @@ func (s *server) store(path string, o map[string]any) {
 	if s.objects[path] == nil {
 		kind = "ADDED"
 	}
+	s.events = append(s.events, event{s.version, kind, path, o, s.objects[path]})
 	s.objects[path] = o
-	s.events = append(s.events, event{s.version, kind, path, o})
 	s.wake()
 }
 
@@ -157,7 +170,7 @@ func (s *server) remove(path string) {
 	o := s.objects[path]
 	delete(s.objects, path)
 	s.version++
-	s.events = append(s.events, event{s.version, "DELETED", path, o})
+	s.events = append(s.events, event{s.version, "DELETED", path, o, o})
 	s.wake()
 }
 
@@ -205,16 +218,33 @@ func in(object, list string) bool {
 // selected says whether an object is one of those that a query asks for.
 func selected(q url.Values, o map[string]any) bool {
 	m, _ := o["metadata"].(map[string]any)
-	labels, _ := m["labels"].(map[string]any)
+	has, _ := m["labels"].(map[string]any)
 	if name, ok := strings.CutPrefix(q.Get("fieldSelector"), "metadata.name="); ok && m["name"] != name {
 		return false
 	}
-	label, value, equal := strings.Cut(q.Get("labelSelector"), "=")
-	if label == "" {
-		return true
+	selector, err := labels.Parse(q.Get("labelSelector"))
+	if err != nil {
+		panic(err)
 	}
-	v, has := labels[label]
-	return has && (!equal || v == value)
+	set := labels.Set{}
+	for name, v := range has {
+		set[name] = fmt.Sprint(v)
+	}
+	return selector.Matches(set)
+}
+
+// seen is an event as a watch of a query sees it, "" for not at all.
+func (e *event) seen(q url.Values) string {
+	now, before := e.kind != "DELETED" && selected(q, e.object), e.old != nil && selected(q, e.old)
+	switch {
+	case now && before:
+		return "MODIFIED"
+	case now:
+		return "ADDED"
+	case before:
+		return "DELETED"
+	}
+	return ""
 }
 
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -222,6 +252,12 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, resource := of(path)
 	s.mu.Lock()
 	refuse, denied := s.refuse, s.denied[resource]
+	for s.stalled[path] && r.Context().Err() == nil {
+		s.mu.Unlock()
+		time.Sleep(time.Millisecond)
+		s.mu.Lock()
+	}
+	s.queries[path] = r.URL.Query().Get("labelSelector")
 	if denied {
 		s.refused[resource]++
 	}
@@ -257,7 +293,7 @@ func (s *server) read(w http.ResponseWriter, path string, q url.Values) {
 		_ = json.NewEncoder(w).Encode(o)
 		return
 	}
-	if strings.Count(path, "/") == 2 { // what kinds a group has; those that may not be read are enough
+	if strings.HasPrefix(path, "apis/") && strings.Count(path, "/") == 2 { // what kinds a group has; those that may not be read are enough
 		kinds := []any{}
 		for resource := range s.denied {
 			if name, ok := strings.CutPrefix(resource, path+"/"); ok && !s.unknown[resource] {
@@ -302,8 +338,10 @@ func (s *server) watch(w http.ResponseWriter, r *http.Request, path string) {
 		s.mu.Lock()
 		var out []event
 		for _, e := range s.events {
-			if e.version > from && in(e.path, path) && selected(r.URL.Query(), e.object) {
-				out = append(out, e)
+			if e.version > from && in(e.path, path) {
+				if e.kind = e.seen(r.URL.Query()); e.kind != "" {
+					out = append(out, e)
+				}
 			}
 		}
 		from = s.version

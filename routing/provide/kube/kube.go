@@ -18,6 +18,7 @@ import (
 type Config struct {
 	Connection  secretskube.Config
 	Namespaces  []string // that are watched, none for all
+	Selectors   Selectors
 	Class       string   // name of the class of objects that are served
 	Controllers []string // names by which an IngressClass may call this controller
 
@@ -44,13 +45,17 @@ type Provider struct {
 	inbox   *inbox
 	sources []*source
 	changed chan struct{} // capacity 1
+	publish *published    // nil where the state has its Service, or there is none
 	plans   plans
 	counts  counts
 
 	state  *translate.State            // owned by Run
 	wanted map[translate.Ref]*followed // likewise: Secrets and ConfigMaps that something names
+	places map[string]*place           // likewise: namespaces that the selector takes
 
-	mu       sync.Mutex // guards the group below
+	mu       sync.Mutex               // guards the group below
+	placed   []*source                // of places
+	past     map[string]cluster.Facts // of places that are no more, by kind
 	document *spec.Document
 	findings []translate.Finding
 	vaults   []*spec.Vault // that other documents declare
@@ -69,28 +74,28 @@ func resources() []*resource {
 	const kong, gateway = "apis/configuration.konghq.com/", "apis/gateway.networking.k8s.io/v1"
 	return []*resource{
 		{kind: translate.KindIngressClass, group: "apis/networking.k8s.io/v1", plural: "ingressclasses", global: true},
-		{kind: translate.KindIngress, group: "apis/networking.k8s.io/v1", plural: "ingresses"},
+		{kind: translate.KindIngress, group: "apis/networking.k8s.io/v1", plural: "ingresses", labelled: true},
 		{kind: translate.KindService, group: "api/v1", plural: "services"},
 		{kind: translate.KindEndpointSlice, group: "apis/discovery.k8s.io/v1", plural: "endpointslices", selector: "kubernetes.io/service-name"},
 		{kind: translate.KindParameters, group: kong + "v1alpha1", plural: "ingressclassparameterses", custom: true},
 		{kind: translate.KindPlugin, group: kong + "v1", plural: "kongplugins", custom: true},
 		{kind: translate.KindClusterPlugin, group: kong + "v1", plural: "kongclusterplugins", global: true, custom: true, guards: true},
-		{kind: translate.KindConsumer, group: kong + "v1", plural: "kongconsumers", custom: true},
+		{kind: translate.KindConsumer, group: kong + "v1", plural: "kongconsumers", custom: true, labelled: true},
 		{kind: translate.KindConsumerGroup, group: kong + "v1beta1", plural: "kongconsumergroups", custom: true},
 		{kind: translate.KindUpstreamPolicy, group: kong + "v1beta1", plural: "kongupstreampolicies", custom: true},
 		{kind: translate.KindVault, group: kong + "v1alpha1", plural: "kongvaults", global: true, custom: true},
 		{kind: translate.KindCustomEntity, group: kong + "v1alpha1", plural: "kongcustomentities", custom: true},
 		{kind: translate.KindKongIngress, group: kong + "v1", plural: "kongingresses", custom: true},
-		{kind: translate.KindTCPIngress, group: kong + "v1beta1", plural: "tcpingresses", custom: true},
-		{kind: translate.KindUDPIngress, group: kong + "v1beta1", plural: "udpingresses", custom: true},
+		{kind: translate.KindTCPIngress, group: kong + "v1beta1", plural: "tcpingresses", custom: true, labelled: true},
+		{kind: translate.KindUDPIngress, group: kong + "v1beta1", plural: "udpingresses", custom: true, labelled: true},
 		{kind: translate.KindGatewayClass, group: gateway, plural: "gatewayclasses", global: true, custom: true},
-		{kind: translate.KindGateway, group: gateway, plural: "gateways", custom: true},
-		{kind: translate.KindListenerSet, group: gateway, plural: "listenersets", custom: true},
-		{kind: translate.KindHTTPRoute, group: gateway, plural: "httproutes", custom: true},
-		{kind: translate.KindGRPCRoute, group: gateway, plural: "grpcroutes", custom: true},
-		{kind: translate.KindTLSRoute, group: gateway, plural: "tlsroutes", custom: true},
-		{kind: translate.KindTCPRoute, group: gateway, plural: "tcproutes", custom: true},
-		{kind: translate.KindUDPRoute, group: gateway, plural: "udproutes", custom: true},
+		{kind: translate.KindGateway, group: gateway, plural: "gateways", custom: true, labelled: true},
+		{kind: translate.KindListenerSet, group: gateway, plural: "listenersets", custom: true, labelled: true},
+		{kind: translate.KindHTTPRoute, group: gateway, plural: "httproutes", custom: true, labelled: true},
+		{kind: translate.KindGRPCRoute, group: gateway, plural: "grpcroutes", custom: true, labelled: true},
+		{kind: translate.KindTLSRoute, group: gateway, plural: "tlsroutes", custom: true, labelled: true},
+		{kind: translate.KindTCPRoute, group: gateway, plural: "tcproutes", custom: true, labelled: true},
+		{kind: translate.KindUDPRoute, group: gateway, plural: "udproutes", custom: true, labelled: true},
 		{kind: translate.KindBackendTLS, group: gateway, plural: "backendtlspolicies", custom: true},
 		{kind: translate.KindGrant, group: gateway, plural: "referencegrants", custom: true},
 		{kind: translate.KindNamespace, group: "api/v1", plural: "namespaces", global: true},
@@ -107,16 +112,30 @@ func New(cfg Config) (*Provider, error) {
 		return nil, fmt.Errorf("connecting to Kubernetes: %w", err)
 	}
 	p := &Provider{
-		cfg: cfg, api: &cluster.API{Base: base, Client: client}, own: own, inbox: newInbox(), changed: make(chan struct{}, 1), wanted: map[translate.Ref]*followed{}, plans: make(plans),
-		state: translate.NewState(translate.Config{Class: cfg.Class, Controllers: cfg.Controllers, GatewayControllers: cfg.GatewayControllers, GatewayAddresses: cfg.GatewayAddresses, CustomEntities: cfg.CustomEntities, Vault: cfg.Vault, Schemas: cfg.Schemas}),
+		cfg: cfg, api: &cluster.API{Base: base, Client: client}, own: own, inbox: newInbox(), changed: make(chan struct{}, 1), wanted: map[translate.Ref]*followed{}, places: map[string]*place{}, past: map[string]cluster.Facts{}, plans: make(plans),
+		state: translate.NewState(translate.Config{Class: cfg.Class, Controllers: cfg.Controllers, GatewayControllers: cfg.GatewayControllers, GatewayAddresses: cfg.GatewayAddresses, CustomEntities: cfg.CustomEntities, Vault: cfg.Vault, Schemas: cfg.Schemas, NamespaceSelector: cfg.Selectors.Namespaces, Shared: cfg.Selectors != Selectors{}}),
 	}
+	p.watches()
+	return p, nil
+}
+
+// watches makes the sources that there are in any case.
+func (p *Provider) watches() {
 	for _, r := range resources() {
-		namespaces := cfg.Namespaces
-		if r.kind == translate.KindNamespace && len(namespaces) > 0 {
+		namespaces := p.cfg.Namespaces
+		switch {
+		case r.kind == translate.KindNamespace && p.cfg.Selectors.Namespaces != "":
+			of := *r
+			of.selector, of.guards = p.cfg.Selectors.Namespaces, true // which objects there are is not known without
+			p.sources = append(p.sources, p.source(&of, ""))
+			continue
+		case r.kind == translate.KindNamespace && len(namespaces) > 0:
 			for _, ns := range namespaces { // one by one: others are nobody's business here
 				p.sources = append(p.sources, p.source(&resource{kind: r.kind, group: r.group, plural: r.plural, global: true, name: ns}, ""))
 			}
 			continue
+		case !r.global && p.cfg.Selectors.Namespaces != "":
+			continue // each namespace that the selector takes gets its own
 		}
 		if r.global || len(namespaces) == 0 {
 			namespaces = []string{""}
@@ -125,7 +144,7 @@ func New(cfg Config) (*Provider, error) {
 			p.sources = append(p.sources, p.source(r, ns))
 		}
 	}
-	return p, nil
+	p.publish = p.publishing()
 }
 
 // Declare says which vaults documents beside these declare: plugins may refer to them,
@@ -158,7 +177,7 @@ func (p *Provider) Changed() <-chan struct{} { return p.changed }
 // Remarks says what of the cluster cannot be read now.
 func (p *Provider) Remarks() []string {
 	var list []string
-	for _, s := range p.sources {
+	for _, s := range p.all() {
 		if text := s.Remark(); text != "" {
 			list = append(list, text)
 		}
@@ -173,7 +192,7 @@ func (p *Provider) Run(ctx context.Context) error {
 	var all sync.WaitGroup
 	defer all.Wait()
 	defer cancel()
-	for _, s := range p.sources {
+	for _, s := range p.all() {
 		all.Go(func() { _ = s.Run(ctx) })
 	}
 	all.Go(func() { _ = p.write(ctx) })
@@ -181,7 +200,13 @@ func (p *Provider) Run(ctx context.Context) error {
 		for _, f := range p.wanted {
 			f.stop()
 		}
+		for _, at := range p.places {
+			at.stop()
+		}
 	}()
+	if p.cfg.Selectors.Labels != "" || p.cfg.Selectors.Namespaces != "" {
+		p.cfg.Log.Info("objects of the cluster are taken by labels", slog.String("objects", p.cfg.Selectors.Labels), slog.String("namespaces", p.cfg.Selectors.Namespaces), slog.String("lease", p.leaseName()))
+	}
 	return p.loop(ctx)
 }
 
@@ -209,16 +234,7 @@ func (p *Provider) loop(ctx context.Context) error {
 		case <-quiet.C:
 		}
 		began := time.Now()
-		for r, o := range p.inbox.take() {
-			switch {
-			case o == nil:
-				p.state.Delete(r)
-			case translate.Followed(r.Kind) && p.wanted[r] == nil:
-				// It came while it ceased to be wanted.
-			default:
-				p.state.Put(o)
-			}
-		}
+		p.absorb(ctx)
 		if p.whole() { // or it would be a document of half a cluster
 			p.mu.Lock()
 			vaults := p.vaults
@@ -236,8 +252,42 @@ func (p *Provider) loop(ctx context.Context) error {
 	}
 }
 
+// absorb takes what changed into the state.
+func (p *Provider) absorb(ctx context.Context) {
+	namespaces := false
+	for r, o := range p.inbox.take() {
+		namespaces = namespaces || r.Kind == translate.KindNamespace
+		if at := p.places[r.Namespace]; at != nil && !at.whole && !translate.Followed(r.Kind) {
+			at.held[r] = o
+		} else {
+			p.apply(r, o)
+		}
+	}
+	if namespaces && p.cfg.Selectors.Namespaces != "" {
+		p.move(ctx)
+	}
+	p.admit()
+}
+
+// apply takes one object into the state, nil for gone.
+func (p *Provider) apply(r translate.Ref, o translate.Object) {
+	switch {
+	case o == nil:
+		p.state.Delete(r)
+	case translate.Followed(r.Kind) && p.wanted[r] == nil:
+		// It came while it ceased to be wanted.
+	default:
+		p.state.Put(o)
+	}
+}
+
 // whole says whether everything that is watched was listed, as far as it may be.
 func (p *Provider) whole() bool {
+	for _, at := range p.places {
+		if p.document == nil && !at.whole {
+			return false
+		}
+	}
 	return p.inbox.have(func(yield func(*source) bool) {
 		for _, s := range p.sources {
 			if !yield(s) {

@@ -43,7 +43,7 @@ type planned struct {
 // write writes what differs, while this replica holds the lease.
 func (p *Provider) write(ctx context.Context) error {
 	e := &elector{
-		api: p.api, path: "apis/coordination.k8s.io/v1/namespaces/" + p.own + "/leases", name: "keyway-" + p.cfg.Class,
+		api: p.api, path: "apis/coordination.k8s.io/v1/namespaces/" + p.own + "/leases", name: p.leaseName(),
 		own: p.cfg.Identity, log: p.cfg.Log,
 	}
 	defer func() {
@@ -285,8 +285,11 @@ func (p *Provider) addresses() []translate.Address {
 	if !ok {
 		return nil
 	}
-	s, ok := p.state.Object(translate.Ref{Kind: translate.KindService, Namespace: ns, Name: name}).(*translate.Service)
-	if !ok {
+	s, _ := p.state.Object(translate.Ref{Kind: translate.KindService, Namespace: ns, Name: name}).(*translate.Service)
+	if p.publish != nil {
+		s = p.publish.service.Load()
+	}
+	if s == nil {
 		return nil
 	}
 	list := s.Status.LoadBalancer.Ingress

@@ -20,6 +20,7 @@ type resource struct {
 	plural   string
 	global   bool   // it has no namespaces
 	selector string // of labels, "" for all objects
+	labelled bool   // the operator's selector of labels is for it
 	name     string // of the one object, "" for all
 	custom   bool   // the server may not know it
 	guards   bool   // it may guard what does not name it: nothing is served before it was read
@@ -44,7 +45,7 @@ type source struct {
 func (p *Provider) source(r *resource, namespace string) *source {
 	s := &source{resource: r, inbox: p.inbox, known: map[translate.Ref]struct{}{}}
 	s.Source = &cluster.Source{
-		API: p.api, Path: r.path(namespace), Kind: r.kind, Plural: r.plural, Namespace: namespace, Selector: r.selector, Name: r.name, Custom: r.custom,
+		API: p.api, Path: r.path(namespace), Kind: r.kind, Plural: r.plural, Namespace: namespace, Selector: p.cfg.Selectors.of(r), Name: r.name, Custom: r.custom,
 		Keeper: keeper{s}, Log: p.cfg.Log,
 	}
 	s.Failed = func() {

@@ -25,6 +25,11 @@ type Facts struct {
 // Outcomes are how often something was tried, and how often in vain.
 type Outcomes struct{ Done, Failed uint64 }
 
+// Plus adds those of another source.
+func (o Outcomes) Plus(more Outcomes) Outcomes {
+	return Outcomes{o.Done + more.Done, o.Failed + more.Failed}
+}
+
 func (o *Outcomes) count(err error) {
 	if o.Done++; err != nil {
 		o.Failed++

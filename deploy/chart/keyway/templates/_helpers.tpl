@@ -81,6 +81,27 @@ keyway-admission.yaml: |
 {{- end -}}
 {{- end -}}
 
+{{- /* A selector of labels as Kubernetes has it in objects, as text. */ -}}
+{{- define "keyway.labelText" -}}
+{{- $terms := list -}}
+{{- range $key, $value := .matchLabels -}}{{- $terms = append $terms (printf "%s=%s" $key $value) -}}{{- end -}}
+{{- range .matchExpressions -}}
+{{- if eq .operator "Exists" -}}{{- $terms = append $terms .key -}}
+{{- else if eq .operator "DoesNotExist" -}}{{- $terms = append $terms (printf "!%s" .key) -}}
+{{- else -}}{{- $terms = append $terms (printf "%s %s (%s)" .key (lower .operator) (join "," .values)) -}}
+{{- end -}}
+{{- end -}}
+{{- join "," $terms -}}
+{{- end -}}
+
+{{- /* The Lease of the replica that writes. Releases that take other objects of the class have another. */ -}}
+{{- define "keyway.lease" -}}
+{{- $v := .Values.kubernetes -}}
+{{- $taken := printf "%s\n%s\n%s" (join "," (sortAlpha $v.watchNamespaces)) (include "keyway.labelText" $v.labelSelector) (include "keyway.labelText" $v.namespaceSelector) -}}
+{{- printf "keyway-%s" .Values.ingressClass.name -}}
+{{- if trim $taken -}}{{- printf "-%s" ($taken | sha256sum | trunc 8) -}}{{- end -}}
+{{- end -}}
+
 {{- /* The values that make settings, by setting. */ -}}
 {{- define "keyway.made" -}}
 admission_tls_listen: admission.containerPort
@@ -93,6 +114,8 @@ kube_context: serviceAccount
 kube_controllers: kubernetes.controllers
 kube_ingress_class: ingressClass.name
 kube_kubeconfig: serviceAccount
+kube_label_selector: kubernetes.labelSelector
+kube_namespace_selector: kubernetes.namespaceSelector
 kube_namespaces: kubernetes.watchNamespaces
 kube_publish_address: kubernetes.publishAddresses
 kube_publish_service: kubernetes.publishService
@@ -146,6 +169,9 @@ stream_listen: streams
 {{- $_ := set $s "kube_ingress_class" $.Values.ingressClass.name -}}
 {{- $_ := set $s "kube_controllers" (join "," .controllers) -}}
 {{- with .watchNamespaces -}}{{- $_ := set $s "kube_namespaces" (join "," .) -}}{{- end -}}
+{{- if and .watchNamespaces .namespaceSelector -}}{{- fail "kubernetes.namespaceSelector: expected nothing beside kubernetes.watchNamespaces" -}}{{- end -}}
+{{- with include "keyway.labelText" .labelSelector -}}{{- $_ := set $s "kube_label_selector" . -}}{{- end -}}
+{{- with include "keyway.labelText" .namespaceSelector -}}{{- $_ := set $s "kube_namespace_selector" . -}}{{- end -}}
 {{- if .publishAddresses -}}
 {{- $_ := set $s "kube_publish_address" (join "," .publishAddresses) -}}
 {{- else -}}
@@ -214,7 +240,7 @@ stream_listen: streams
 - apiGroups: [gateway.networking.k8s.io]
   resources: [gatewayclasses/status]
   verbs: [patch]
-# Their labels, for which routes a listener lets in.
+# Their labels: for kubernetes.namespaceSelector, and for which routes a listener lets in.
 - apiGroups: [""]
   resources: [namespaces]
   {{- with .Values.kubernetes.watchNamespaces }}

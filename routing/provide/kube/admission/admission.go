@@ -56,15 +56,16 @@ type status struct {
 	Message string `json:"message"`
 }
 
-// Handler answers reviews, by the rules that a document is made with.
-func Handler(cfg translate.Config, log *slog.Logger) http.Handler {
+// Handler answers reviews, by the rules that a document is made with. takes says which
+// objects the node would serve; others are nobody's business here.
+func Handler(cfg translate.Config, takes func(translate.Object) bool, log *slog.Logger) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked, code, err := read(w, r)
 		if err != nil {
 			http.Error(w, err.Error(), code)
 			return
 		}
-		answer := judge(cfg, asked)
+		answer := judge(cfg, takes, asked)
 		if !answer.Allowed {
 			log.Info("object not admitted", slog.String("kind", asked.Kind.Kind), slog.String("problem", answer.Status.Message))
 		}
@@ -94,13 +95,13 @@ func read(w http.ResponseWriter, r *http.Request) (*request, int, error) {
 }
 
 // judge answers a review.
-func judge(cfg translate.Config, asked *request) *response {
+func judge(cfg translate.Config, takes func(translate.Object) bool, asked *request) *response {
 	answer := &response{UID: asked.UID, Allowed: true}
 	now, err := decode(asked, asked.Object)
 	if err != nil {
 		return answer.refuse(err.Error())
 	}
-	if now == nil {
+	if now == nil || !takes(now) {
 		return answer
 	}
 	var before []translate.Finding

@@ -16,7 +16,7 @@ import (
 func handler() http.Handler {
 	return Handler(translate.Config{Class: "keyway", Controllers: []string{"keyway.dev/ingress"}, Vault: "node.kubernetes", Schemas: spec.Schemas{
 		"limit": {Name: "limit", Fields: []spec.Schema{{Name: "minute", Type: spec.Number}}},
-	}}, slog.New(slog.DiscardHandler))
+	}}, func(o translate.Object) bool { return o.Common().Labels["of"] != "another" }, slog.New(slog.DiscardHandler))
 }
 
 func post(t *testing.T, body string) (int, response) {
@@ -54,6 +54,7 @@ func TestObjectsAreJudged(t *testing.T) {
 	}{
 		{"a good plugin", reviewOf(kong, "KongPlugin", plugin("5"), "null"), "", ""},
 		{"a bad one", reviewOf(kong, "KongPlugin", plugin(`"many"`), "null"), "config.minute: ", ""},
+		{"one that this node does not take", reviewOf(kong, "KongPlugin", `{"metadata": {"namespace": "shop", "name": "p", "labels": {"of": "another"}}, "plugin": "limit", "config": {"minute": "many"}}`, "null"), "", ""},
 		{"one that gets worse", reviewOf(kong, "KongPlugin", plugin(`"many"`), plugin("5")), "config.minute: ", ""},
 		{"one that was bad", reviewOf(kong, "KongPlugin", plugin(`"many"`), plugin(`"many"`)), "", "it was so before"},
 		{"one that gets better", reviewOf(kong, "KongPlugin", plugin("5"), plugin(`"many"`)), "", ""},
@@ -124,7 +125,7 @@ func FuzzReview(f *testing.F) {
 		case "HTTPRoute", "GRPCRoute":
 			asked.Kind.Group = "gateway.networking.k8s.io"
 		}
-		if answer := judge(cfg, asked); answer.UID != "u" || answer.Allowed == (answer.Status != nil) {
+		if answer := judge(cfg, func(translate.Object) bool { return true }, asked); answer.UID != "u" || answer.Allowed == (answer.Status != nil) {
 			t.Errorf("%+v", answer)
 		}
 	})

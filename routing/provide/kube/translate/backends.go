@@ -60,7 +60,7 @@ func (w *run) backendRef(r *Route, ref *BackendRef, transport, at string, resolv
 	case ref.group("") != "" || ref.kind("Service") != "Service":
 		return bad("InvalidKind", "expected a Service, not a "+ref.kind("")+" of group '"+ref.group("")+"'")
 	case !w.lends(RefOf(r), namespace, "", "Service", ref.Name):
-		return bad("RefNotPermitted", "expected a Service of namespace "+r.Namespace+", or one that a ReferenceGrant in "+namespace+" lends to "+r.kind+"s of it")
+		return bad("RefNotPermitted", "expected a Service of namespace "+r.Namespace+", or one that a ReferenceGrant in "+namespace+" lends to "+r.kind+"s of it"+w.outside(namespace))
 	case ref.Port == nil:
 		return bad("UnsupportedValue", "expected a port of the Service")
 	}

@@ -249,7 +249,7 @@ func (w *run) bundle(from Ref, ref *ObjectReference) (ids []string, why outcome)
 		return nil, why
 	}
 	if !w.lends(from, namespace, "", "ConfigMap", ref.Name) {
-		why.fail("RefNotPermitted", "expected a ConfigMap of namespace "+from.Namespace+", or one that a ReferenceGrant in "+namespace+" lends to "+Shown(from.Kind)+"s of it")
+		why.fail("RefNotPermitted", "expected a ConfigMap of namespace "+from.Namespace+", or one that a ReferenceGrant in "+namespace+" lends to "+Shown(from.Kind)+"s of it"+w.outside(namespace))
 		return nil, why
 	}
 	b, ok := w.look(KindBundle, namespace, ref.Name).(*Bundle)

@@ -294,7 +294,9 @@ func (s *State) routeStatus(r *Route, m moment) map[string]any {
 			}})
 		}
 	}
-	parents, differs := beside(s, m, r.Status.Parents, want, func(p *ParentStatus) (ParentRef, string, *[]Condition) {
+	parents, differs := beside(s, m, r.Status.Parents, want, func(p ParentRef) bool {
+		return s.absent(p, r.Namespace) && slices.ContainsFunc(r.Spec.ParentRefs, func(of ParentRef) bool { return reflect.DeepEqual(of, p) })
+	}, func(p *ParentStatus) (ParentRef, string, *[]Condition) {
 		return p.ParentRef, p.ControllerName, &p.Conditions
 	})
 	if !differs {
@@ -303,8 +305,14 @@ func (s *State) routeStatus(r *Route, m moment) map[string]any {
 	return map[string]any{"parents": parents}
 }
 
-// beside puts our entries among those of other controllers, whose places stay.
-func beside[E any](s *State, m moment, have, want []E, parts func(*E) (ParentRef, string, *[]Condition)) (list []E, differs bool) {
+// absent says that what a status speaks of is not here: a Gateway or a ListenerSet.
+func (s *State) absent(of ParentRef, namespace string) bool {
+	return s.objects[Ref{of.kind(KindGateway), of.in(namespace), of.Name}] == nil
+}
+
+// beside puts our entries among those of other controllers, whose places stay. So do those
+// of nodes of the same controllers that take other objects, as far as theirs says.
+func beside[E any](s *State, m moment, have, want []E, theirs func(ParentRef) bool, parts func(*E) (ParentRef, string, *[]Condition)) (list []E, differs bool) {
 	list = []E{}
 	done := make([]bool, len(want))
 	for i := range have {
@@ -317,6 +325,10 @@ func beside[E any](s *State, m moment, have, want []E, parts func(*E) (ParentRef
 			r, c, _ := parts(&e)
 			return c == controller && reflect.DeepEqual(r, ref)
 		})
+		if j < 0 && s.cfg.Shared && theirs(ref) {
+			list = append(list, have[i])
+			continue
+		}
 		if j < 0 || done[j] {
 			differs = true
 			continue
@@ -375,7 +387,7 @@ func (s *State) policyStatus(p *BackendTLS, m moment) map[string]any {
 			condition("Accepted", "Accepted", state.Accepted, p.Generation), condition("ResolvedRefs", "ResolvedRefs", state.Resolved, p.Generation),
 		}})
 	}
-	ancestors, differs := beside(s, m, p.Status.Ancestors, want, func(a *AncestorStatus) (ParentRef, string, *[]Condition) {
+	ancestors, differs := beside(s, m, p.Status.Ancestors, want, func(of ParentRef) bool { return s.absent(of, p.Namespace) }, func(a *AncestorStatus) (ParentRef, string, *[]Condition) {
 		return a.AncestorRef, a.ControllerName, &a.Conditions
 	})
 	if !differs {

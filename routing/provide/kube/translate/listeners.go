@@ -155,7 +155,7 @@ func (w *run) pairRef(from Ref, ref *ObjectReference, at, invalid string, resolv
 		return Ref{}
 	}
 	if !w.lends(from, namespace, "", "Secret", ref.Name) {
-		resolved.fail("RefNotPermitted", at+"expected a Secret of namespace "+from.Namespace+", or one that a ReferenceGrant in "+namespace+" lends to "+Shown(from.Kind)+"s of it")
+		resolved.fail("RefNotPermitted", at+"expected a Secret of namespace "+from.Namespace+", or one that a ReferenceGrant in "+namespace+" lends to "+Shown(from.Kind)+"s of it"+w.outside(namespace))
 		return Ref{}
 	}
 	pair, _ := w.look(KindPair, namespace, ref.Name).(*Pair)
@@ -259,6 +259,15 @@ func or[T any](p *T, def T) T {
 		return def
 	}
 	return *p
+}
+
+// outside says, as the end of a sentence, that a namespace is not one of those whose objects
+// are here, "" where it is.
+func (w *run) outside(namespace string) string {
+	if w.cfg.NamespaceSelector == "" || w.alone || w.look(KindNamespace, "", namespace) != nil {
+		return ""
+	}
+	return "; kube_namespace_selector (" + w.cfg.NamespaceSelector + ") leaves the objects of namespace " + namespace + " out"
 }
 
 // lends says whether an object may refer to one of a namespace: it is of it itself, or a

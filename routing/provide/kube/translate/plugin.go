@@ -196,7 +196,7 @@ func (w *run) plugins(m *Meta, kind string, ids []string) (closed string) {
 		if ns, name, elsewhere := strings.Cut(item, ":"); elsewhere {
 			ref = pluginRef{strings.TrimSpace(ns), strings.TrimSpace(name)}
 			if !w.lends(RefOf(w.subject), ref.namespace, konghq, KindPlugin, ref.name) {
-				w.refuse(field, "expected plugins of namespace "+m.Namespace+", or ones that a ReferenceGrant in "+ref.namespace+" lends to "+w.subject.Kind()+"s of it, not '"+item+"'")
+				w.refuse(field, "expected plugins of namespace "+m.Namespace+", or ones that a ReferenceGrant in "+ref.namespace+" lends to "+w.subject.Kind()+"s of it, not '"+item+"'"+w.outside(ref.namespace))
 				continue
 			}
 		}

@@ -64,7 +64,15 @@ func (s *State) upstreamPolicyStatus(p *UpstreamPolicy, m moment) map[string]any
 			[]Condition{condition("Accepted", "Accepted", accepted, p.Generation), condition("Programmed", "Programmed", programmed, p.Generation)},
 		})
 	}
-	ancestors, differs := beside(s, m, p.Status.Ancestors, want, func(a *AncestorStatus) (ParentRef, string, *[]Condition) {
+	names := func(of ParentRef) bool { // a Service, which another node may serve
+		o := s.objects[Ref{KindService, of.in(p.Namespace), of.Name}]
+		if o == nil {
+			return false
+		}
+		text, _ := annotated(o.Common(), "upstream-policy")
+		return text == p.Name
+	}
+	ancestors, differs := beside(s, m, p.Status.Ancestors, want, names, func(a *AncestorStatus) (ParentRef, string, *[]Condition) {
 		return a.AncestorRef, a.ControllerName, &a.Conditions
 	})
 	if !differs {

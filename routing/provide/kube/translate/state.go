@@ -24,6 +24,12 @@ type Config struct {
 	GatewayAddresses []string
 	// CustomEntities are the namespaces whose KongCustomEntities are served, * for all.
 	CustomEntities []string
+	// NamespaceSelector is by which labels the namespaces are selected whose objects are put,
+	// "" for no such selection. Those alone are put as Namespaces too.
+	NamespaceSelector string
+	// Shared says that a node with another selection may call itself the same controller:
+	// what it says in a status of what is not here stays.
+	Shared bool
 	// Vault is the prefix of references to Secrets: {vault://<Vault>/<namespace>/<name>/<key>}.
 	Vault string
 	// Schemas are the plugins of this build.
