@@ -23,7 +23,7 @@ func chartValues() map[string]string {
 		"defaults":   "",
 		"namespaces": "kubernetes: {watchNamespaces: [shop, other]}\ningressClass: {name: edge, default: true, parameters: {apiGroup: configuration.konghq.com, kind: IngressClassParameters, name: p, namespace: shop, scope: Namespace}}\nadmission: {enabled: true}\n",
 		"selectors": "kubernetes: {labelSelector: {matchLabels: {team: edge, a.test/b: ''}, matchExpressions: [{key: tier, operator: In, values: [web, api]}, {key: env, operator: NotIn, values: [dev]}, {key: live, operator: Exists}, {key: old, operator: DoesNotExist}]}, " +
-			"namespaceSelector: {matchLabels: {edge: public}}}\nadmission: {enabled: true}\n",
+			"namespaceSelector: {matchLabels: {edge: public}}, secretSelector: {matchLabels: {served: 'yes'}}, configMapSelector: {matchExpressions: [{key: served, operator: Exists}]}}\nadmission: {enabled: true}\n",
 		"own among namespaces": "kubernetes: {watchNamespaces: [keyway, default]}\nservice: {type: ClusterIP}\n",
 		"documents": "kubernetes: {enabled: false}\ndocuments: {shop.yaml: '_format_version: \"3.0\"'}\nservice: {type: NodePort}\nhttp: {nodePort: 30080}\nhttps: {http3: true, nodePort: 30443}\n" +
 			"podDisruptionBudget: {enabled: false}\nnetworkPolicy: {enabled: false}\nstatus: {service: false}\ndrain: {delaySeconds: 0}\n",

@@ -55,10 +55,10 @@ func (k audited) listings(account string) map[listing]bool {
 // status with it; a namespace comes and goes with its own. Nothing that is not taken is
 // asked for.
 func TestKubeSelectors(t *testing.T) {
-	dns := startDNS(t)
+	dns, roots := startDNS(t), newAuthority(t, "edge")
 	dns.a["origin.shop.test."] = "127.0.0.1"
 	k, _, env := startAudited(t, "kubernetes: {labelSelector: {matchLabels: {team: a}}, namespaceSelector: {matchLabels: {edge: public}}}\n")
-	list := chart(t, "fullnameOverride: second\nkubernetes: {labelSelector: {matchExpressions: [{key: team, operator: In, values: [b, c]}]}}\n")
+	list := chart(t, "fullnameOverride: second\nkubernetes: {labelSelector: {matchExpressions: [{key: team, operator: In, values: [b, c]}]}, secretSelector: {matchLabels: {served: 'yes'}}}\n")
 	for _, o := range list {
 		if kind := o["kind"].(string); kind == "ServiceAccount" || strings.Contains(kind, "Role") {
 			if code, answer := k.attempt(o); code > 299 {
@@ -94,6 +94,7 @@ func TestKubeSelectors(t *testing.T) {
 	taken(first, second, "i", "a.test", "192.0.2.7")
 	k.apply(labelledIngress("shop", "i", "a.test", "b"))
 	taken(second, first, "i", "a.test", "192.0.2.8")
+	k.labelledPair(second, roots)
 	followed := func(g *gateway, n int) bool {
 		_, text := g.read("/metrics")
 		return strings.Contains(text, fmt.Sprintf("\nkeyway_kube_objects{kind=\"Ingress\"} %d\n", n))
@@ -125,14 +126,34 @@ func TestKubeSelectors(t *testing.T) {
 	})
 }
 
+// labelledPair gives a.test a certificate, in a Secret that a node takes once it has a label.
+func (k audited) labelledPair(g *gateway, roots *authority) {
+	k.t.Helper()
+	cert, key := encode(k.t, roots.server(k.t, "a.test"))
+	k.put("shop", "pair", map[string]string{"tls.crt": cert, "tls.key": key})
+	poll(k.t, "the certificate's Secret is told to be left out", 20*time.Second, func() bool {
+		_, status := g.read("/status")
+		return strings.Contains(status, "kube_secret_selector")
+	})
+	if code, _ := g.asked(roots, "a.test", "/"); code != 0 {
+		k.t.Errorf("the certificate of a Secret without the label is served: %d", code)
+	}
+	k.apply("apiVersion: v1\nkind: Secret\nmetadata: {name: pair, namespace: shop, labels: {served: 'yes'}}\ntype: kubernetes.io/tls\n")
+	g.answers(roots, "a.test", "/", http.StatusTeapot, "guarded")
+}
+
 // askedForWhatIsTaken expects that accounts listed and watched as they may, and were
 // refused nothing.
 func (k audited) askedForWhatIsTaken(accounts map[string]func(listing) bool) {
 	k.t.Helper()
+	const second = "system:serviceaccount:keyway:second" // which takes Secrets by their labels
 	for account, may := range accounts {
 		account = "system:serviceaccount:keyway:" + account
 		seen := map[string]bool{}
 		for l := range k.listings(account) {
+			if l.plural == "secrets" && account == second && !strings.HasSuffix(l.selector, "served=yes") {
+				k.t.Errorf("%s asked for %+v", account, l)
+			}
 			if slices.Contains([]string{"namespaces", "ingresses", "services", "kongplugins"}, l.plural) {
 				if seen[l.plural] = true; !may(l) {
 					k.t.Errorf("%s asked for %+v", account, l)

@@ -74,7 +74,7 @@ var directions = []struct {
 	{"secrets/file", []string{"secrets", "secrets/watch"}, "a source"},
 	{"secrets/env", []string{"secrets"}, "a source"},
 	{"secrets/kube/cluster", []string{"lib:k8s.io/client-go", "lib:k8s.io/apimachinery", "lib:github.com/go-logr/logr"}, "lists and watches of any kind of objects; knows none"},
-	{"secrets/kube", []string{"secrets", "lib:k8s.io/client-go"}, "a source; knows how an API server is reached"},
+	{"secrets/kube", []string{"secrets", "lib:k8s.io/client-go", "lib:k8s.io/apimachinery"}, "a source; knows how an API server is reached"},
 	{"secrets/vault", []string{"secrets", "lib:github.com/hashicorp/vault/api"}, "a source; the only user of Vault's client"},
 	{"secrets", nil, "the broker is the bottom of the house"},
 	{"edge/exchange/wire", []string{"edge/exchange"}, "the codec lies below engines and upstream"},

@@ -153,6 +153,9 @@ func (s *settings) secretsOfCluster() secrets.Vault {
 	if s.Kube.Context != "" {
 		config["context"] = s.Kube.Context
 	}
+	if s.Kube.Selectors.Secrets != "" {
+		config["label_selector"] = s.Kube.Selectors.Secrets
+	}
 	return secrets.Vault{Name: kubeVault, Kind: "kube", Config: config}
 }
 

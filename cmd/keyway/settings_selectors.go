@@ -15,6 +15,8 @@ func selectorSettings() []setting {
 	return []setting{
 		{key: "kube_label_selector", def: "", form: form, meaning: "which Ingresses, TCPIngresses, UDPIngresses, Gateways, ListenerSets, routes and KongConsumers are taken, by their labels, and with them what they name; all when empty", apply: labelSelector(func(s *kube.Selectors) *string { return &s.Labels })},
 		{key: "kube_namespace_selector", def: "", form: form, meaning: "namespaces whose objects are served, by their labels as they are at the time, in place of kube_namespaces; all when empty", apply: labelSelector(func(s *kube.Selectors) *string { return &s.Namespaces })},
+		{key: "kube_secret_selector", def: "", form: form, meaning: "which Secrets are taken, by their labels; others are as if they were not there, whoever names them; all when empty", apply: labelSelector(func(s *kube.Selectors) *string { return &s.Secrets })},
+		{key: "kube_config_map_selector", def: "", form: form, meaning: "which ConfigMaps are taken, likewise", apply: labelSelector(func(s *kube.Selectors) *string { return &s.ConfigMaps })},
 	}
 }
 

@@ -78,8 +78,9 @@ func (o *object) lease() (secrets.Lease, error) {
 
 // api asks the API server.
 type api struct {
-	base   *url.URL
-	client *http.Client
+	base     *url.URL
+	client   *http.Client
+	selector string // of labels, which the Secrets have that count; "" for all
 }
 
 // Connect answers how the API server is asked: its address, a client that logs in, and
@@ -120,7 +121,7 @@ func connect(rc *rest.Config) (*api, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the login at the API server: %w", err)
 	}
-	return &api{base, &http.Client{
+	return &api{base: base, client: &http.Client{
 		Transport:     wrapped,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // a token goes nowhere else
 	}}, nil
@@ -130,8 +131,16 @@ func (a *api) close() {
 	a.client.CloseIdleConnections()
 }
 
-// get reads a Secret.
+// get reads a Secret. Whether its labels are right the server says, to a list.
 func (a *api) get(ctx context.Context, k key) (*object, error) {
+	if a.selector != "" {
+		var found *object
+		_, err := pages(ctx, a, k, "list whole", url.Values{}, func(o *object) { found = o })
+		if err == nil && found == nil {
+			err = secrets.ErrNotFound
+		}
+		return found, err
+	}
 	body, err := a.ask(ctx, k, "get", nil)
 	if err != nil {
 		return nil, err
@@ -280,6 +289,9 @@ func (a *api) ask(ctx context.Context, of key, verb string, query url.Values) (i
 		all := maps.Clone(query)
 		if of.name != "" {
 			all.Set("fieldSelector", "metadata.name="+of.name)
+		}
+		if a.selector != "" {
+			all.Set("labelSelector", a.selector)
 		}
 		u.RawQuery = all.Encode()
 	}

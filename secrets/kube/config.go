@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 )
@@ -29,6 +30,7 @@ type Config struct {
 	Server     string   // URL of the API server
 	TokenFile  string   // absolute path; read again when it changes
 	CAFile     string   // absolute path, "" for the system's authorities
+	Selector   string   // of labels, in the syntax of Kubernetes: other Secrets count as absent; "" for all
 }
 
 // Parse reads the settings of a vault. It opens nothing. Its error names the
@@ -37,7 +39,7 @@ func Parse(config map[string]any) (Config, error) {
 	var c Config
 	texts := map[string]*string{
 		"namespace": &c.Namespace, "kubeconfig": &c.Kubeconfig, "context": &c.Context,
-		"server": &c.Server, "token_file": &c.TokenFile, "ca_file": &c.CAFile,
+		"server": &c.Server, "token_file": &c.TokenFile, "ca_file": &c.CAFile, "label_selector": &c.Selector,
 	}
 	for name, v := range config {
 		if v == nil {
@@ -53,7 +55,7 @@ func Parse(config map[string]any) (Config, error) {
 		}
 		at, known := texts[name]
 		if !known {
-			return Config{}, fmt.Errorf("config.%s: unknown field; expected namespace, namespaces, kubeconfig, context, server, token_file or ca_file", name)
+			return Config{}, fmt.Errorf("config.%s: unknown field; expected namespace, namespaces, kubeconfig, context, server, token_file, ca_file or label_selector", name)
 		}
 		s, ok := v.(string)
 		if !ok {
@@ -86,6 +88,9 @@ func (c Config) check() error {
 		if f.path != "" && !filepath.IsAbs(f.path) {
 			return fmt.Errorf("config.%s: it is relative; expected the absolute path of a file", f.name)
 		}
+	}
+	if _, err := labels.Parse(c.Selector); err != nil {
+		return fmt.Errorf("config.label_selector: %q: %w; expected a selector of labels such as team=shop,tier in (web, api)", c.Selector, err)
 	}
 	switch {
 	case c.Namespace != "" && !validName(c.Namespace):

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"k8s.io/apimachinery/pkg/labels"
 )
 
 // change is one event of the fake's past.
@@ -19,6 +21,8 @@ type change struct {
 	kind string
 	key  key
 	body map[string]any
+	is   map[string]string // labels, now and before
+	was  map[string]string
 }
 
 // server is an API server that knows Secrets: get of one, list and watch of one, of a
@@ -29,6 +33,8 @@ type server struct {
 	at     int
 	oldest int // watches from before it are answered with 410
 	now    map[key]map[string]any
+	labels map[key]map[string]string // of Secrets, from the next time on that they are put
+	query  map[string]bool           // of labels, that lists and watches came with
 	past   []change
 	denied map[key]bool
 	wide   int      // what may be listed and watched: 0 all, 1 a namespace, 2 one, 3 nothing
@@ -44,7 +50,7 @@ type server struct {
 
 func fake(t *testing.T) *server {
 	s := &server{
-		now: map[key]map[string]any{}, denied: map[key]bool{}, counts: map[string]int{},
+		now: map[key]map[string]any{}, labels: map[key]map[string]string{}, query: map[string]bool{}, denied: map[key]bool{}, counts: map[string]int{},
 		news: make(chan struct{}), cut: make(chan struct{}), at: 100,
 	}
 	s.Server = httptest.NewServer(s)
@@ -97,11 +103,12 @@ func (s *server) put(name string, data map[string]string) {
 			kind = "MODIFIED"
 		}
 		s.at++
+		was := labelsOf(s.now[k])
 		s.now[k] = map[string]any{"kind": "Secret", "data": encoded, "metadata": map[string]any{
 			"name": k.name, "namespace": k.namespace, "resourceVersion": strconv.Itoa(s.at), "creationTimestamp": "2026-01-02T03:04:05Z",
-			"managedFields": []any{map[string]any{"time": "2026-02-02T00:00:00Z"}, map[string]any{"manager": "x"}},
+			"labels": s.labels[k], "managedFields": []any{map[string]any{"time": "2026-02-02T00:00:00Z"}, map[string]any{"manager": "x"}},
 		}}
-		s.tell(change{s.at, kind, k, map[string]any{"metadata": s.now[k]["metadata"]}})
+		s.tell(change{s.at, kind, k, map[string]any{"metadata": s.now[k]["metadata"]}, s.labels[k], was})
 	})
 }
 
@@ -110,9 +117,39 @@ func (s *server) remove(name string) {
 	s.with(func() {
 		s.at++
 		body := map[string]any{"metadata": map[string]any{"name": k.name, "namespace": k.namespace, "resourceVersion": strconv.Itoa(s.at)}}
+		was := labelsOf(s.now[k])
 		delete(s.now, k)
-		s.tell(change{s.at, "DELETED", k, body})
+		s.tell(change{s.at, "DELETED", k, body, nil, was})
 	})
+}
+
+func labelsOf(secret map[string]any) map[string]string {
+	m, _ := secret["metadata"].(map[string]any)
+	list, _ := m["labels"].(map[string]string)
+	return list
+}
+
+// selects reads the selector of labels of a query.
+func selects(r *http.Request) labels.Selector {
+	selector, err := labels.Parse(r.URL.Query().Get("labelSelector"))
+	if err != nil {
+		panic(err)
+	}
+	return selector
+}
+
+// seen is an event as a watch with a selector sees it, "" for not at all.
+func (c *change) seen(by labels.Selector) string {
+	is, was := c.kind != "DELETED" && by.Matches(labels.Set(c.is)), c.kind != "ADDED" && by.Matches(labels.Set(c.was))
+	switch {
+	case is && was:
+		return "MODIFIED"
+	case is:
+		return "ADDED"
+	case was:
+		return "DELETED"
+	}
+	return ""
 }
 
 func (s *server) tell(c change) {
@@ -168,7 +205,11 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if whole {
 		s.counts["whole"]++
 	}
-	if verb != "get" && strings.Contains(r.Header.Get("Accept"), "as=PartialObjectMetadata") == whole {
+	if verb != "get" {
+		s.query[r.URL.Query().Get("labelSelector")] = true
+	}
+	one := verb == "list" && k.name != "" && r.Header.Get("Accept") == "application/json" // in place of get
+	if verb != "get" && !one && strings.Contains(r.Header.Get("Accept"), "as=PartialObjectMetadata") == whole {
 		s.values++
 	}
 	hung, status, after, denied := s.hung, s.status, s.after, !s.may(k, verb)
@@ -203,11 +244,12 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // list answers some Secrets at a time.
 func (s *server) list(w http.ResponseWriter, r *http.Request, scope key) {
 	skip, _ := strconv.Atoi(r.URL.Query().Get("continue"))
+	by := selects(r)
 	s.mu.Lock()
 	part := max(2, len(s.now)/3)
 	var names []key
 	for k := range s.now {
-		if scope.covers(k) {
+		if scope.covers(k) && by.Matches(labels.Set(labelsOf(s.now[k]))) {
 			names = append(names, k)
 		}
 	}
@@ -218,7 +260,7 @@ func (s *server) list(w http.ResponseWriter, r *http.Request, scope key) {
 	}
 	items := []any{}
 	for _, k := range names[min(skip, len(names)):min(skip+part, len(names))] {
-		if r.URL.Query().Get("fieldSelector") == "type=kubernetes.io/tls" {
+		if r.Header.Get("Accept") == "application/json" {
 			items = append(items, s.now[k])
 		} else {
 			items = append(items, map[string]any{"metadata": s.now[k]["metadata"]})
@@ -229,6 +271,7 @@ func (s *server) list(w http.ResponseWriter, r *http.Request, scope key) {
 }
 
 func (s *server) watch(w http.ResponseWriter, r *http.Request, scope key) {
+	by := selects(r)
 	from, _ := strconv.Atoi(r.URL.Query().Get("resourceVersion"))
 	s.with(func() { s.told = append(s.told, scope.String()) })
 	w.WriteHeader(200)
@@ -239,7 +282,9 @@ func (s *server) watch(w http.ResponseWriter, r *http.Request, scope key) {
 		var out []change
 		for _, c := range s.past {
 			if c.at > from && scope.covers(c.key) {
-				out = append(out, c)
+				if c.kind = c.seen(by); c.kind != "" {
+					out = append(out, c)
+				}
 			}
 		}
 		s.mu.Unlock()

@@ -59,7 +59,7 @@ func TestADeadServerIsTriedByOneWatchAtATime(t *testing.T) {
 		s := new(scripted)
 		s.down.Store(true)
 		src := &Source{
-			cfg: Config{Namespaces: all}, api: &api{&url.URL{Scheme: "http", Host: "kube"}, &http.Client{Transport: s}},
+			cfg: Config{Namespaces: all}, api: &api{base: &url.URL{Scheme: "http", Host: "kube"}, client: &http.Client{Transport: s}},
 			changed: make(chan struct{}, 1), added: make(chan struct{}, 1),
 			turns: turns{one: make(chan struct{}, 1)}, known: make(map[key]*followed), watches: make(map[key]*watch), touched: make(map[key]bool),
 		}

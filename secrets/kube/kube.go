@@ -56,6 +56,7 @@ func New(c Config) (*Source, error) {
 	if err != nil {
 		return nil, err
 	}
+	a.selector = c.Selector
 	return &Source{
 		cfg: c, own: own, api: a, changed: make(chan struct{}, 1), added: make(chan struct{}, 1),
 		turns: turns{one: make(chan struct{}, 1)}, known: make(map[key]*followed), watches: make(map[key]*watch), touched: make(map[key]bool),
@@ -120,6 +121,9 @@ func (s *Source) Fetch(ctx context.Context, r secrets.Request) (secrets.Lease, e
 			return secrets.Lease{}, fmt.Errorf("reading Secret %s: %w", k, err)
 		}
 		s.take(k, changes, lease)
+	}
+	if lease.Value.IsZero() && s.cfg.Selector != "" {
+		return secrets.Lease{}, fmt.Errorf("reading Secret %s: %w; only those with labels by the selector %q are taken (label_selector of a vault, for the objects of a cluster the setting kube_secret_selector)", k, secrets.ErrNotFound, s.cfg.Selector)
 	}
 	if lease.Value.IsZero() {
 		return secrets.Lease{}, fmt.Errorf("reading Secret %s: %w", k, secrets.ErrNotFound)

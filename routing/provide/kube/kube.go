@@ -113,7 +113,7 @@ func New(cfg Config) (*Provider, error) {
 	}
 	p := &Provider{
 		cfg: cfg, api: &cluster.API{Base: base, Client: client}, own: own, inbox: newInbox(), changed: make(chan struct{}, 1), wanted: map[translate.Ref]*followed{}, places: map[string]*place{}, past: map[string]cluster.Facts{}, plans: make(plans),
-		state: translate.NewState(translate.Config{Class: cfg.Class, Controllers: cfg.Controllers, GatewayControllers: cfg.GatewayControllers, GatewayAddresses: cfg.GatewayAddresses, CustomEntities: cfg.CustomEntities, Vault: cfg.Vault, Schemas: cfg.Schemas, NamespaceSelector: cfg.Selectors.Namespaces, Shared: cfg.Selectors != Selectors{}}),
+		state: translate.NewState(translate.Config{Class: cfg.Class, Controllers: cfg.Controllers, GatewayControllers: cfg.GatewayControllers, GatewayAddresses: cfg.GatewayAddresses, CustomEntities: cfg.CustomEntities, Vault: cfg.Vault, Schemas: cfg.Schemas, NamespaceSelector: cfg.Selectors.Namespaces, SecretSelector: cfg.Selectors.Secrets, ConfigMapSelector: cfg.Selectors.ConfigMaps, Shared: cfg.Selectors.Labels+cfg.Selectors.Namespaces != ""}),
 	}
 	p.watches()
 	return p, nil

@@ -24,12 +24,20 @@ type Selectors struct {
 	Labels string
 	// Namespaces is of namespaces, in place of a list of them.
 	Namespaces string
+	// Secrets and ConfigMaps are of those that are read: others count as absent, whoever
+	// names them.
+	Secrets, ConfigMaps string
 }
 
 // of is the selector for a kind of objects.
 func (s *Selectors) of(r *resource) string {
-	if r.labelled {
+	switch {
+	case r.labelled:
 		return both(r.selector, s.Labels)
+	case r.plural == "secrets":
+		return both(r.selector, s.Secrets)
+	case r.plural == "configmaps":
+		return both(r.selector, s.ConfigMaps)
 	}
 	return r.selector
 }

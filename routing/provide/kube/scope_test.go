@@ -250,3 +250,38 @@ func TestLeases(t *testing.T) {
 		t.Errorf("the order of namespaces makes another Lease: %s of %v", same, names)
 	}
 }
+
+// TestSecretsAndConfigMapsAreTakenByTheirLabels: who names one without them is told which
+// setting leaves it out.
+func TestSecretsAndConfigMapsAreTakenByTheirLabels(t *testing.T) {
+	const secret, hint = "api/v1" + ofShop + "secrets/config", "kube_secret_selector (served=yes) leaves those without these labels out"
+	x := provide(t, func(c *Config, s *server) {
+		c.Selectors.Secrets, c.Selectors.ConfigMaps = "served=yes", "served"
+		c.Schemas = spec.Schemas{"limit": {Name: "limit"}}
+		s.put(secret, `{"data": {"json": "e30="}}`)
+		s.put(kongV1+ofShop+"kongplugins/limit", `{"plugin": "limit", "configFrom": {"secretKeyRef": {"name": "config", "key": "json"}}}`)
+		s.put(kongV1+ofShop+"kongconsumers/ann", `{"metadata": {"annotations": {"kubernetes.io/ingress.class": "keyway"}}, "username": "ann", "credentials": ["ann-key"]}`)
+		s.put("api/v1"+ofShop+"secrets/ann-key", `{"metadata": {"labels": {"konghq.com/credential": "key-auth"}}}`)
+	})
+	x.shop()
+	x.ingress("i", "a.test", `"konghq.com/plugins": "limit"`)
+	poll(t, "both are refused with the setting", func() bool {
+		_, problems := x.Current()
+		n := 0
+		for _, p := range problems {
+			if strings.HasSuffix(p.Message, hint) {
+				n++
+			}
+		}
+		return n == 2 && len(x.closed()) == 1
+	})
+	x.server.put(secret, `{"metadata": {"labels": {"served": "yes"}}, "data": {"json": "e30="}}`)
+	poll(t, "the config is used", func() bool { return x.routes() != "" && len(x.closed()) == 0 })
+	x.server.mu.Lock()
+	defer x.server.mu.Unlock()
+	for path, selector := range x.queries {
+		if plural := path[strings.LastIndex(path, "/")+1:]; plural == "secrets" && !strings.HasSuffix(selector, "served=yes") || plural == "configmaps" && !strings.HasSuffix(selector, "served") {
+			t.Errorf("%s were asked for with %q", path, selector)
+		}
+	}
+}

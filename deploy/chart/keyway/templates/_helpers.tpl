@@ -110,6 +110,7 @@ development: documents
 documents: documents
 grace: drain.graceSeconds
 http3: https.http3
+kube_config_map_selector: kubernetes.configMapSelector
 kube_context: serviceAccount
 kube_controllers: kubernetes.controllers
 kube_ingress_class: ingressClass.name
@@ -119,6 +120,7 @@ kube_namespace_selector: kubernetes.namespaceSelector
 kube_namespaces: kubernetes.watchNamespaces
 kube_publish_address: kubernetes.publishAddresses
 kube_publish_service: kubernetes.publishService
+kube_secret_selector: kubernetes.secretSelector
 kubernetes: kubernetes.enabled
 port_maps: http.port and https.port
 proxy_listen: http.containerPort
@@ -170,8 +172,9 @@ stream_listen: streams
 {{- $_ := set $s "kube_controllers" (join "," .controllers) -}}
 {{- with .watchNamespaces -}}{{- $_ := set $s "kube_namespaces" (join "," .) -}}{{- end -}}
 {{- if and .watchNamespaces .namespaceSelector -}}{{- fail "kubernetes.namespaceSelector: expected nothing beside kubernetes.watchNamespaces" -}}{{- end -}}
-{{- with include "keyway.labelText" .labelSelector -}}{{- $_ := set $s "kube_label_selector" . -}}{{- end -}}
-{{- with include "keyway.labelText" .namespaceSelector -}}{{- $_ := set $s "kube_namespace_selector" . -}}{{- end -}}
+{{- range $key, $selector := dict "label" .labelSelector "namespace" .namespaceSelector "secret" .secretSelector "config_map" .configMapSelector -}}
+{{- with include "keyway.labelText" $selector -}}{{- $_ := set $s (printf "kube_%s_selector" $key) . -}}{{- end -}}
+{{- end -}}
 {{- if .publishAddresses -}}
 {{- $_ := set $s "kube_publish_address" (join "," .publishAddresses) -}}
 {{- else -}}

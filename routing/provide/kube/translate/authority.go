@@ -145,7 +145,7 @@ func (w *run) authorities(m *Meta, service map[string]any, fields map[string]str
 		for _, name := range commaList(text) {
 			o := w.look(from[1], m.Namespace, name)
 			if o == nil {
-				w.refuse(field, "expected names of objects in namespace "+m.Namespace+" with the label "+authorityLabel+": \"true\"; there is no '"+name+"'")
+				w.refuse(field, "expected names of objects in namespace "+m.Namespace+" with the label "+authorityLabel+": \"true\"; there is no '"+name+"'"+w.labelledOnly(from[1]))
 				continue
 			}
 			id, has := authorityOf(o)

@@ -89,7 +89,7 @@ func oldest(all []said) *claim {
 func (w *run) credential(c *Consumer, id, name, field string, values map[string][]any) {
 	s, ok := w.look(KindCredential, c.Namespace, name).(*Credential)
 	if !ok {
-		w.ignore(field, "expected the name of a Secret in namespace "+c.Namespace+" with the label "+credentialLabel+"; there is no '"+name+"'")
+		w.ignore(field, "expected the name of a Secret in namespace "+c.Namespace+" with the label "+credentialLabel+"; there is no '"+name+"'"+w.labelledOnly(KindCredential))
 		return
 	}
 	of := RefOf(s)

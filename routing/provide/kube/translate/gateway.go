@@ -254,7 +254,7 @@ func (w *run) bundle(from Ref, ref *ObjectReference) (ids []string, why outcome)
 	}
 	b, ok := w.look(KindBundle, namespace, ref.Name).(*Bundle)
 	if !ok {
-		why.fail("InvalidCACertificateRef", "expected the name of a ConfigMap in namespace "+namespace+"; there is no '"+ref.Name+"', or it may not be read")
+		why.fail("InvalidCACertificateRef", "expected the name of a ConfigMap in namespace "+namespace+"; there is no '"+ref.Name+"', or it may not be read"+w.labelledOnly(KindBundle))
 		return nil, why
 	}
 	for rest := []byte(b.Data["ca.crt"]); ; {

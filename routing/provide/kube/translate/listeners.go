@@ -161,7 +161,7 @@ func (w *run) pairRef(from Ref, ref *ObjectReference, at, invalid string, resolv
 	pair, _ := w.look(KindPair, namespace, ref.Name).(*Pair)
 	switch {
 	case pair == nil:
-		resolved.fail(invalid, at+"expected the name of a Secret in namespace "+namespace+"; there is no '"+ref.Name+"', or it may not be read")
+		resolved.fail(invalid, at+"expected the name of a Secret in namespace "+namespace+"; there is no '"+ref.Name+"', or it may not be read"+w.labelledOnly(KindPair))
 	case pair.Wrong != "":
 		resolved.fail(invalid, at+"Secret "+namespace+"/"+ref.Name+": "+pair.Wrong)
 	}
@@ -268,6 +268,19 @@ func (w *run) outside(namespace string) string {
 		return ""
 	}
 	return "; kube_namespace_selector (" + w.cfg.NamespaceSelector + ") leaves the objects of namespace " + namespace + " out"
+}
+
+// labelledOnly says, as the end of a sentence, by which labels Secrets or ConfigMaps are
+// taken, "" where all are.
+func (w *run) labelledOnly(kind string) string {
+	setting, selector := "kube_secret_selector", w.cfg.SecretSelector
+	if kind == KindBundle || kind == KindAuthorityMap {
+		setting, selector = "kube_config_map_selector", w.cfg.ConfigMapSelector
+	}
+	if selector == "" {
+		return ""
+	}
+	return "; " + setting + " (" + selector + ") leaves those without these labels out"
 }
 
 // lends says whether an object may refer to one of a namespace: it is of it itself, or a

@@ -141,7 +141,7 @@ func (w *run) fromSecret(p *Plugin, from *ConfigSource, field string) (any, bool
 	}
 	s, ok := w.look(KindSecret, ref.Namespace, ref.Name).(*Secret)
 	if !ok {
-		w.refuse(field+".secretKeyRef.name", "expected the name of a Secret in namespace "+ref.Namespace+"; there is no '"+ref.Name+"', or it may not be read")
+		w.refuse(field+".secretKeyRef.name", "expected the name of a Secret in namespace "+ref.Namespace+"; there is no '"+ref.Name+"', or it may not be read"+w.labelledOnly(KindSecret))
 		return nil, false
 	}
 	data, ok := s.Data[ref.Key]

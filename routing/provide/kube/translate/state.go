@@ -27,6 +27,9 @@ type Config struct {
 	// NamespaceSelector is by which labels the namespaces are selected whose objects are put,
 	// "" for no such selection. Those alone are put as Namespaces too.
 	NamespaceSelector string
+	// SecretSelector and ConfigMapSelector are which labels the Secrets and ConfigMaps have
+	// that are put, "" for no such selection.
+	SecretSelector, ConfigMapSelector string
 	// Shared says that a node with another selection may call itself the same controller:
 	// what it says in a status of what is not here stays.
 	Shared bool
