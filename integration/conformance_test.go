@@ -51,12 +51,7 @@ func TestConformance(t *testing.T) {
 	c := startCluster(t)
 	c.defineGateway("experimental")
 	c.controller()
-	c.apply(`
-apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {name: keyway}
-spec: {controllerName: keyway.dev/gateway}
-`)
+	c.apply(gatewayClass)
 	// The suite has up to some thirty Gateways at a time, two of which want the same of one port.
 	addresses := []string{"127.0.0.1"}
 	for i := range 60 {

@@ -132,12 +132,7 @@ func TestCertManagerHTTP01(t *testing.T) {
 // its certificate from another issuer.
 func TestCertManagerGateway(t *testing.T) {
 	x := startProving(t, "gatewayHTTPRoute: {parentRefs: [{name: edge, namespace: shop, kind: Gateway}]}", true)
-	x.apply(fmt.Sprintf(`
-apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {name: keyway}
-spec: {controllerName: keyway.dev/gateway}
----
+	x.apply(gatewayClass + fmt.Sprintf(`
 apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
 metadata: {name: edge, namespace: shop, annotations: {cert-manager.io/cluster-issuer: pebble}}

@@ -22,9 +22,9 @@ func TestKubeGatewayAddresses(t *testing.T) {
 	k.backend("second", saying(t, "second"))
 	g := kubeGateway(t, k, dns, map[string]string{"KEYWAY_KUBE_GATEWAY_ADDRESSES": "127.0.0.2,127.0.0.3"}, options{})
 	port := freePort(t)
-	text := "apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {name: keyway}\nspec: {controllerName: keyway.dev/gateway}\n---\n"
+	text := gatewayClass
 	for gateway, service := range map[string]string{"edge": "first", "other": "second"} {
-		text += fmt.Sprintf("apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: %s, namespace: infra}\nspec: {gatewayClassName: keyway, listeners: [{name: web, port: %d, protocol: HTTP, allowedRoutes: {namespaces: {from: All}}}]}\n---\n", gateway, port)
+		text += gatewayOf("infra", gateway) + fmt.Sprintf(" [{name: web, port: %d, protocol: HTTP, allowedRoutes: {namespaces: {from: All}}}]\n---\n", port)
 		text += strings.Replace(httpRouteOf("to-"+service, "rules: [{backendRefs: [{name: "+service+", port: 80}]}]"), "name: edge", "name: "+gateway, 1)
 	}
 	k.apply(text)

@@ -11,20 +11,9 @@ import (
 	"github.com/quic-go/quic-go/http3"
 )
 
-// hostnamesGateway is one Gateway whose listeners share a port over TLS, some for requests
+// hostnamesListeners are those of one Gateway that share a port over TLS, some for requests
 // and some for streams, and a second port (that of the settings) for requests alone.
-const hostnamesGateway = `
-apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {name: keyway}
-spec: {controllerName: keyway.dev/gateway}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: edge, namespace: shop}
-spec:
-  gatewayClassName: keyway
-  listeners:
+const hostnamesListeners = `
   - {name: wild, port: %[1]d, protocol: HTTPS, hostname: "*.web.test", tls: {certificateRefs: [{name: pair}]}}
   - {name: one, port: %[1]d, protocol: HTTPS, hostname: one.web.test, tls: {certificateRefs: [{name: pair}]}}
   - {name: term, port: %[1]d, protocol: TLS, hostname: term.web.test, tls: {mode: Terminate, certificateRefs: [{name: pair}]}}
@@ -75,7 +64,7 @@ func TestKubeGatewayHostnames(t *testing.T) {
 	k.backend("raw", tlsEcho(t, own, ownKey))
 	g := kubeGateway(t, k, dns, overHTTP3(), options{})
 	port, settings := freePort(t), g.tls
-	k.apply(fmt.Sprintf(hostnamesGateway, port, portOf(settings)) + termRoute)
+	k.apply(gatewayClass + gatewayOf("shop", "edge") + fmt.Sprintf(hostnamesListeners, port, portOf(settings)) + termRoute)
 	g.tls = fmt.Sprintf("127.0.0.1:%d", port)
 	for host, want := range map[string]string{"x.web.test": "wild /", "one.web.test": "one /", "inner.raw.test": "one /"} {
 		g.answers(roots, host, "/", 200, want)

@@ -87,16 +87,10 @@ func TestKubeGatewayPorts(t *testing.T) {
 	defer func() { _ = held.Close() }()
 	_, busy, _ := net.SplitHostPort(held.Addr().String())
 	_, status, _ := net.SplitHostPort(strings.TrimPrefix(g.status, "http://"))
-	const gateway = `
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: ports, namespace: infra}
-spec:
-  gatewayClassName: keyway
-  listeners:
+	gateway := gatewayOf("infra", "ports") + `
   - {name: busy, port: %s, protocol: HTTP, allowedRoutes: {namespaces: {from: All}}}
 `
-	k.apply("apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {name: keyway}\nspec: {controllerName: keyway.dev/gateway}\n---" + fmt.Sprintf(gateway, busy) + "---" +
+	k.apply(gatewayClass + fmt.Sprintf(gateway, busy) + "---" +
 		strings.Replace(httpRouteOf("r", "rules: [{backendRefs: [{name: first, port: 80}]}]"), "name: edge", "name: ports", 1))
 	before := k.saysProgrammed(map[string][2]string{"": {"False PortUnavailable ", "listener busy: "}, "busy": {"False PortUnavailable ", "address already in use"}})
 	<-time.After(3 * time.Second) // the node tries again, the writer looks each second

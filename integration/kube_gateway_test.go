@@ -52,13 +52,7 @@ func cond(kind, status, reason string) string {
 // portsOfGateways has another Gateway open ports, with routes that filter, share and carry.
 func (g *gateway) portsOfGateways(t *testing.T, k *kubeServer) {
 	web, carried := fmt.Sprint(freePort(t)), fmt.Sprint(freePort(t))
-	k.apply(fmt.Sprintf(`
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: ports, namespace: infra}
-spec:
-  gatewayClassName: keyway
-  listeners:
+	k.apply(gatewayOf("infra", "ports") + fmt.Sprintf(`
   - {name: web, port: %s, protocol: HTTP, allowedRoutes: {namespaces: {from: All}}}
   - {name: carried, port: %s, protocol: TCP, allowedRoutes: {namespaces: {from: All}}}
 ---
@@ -135,18 +129,7 @@ func TestKubeGateway(t *testing.T) {
 	g := kubeGateway(t, k, dns, nil, options{})
 	_, clear, _ := net.SplitHostPort(g.proxy)
 	_, secure, _ := net.SplitHostPort(g.tls)
-	k.apply(fmt.Sprintf(`
-apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {name: keyway}
-spec: {controllerName: keyway.dev/gateway}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: edge, namespace: infra}
-spec:
-  gatewayClassName: keyway
-  listeners:
+	k.apply(gatewayClass + gatewayOf("infra", "edge") + fmt.Sprintf(`
   - {name: clear, port: %s, protocol: HTTP, allowedRoutes: {namespaces: {from: Selector, selector: {matchLabels: {team: a}}}}}
   - {name: secure, port: %s, protocol: HTTPS, hostname: a.test, tls: {certificateRefs: [{name: pair}]}, allowedRoutes: {namespaces: {from: All}}}
 ---

@@ -44,18 +44,8 @@ func TestKubeReplicas(t *testing.T) {
 	l := (&clients{g: g, roots: roots.pool(), names: []string{"a.test"}}).begin(1)
 	dies.stop(syscall.SIGKILL)
 	port := freePort(t) // of the Gateway, which one replica alone can open on one machine
-	k.apply(ingressOf("j", "b.test", "web", "") + fmt.Sprintf(`
-apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {name: keyway}
-spec: {controllerName: keyway.dev/gateway}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: edge, namespace: infra}
-spec:
-  gatewayClassName: keyway
-  listeners: [{name: secure, port: %d, protocol: HTTPS, hostname: a.test, tls: {certificateRefs: [{name: pair}]}, allowedRoutes: {namespaces: {from: All}}}]
+	k.apply(ingressOf("j", "b.test", "web", "") + gatewayClass + gatewayOf("infra", "edge") + fmt.Sprintf(`
+  - {name: secure, port: %d, protocol: HTTPS, hostname: a.test, tls: {certificateRefs: [{name: pair}]}, allowedRoutes: {namespaces: {from: All}}}
 ---
 `, port) + httpRouteOf("r", `hostnames: [a.test], rules: [{matches: [{path: {value: /x}}], backendRefs: [{name: web, port: 80}]}]`))
 	main := g.tls

@@ -162,18 +162,7 @@ spec: {algorithm: least-connections}
 
 // inGateway is the same of the Gateway API, with two ports.
 const inGateway = `
-apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {name: keyway}
-spec: {controllerName: keyway.dev/gateway}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: edge, namespace: shop}
-spec:
-  gatewayClassName: keyway
-  allowedListeners: {namespaces: {from: Same}}
-  listeners: [{name: http, protocol: HTTP, port: %[1]d}]
+  - {name: http, protocol: HTTP, port: %[1]d}
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: ListenerSet
@@ -235,7 +224,7 @@ func rightsOf(t *testing.T, values string) {
 	k.put("shop", "pair", map[string]string{"tls.crt": cert, "tls.key": key})
 	k.put("third", "pair", map[string]string{"tls.crt": cert, "tls.key": key})
 	k.backend("web", saying(t, "web"))
-	k.apply(inUse + fmt.Sprintf(inGateway, freePort(t), freePort(t)) + ingressOf("i", "a.test", "web", `konghq.com/plugins: "limit,ids"`))
+	k.apply(inUse + gatewayClass + gatewayOf("shop", "edge") + fmt.Sprintf(inGateway, freePort(t), freePort(t)) + ingressOf("i", "a.test", "web", `konghq.com/plugins: "limit,ids"`))
 	g := kubeGateway(t, k.kubeServer, dns, env, options{})
 	g.answers(roots, "a.test", "/x", 200, "web /x")
 	granted := map[right]bool{}

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -88,6 +89,27 @@ func kindsOf(t testing.TB, text string) (paths []string) {
 			}
 		}
 	}
+}
+
+// gatewayClass is the class that nodes of the tests serve.
+const gatewayClass = `
+apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: keyway}
+spec: {controllerName: keyway.dev/gateway}
+---
+`
+
+// gatewayOf is a Gateway of that class up to its listeners, a list behind it.
+func gatewayOf(namespace, name string) string {
+	return fmt.Sprintf(`
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: %s, namespace: %s}
+spec:
+  gatewayClassName: keyway
+  allowedListeners: {namespaces: {from: Same}}
+  listeners:`, name, namespace)
 }
 
 // TestRigGateway has the kinds of the standard channel served.
