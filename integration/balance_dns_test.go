@@ -26,7 +26,7 @@ type dnsServer struct {
 func startDNS(t *testing.T) *dnsServer {
 	t.Helper()
 	s := &dnsServer{a: map[string]string{}, srv: map[string][]dnsmessage.SRVResource{}}
-	c, err := net.ListenPacket("udp", fmt.Sprintf("127.0.0.1:%d", freePort(t)))
+	c, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,14 +86,8 @@ func (s *dnsServer) set(f func()) {
 func TestBalanceDNS(t *testing.T) {
 	dns := startDNS(t)
 	port := func(says string) uint16 {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", freePort(t)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, says) })}
-		go func() { _ = srv.Serve(l) }()
-		t.Cleanup(func() { _ = srv.Close() })
-		return uint16(l.Addr().(*net.TCPAddr).Port)
+		address := origin(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, says) })
+		return netip.MustParseAddrPort(address).Port()
 	}
 	one, two := port("one"), port("two")
 	// The same port at another address of loopback.
@@ -101,9 +95,7 @@ func TestBalanceDNS(t *testing.T) {
 	if err != nil {
 		skip(t, "127.0.0.2 cannot be listened on: "+err.Error())
 	}
-	other := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "moved") })}
-	go func() { _ = other.Serve(l) }()
-	t.Cleanup(func() { _ = other.Close() })
+	originOn(t, l, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "moved") })
 	dns.set(func() {
 		dns.a["a.example."], dns.a["s.example."] = "127.0.0.1", "127.0.0.1"
 		target := dnsmessage.MustNewName("s.example.")

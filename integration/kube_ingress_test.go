@@ -3,7 +3,6 @@ package integration
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"path/filepath"
 	"strings"
@@ -32,13 +31,6 @@ spec:
   rules: [{host: %s, http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: %s, port: {name: http}}}}]}}]
 ---
 `, name, annotations, host, host, service)
-}
-
-// saying is an origin that says who it is, and what it got.
-func saying(t testing.TB, name string) string {
-	return origin(t, func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.WriteString(w, name+" "+r.URL.Path+" for "+r.Header.Get("X-Consumer-Username"))
-	})
 }
 
 // TestKubeIngress serves an Ingress of a real API server over HTTPS while everything

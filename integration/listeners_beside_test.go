@@ -71,17 +71,3 @@ func TestListenersOfOnePort(t *testing.T) {
 		t.Errorf("status: %s", status)
 	}
 }
-
-// tlsEcho is as tcpEcho, over TLS, and calls itself "own ".
-func tlsEcho(t testing.TB, cert, key string) string {
-	t.Helper()
-	pair, err := tls.X509KeyPair([]byte(cert), []byte(key))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return accepting(t, "127.0.0.1:0", func(raw net.Conn) {
-		c := tls.Server(raw, &tls.Config{Certificates: []tls.Certificate{pair}})
-		_, _ = io.WriteString(c, "own ")
-		_, _ = io.Copy(c, c)
-	}).Addr().String()
-}

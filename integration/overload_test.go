@@ -15,7 +15,7 @@ import (
 // TestMemoryGuard fills the node's memory with uploads that never end: the node refuses
 // what is new before its limit, is not killed, and serves again when they are gone.
 func TestMemoryGuard(t *testing.T) {
-	o := origin(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) })
+	o := fast(t)
 	const limit = 128
 	g := behind(t, o, "", "", map[string]string{"KEYWAY_MEMORY_LIMIT": fmt.Sprint(limit, "MiB"), "KEYWAY_BODY_MIN_RATE": "0"})
 	var conns []net.Conn

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"regexp"
@@ -15,11 +14,6 @@ import (
 	"testing"
 	"time"
 )
-
-// fast is an origin for good clients.
-func fast(t *testing.T) string {
-	return origin(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) })
-}
 
 // wrk asks for path, as fast as the node answers, and answers how many requests it made
 // and how many were not answered with a success. args are more of its flags.

@@ -10,7 +10,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"strconv"
 	"strings"
@@ -35,17 +34,6 @@ _format_version: "3.0"
 certificates: [{cert: %q, key: %q, snis: [edge.test]}]
 services: [{name: all, host: %s, port: %s, %s routes: [{name: all, paths: [/], strip_path: false, %s}]}]
 `, cert, key, host, port, service, route)})
-}
-
-// origin is an HTTP server of a test and its address.
-func origin(t testing.TB, h http.HandlerFunc) string {
-	t.Helper()
-	s := httptest.NewServer(h)
-	t.Cleanup(func() {
-		s.CloseClientConnections()
-		s.Close()
-	})
-	return s.Listener.Addr().String()
 }
 
 // speaker is a client over TLS that speaks the version asked for.

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -39,30 +38,6 @@ func tool(t testing.TB, name string) string {
 	}
 	skip(t, name+" is not there; run make setup")
 	return ""
-}
-
-// accepting is a server that hands each connection to serve, on a goroutine of its own, and
-// closes it when that returns. It ends with the test.
-func accepting(t testing.TB, address string, serve func(c net.Conn)) net.Listener {
-	t.Helper()
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer func() { _ = c.Close() }()
-				serve(c)
-			}()
-		}
-	}()
-	return l
 }
 
 func executable(path string) bool {

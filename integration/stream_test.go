@@ -19,15 +19,6 @@ import (
 	"time"
 )
 
-// tcpEcho is a server that says its name and then whatever it is told.
-func tcpEcho(t testing.TB, name string) net.Listener {
-	t.Helper()
-	return accepting(t, fmt.Sprintf("127.0.0.1:%d", freePort(t)), func(c net.Conn) {
-		_, _ = io.WriteString(c, name)
-		_, _ = io.Copy(c, c)
-	})
-}
-
 // streamed runs a node with a stream listener, whose flags are given.
 func streamed(t testing.TB, document, flags string, env map[string]string) (*gateway, string) {
 	t.Helper()

@@ -9,11 +9,9 @@ import (
 	"crypto/x509/pkix"
 	"fmt"
 	"io"
-	"log"
 	"math/big"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,20 +20,6 @@ import (
 	"testing"
 	"time"
 )
-
-// secureOrigin runs an origin over TLS and answers its address.
-func secureOrigin(t testing.TB, c *tls.Config, h http.HandlerFunc) string {
-	t.Helper()
-	s := httptest.NewUnstartedServer(h)
-	s.TLS = c
-	s.Config.ErrorLog = log.New(io.Discard, "", 0)
-	s.StartTLS()
-	t.Cleanup(func() {
-		s.CloseClientConnections()
-		s.Close()
-	})
-	return s.Listener.Addr().String()
-}
 
 // leafOf signs what change makes of a good server certificate for 127.0.0.1.
 func (a *authority) leafOf(t testing.TB, change func(*x509.Certificate)) tls.Certificate {
