@@ -214,18 +214,6 @@ func Waiting(body io.Reader) bool {
 	return ok && w.Waiting()
 }
 
-// BodyError is an error in reading a request body that is the client's doing:
-// malformed chunks, too long, too slow, gone. The handler answers Status and no
-// target's health suffers for it.
-type BodyError struct {
-	Status int // 400, 408, 413; 0 when the client is gone
-	Err    error
-}
-
-func (e *BodyError) Error() string { return "request body: " + e.Err.Error() }
-
-func (e *BodyError) Unwrap() error { return e.Err }
-
 // Handler answers one exchange: when it returns, Response is complete but for
 // its body, which the engine then drains. The engine calls done exactly once
 // after the last byte (or the failure, in err), also when Handle panicked.

@@ -73,3 +73,24 @@ func TestNow(t *testing.T) {
 		}
 	}
 }
+
+// TestTooSlow: a body has ten seconds before its average counts, and a rate that is just
+// enough is enough.
+func TestTooSlow(t *testing.T) {
+	now := time.Now()
+	for _, c := range []struct {
+		bytes int64
+		ago   time.Duration
+		least int
+		want  bool
+	}{
+		{0, 9 * time.Second, 240, false},
+		{11 * 239, 11 * time.Second, 240, true},
+		{12 * 240, 11 * time.Second, 240, false},
+		{0, time.Hour, 0, false},
+	} {
+		if got := TooSlow(c.bytes, now.Add(-c.ago), c.least); got != c.want {
+			t.Errorf("%d bytes in %v, at least %d a second: %v", c.bytes, c.ago, c.least, got)
+		}
+	}
+}

@@ -177,7 +177,7 @@ func (c *conn) awaitBody() error {
 		c.readWithin(time.Now(), c.s.BodyIdle)
 	}
 	if c.stopped.Load() {
-		return errStopped // looked at after the deadline was set, which stopReading may have done before
+		return exchange.ErrBodyStopped // looked at after the deadline was set, which stopReading may have done before
 	}
 	return nil
 }
@@ -201,9 +201,9 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	b.read += int64(n)
 	switch {
 	case b.c.s.MaxBody > 0 && b.read > b.c.s.MaxBody:
-		b.err = &exchange.BodyError{Status: http.StatusRequestEntityTooLarge, Err: errTooLarge}
-	case err == nil && b.tooSlow():
-		b.err = &exchange.BodyError{Status: http.StatusRequestTimeout, Err: errTooSlow}
+		b.err = &exchange.BodyError{Status: http.StatusRequestEntityTooLarge, Err: exchange.ErrBodyTooLarge}
+	case err == nil && exchange.TooSlow(b.read, b.began, b.c.s.MinRate):
+		b.err = &exchange.BodyError{Status: http.StatusRequestTimeout, Err: exchange.ErrBodyTooSlow}
 	case err == nil || errors.Is(err, io.EOF):
 		return n, err
 	default:
@@ -211,21 +211,6 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	}
 	b.c.framing.Close = true
 	return n, b.err
-}
-
-var (
-	errTooLarge = errors.New("it is longer than the node's limit of request bodies")
-	errTooSlow  = errors.New("it comes slower than the least rate")
-	errStopped  = errors.New("reading it was given up")
-)
-
-// tooSlow judges the rate after a grace: a trickle holds a request open for ever.
-func (b *requestBody) tooSlow() bool {
-	if b.c.s.MinRate <= 0 {
-		return false
-	}
-	took := time.Since(b.began)
-	return took > rateGrace && float64(b.read) < took.Seconds()*float64(b.c.s.MinRate)
 }
 
 func bodyError(err error) *exchange.BodyError {

@@ -18,7 +18,6 @@ const (
 	drainLinger = time.Second            // how long a drain lets an idle connection send one more request
 	maxDiscard  = 64 << 10               // bytes of an unread request body that are read away to keep the connection
 	discardFor  = time.Second            // how long that may take
-	rateGrace   = 10 * time.Second       // of a request body before its rate is judged
 )
 
 // Server serves HTTP/1.1 and HTTP/1.0 connections. Handler must be set; a zero

@@ -228,7 +228,7 @@ func (t *tunnel) carry(w *way) error {
 			_ = w.by.SetReadDeadline(time.Now().Add(keepBuffer))
 		}
 		if much && t.c.stopped.Load() {
-			return errStopped // looked at after the deadline was set, which stopReading may have done before
+			return exchange.ErrBodyStopped // looked at after the deadline was set, which stopReading may have done before
 		}
 		var more bool
 		var err, broken error
@@ -255,7 +255,7 @@ func (t *tunnel) carry(w *way) error {
 				_ = w.by.SetReadDeadline(time.Time{})
 			}
 			if t.c.stopped.Load() {
-				return errStopped
+				return exchange.ErrBodyStopped
 			}
 			if errors.Is(err, os.ErrDeadlineExceeded) {
 				continue

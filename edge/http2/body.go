@@ -9,17 +9,6 @@ import (
 	"github.com/keyway-edge/keyway/edge/exchange"
 )
 
-// rateGrace is how long a body may be slow before its average counts.
-const rateGrace = 10 * time.Second
-
-var (
-	errTooLarge = errors.New("it is longer than the node's limit of request bodies")
-	errTooSlow  = errors.New("it comes more slowly than the node's least rate")
-	errSilent   = errors.New("nothing of it came for too long")
-	errLength   = errors.New("it is not as long as its Content-Length says")
-	errStopped  = errors.New("nobody wants the rest of it")
-)
-
 // body reads a request body and turns its failures into the client's fault.
 type body struct {
 	st    *stream
@@ -84,13 +73,13 @@ func (b *body) Read(p []byte) (int, error) {
 	b.st.x.BytesIn += int64(n)
 	switch set := &b.st.c.e.set; {
 	case set.MaxBody > 0 && b.read > set.MaxBody:
-		return 0, b.fail(http.StatusRequestEntityTooLarge, errTooLarge)
+		return 0, b.fail(http.StatusRequestEntityTooLarge, exchange.ErrBodyTooLarge)
 	case b.st.declared >= 0 && b.read >= b.st.declared:
 		if _, err := b.await(nil); !errors.Is(err, io.EOF) {
 			return 0, err
 		}
-	case b.tooSlow():
-		return 0, b.fail(http.StatusRequestTimeout, errTooSlow)
+	case exchange.TooSlow(b.read, b.began, b.st.c.e.set.MinRate):
+		return 0, b.fail(http.StatusRequestTimeout, exchange.ErrBodyTooSlow)
 	}
 	return n, nil
 }
@@ -120,7 +109,7 @@ func (b *body) await(p []byte) (int, error) {
 	for {
 		switch {
 		case st.stopped:
-			return 0, b.fail(http.StatusBadRequest, errStopped)
+			return 0, b.fail(http.StatusBadRequest, exchange.ErrBodyStopped)
 		case st.inAt < len(st.in) && p != nil:
 			return b.take(p), nil
 		case st.remoteEnded && st.dead == nil:
@@ -150,7 +139,7 @@ func (b *body) await(p []byte) (int, error) {
 			continue
 		}
 		if late && st.inAt == len(st.in) && !st.remoteEnded && st.dead == nil {
-			return 0, b.fail(http.StatusRequestTimeout, errSilent)
+			return 0, b.fail(http.StatusRequestTimeout, exchange.ErrBodySilent)
 		}
 	}
 }
@@ -179,7 +168,7 @@ func (b *body) take(p []byte) int {
 // end is the end of a body, which must be as long as was announced.
 func (b *body) end() error {
 	if b.st.declared >= 0 && b.st.received != b.st.declared {
-		return b.fail(http.StatusBadRequest, errLength)
+		return b.fail(http.StatusBadRequest, exchange.ErrBodyLength)
 	}
 	b.err = io.EOF
 	return b.err
@@ -189,13 +178,4 @@ func (b *body) end() error {
 func (b *body) fail(status int, err error) error {
 	b.err = &exchange.BodyError{Status: status, Err: err}
 	return b.err
-}
-
-func (b *body) tooSlow() bool {
-	least := b.st.c.e.set.MinRate
-	if least <= 0 {
-		return false
-	}
-	took := time.Since(b.began)
-	return took > rateGrace && float64(b.read) < took.Seconds()*float64(least)
 }

@@ -104,7 +104,7 @@ func (c *conn) judgeLength() {
 	declared := int64(-1)
 	if s.lengths > 0 {
 		var ok bool
-		if declared, ok = contentLength(s.length); !ok || s.lengths > 1 || s.ended && declared > 0 {
+		if declared, ok = wire.ContentLength(s.length); !ok || s.lengths > 1 || s.ended && declared > 0 {
 			st.x.Refused = http.StatusBadRequest
 			declared = -1
 		}
@@ -125,18 +125,4 @@ func (c *conn) judgeLength() {
 	if st.x.Refused == 0 && declared != 0 {
 		q.Body, q.StopBody = &st.body, st.stop
 	}
-}
-
-// contentLength reads the field: digits only, at most 18 of them.
-func contentLength(s string) (n int64, ok bool) {
-	if s == "" || len(s) > 18 {
-		return 0, false
-	}
-	for i := 0; i < len(s); i++ {
-		if s[i] < '0' || s[i] > '9' {
-			return 0, false
-		}
-		n = n*10 + int64(s[i]-'0')
-	}
-	return n, true
 }

@@ -11,17 +11,6 @@ import (
 	"github.com/keyway-edge/keyway/edge/exchange"
 )
 
-// rateGrace is how long a body may be slow before its average counts.
-const rateGrace = 10 * time.Second
-
-var (
-	errTooLarge = errors.New("it is longer than the node's limit of request bodies")
-	errTooSlow  = errors.New("it comes more slowly than the node's least rate")
-	errSilent   = errors.New("nothing of it came for too long")
-	errLength   = errors.New("it is not as long as its Content-Length says")
-	errStopped  = errors.New("nobody wants the rest of it")
-)
-
 // body reads a request body and turns its failures into the client's fault.
 type body struct {
 	st      *stream
@@ -64,13 +53,13 @@ func (b *body) Read(p []byte) (int, error) {
 	st.x.BytesIn += int64(n)
 	switch set := &st.c.e.set; {
 	case set.MaxBody > 0 && b.came > set.MaxBody:
-		return 0, b.fail(http.StatusRequestEntityTooLarge, errTooLarge)
+		return 0, b.fail(http.StatusRequestEntityTooLarge, exchange.ErrBodyTooLarge)
 	case st.declared >= 0 && b.came >= st.declared:
 		if _, err := b.await(nil); !errors.Is(err, io.EOF) {
 			return 0, err
 		}
-	case b.tooSlow():
-		return 0, b.fail(http.StatusRequestTimeout, errTooSlow)
+	case exchange.TooSlow(b.came, b.began, b.st.c.e.set.MinRate):
+		return 0, b.fail(http.StatusRequestTimeout, exchange.ErrBodyTooSlow)
 	}
 	return n, nil
 }
@@ -92,7 +81,7 @@ func (b *body) await(p []byte) (int, error) {
 		b.left = length
 	}
 	if p == nil {
-		return 0, b.fail(http.StatusBadRequest, errLength)
+		return 0, b.fail(http.StatusBadRequest, exchange.ErrBodyLength)
 	}
 	n, err := st.r.Read(p[:min(uint64(len(p)), b.left)])
 	b.left -= uint64(n)
@@ -129,7 +118,7 @@ func (b *body) trailer(length uint64) error {
 // end is the end of a body, which must be as long as was announced.
 func (b *body) end() error {
 	if b.st.declared >= 0 && b.came != b.st.declared {
-		return b.fail(http.StatusBadRequest, errLength)
+		return b.fail(http.StatusBadRequest, exchange.ErrBodyLength)
 	}
 	b.err = io.EOF
 	return b.err
@@ -139,9 +128,9 @@ func (b *body) end() error {
 func (b *body) failed(err error) error {
 	switch {
 	case b.stopped.Load():
-		return b.fail(http.StatusBadRequest, errStopped)
+		return b.fail(http.StatusBadRequest, exchange.ErrBodyStopped)
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return b.fail(http.StatusRequestTimeout, errSilent)
+		return b.fail(http.StatusRequestTimeout, exchange.ErrBodySilent)
 	}
 	return b.fail(0, err)
 }
@@ -150,13 +139,4 @@ func (b *body) failed(err error) error {
 func (b *body) fail(status int, err error) error {
 	b.err = &exchange.BodyError{Status: status, Err: err}
 	return b.err
-}
-
-func (b *body) tooSlow() bool {
-	least := b.st.c.e.set.MinRate
-	if least <= 0 {
-		return false
-	}
-	took := time.Since(b.began)
-	return took > rateGrace && float64(b.came) < took.Seconds()*float64(least)
 }

@@ -195,7 +195,7 @@ func (s *section) judgeLength() {
 	if s.lengths == 0 {
 		return
 	}
-	n, ok := contentLength(s.length)
+	n, ok := wire.ContentLength(s.length)
 	if !ok || s.lengths > 1 {
 		st.x.Refused = http.StatusBadRequest
 		return
@@ -270,20 +270,6 @@ func goodTarget(method, target string) bool {
 		}
 	}
 	return target != "" && target[0] == '/'
-}
-
-// contentLength reads the field: digits only, at most 18 of them.
-func contentLength(s string) (n int64, ok bool) {
-	if s == "" || len(s) > 18 {
-		return 0, false
-	}
-	for i := 0; i < len(s); i++ {
-		if s[i] < '0' || s[i] > '9' {
-			return 0, false
-		}
-		n = n*10 + int64(s[i]-'0')
-	}
-	return n, true
 }
 
 func space(c byte) bool { return c == ' ' || c == '\t' }

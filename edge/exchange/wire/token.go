@@ -191,3 +191,17 @@ func isTokenList(list string) bool {
 	}
 	return true
 }
+
+// ContentLength reads the field as HTTP/2 and HTTP/3 have it: digits only, at most 18 of them.
+func ContentLength(s string) (n int64, ok bool) {
+	if s == "" || len(s) > 18 {
+		return 0, false
+	}
+	for i := 0; i < len(s); i++ {
+		if s[i] < '0' || s[i] > '9' {
+			return 0, false
+		}
+		n = n*10 + int64(s[i]-'0')
+	}
+	return n, true
+}
