@@ -41,6 +41,37 @@ func pairs(f *exchange.Fields) [][2]string {
 	return out
 }
 
+// Each makes a check of every case, and reports those that fail it.
+func (r *Recording) Each(t *testing.T, check func(c *Case) error) {
+	t.Helper()
+	passed := 0
+	for _, c := range r.Cases {
+		if err := check(c); err != nil {
+			t.Errorf("group %d %s: %v", c.Group, c.Host, err)
+			continue
+		}
+		passed++
+	}
+	t.Logf("%d of %d recorded cases pass", passed, len(r.Cases))
+}
+
+// Access runs the plugin's access phase and compares its reply, or what goes on where it
+// has none. shown is given a reply before it is compared; nil for nothing.
+func (c *Case) Access(t *testing.T, shown func(reply *policy.Reply)) error {
+	t.Helper()
+	reply := c.Instance.Access(c.C)
+	switch {
+	case (reply == nil) != c.Contacted():
+		return fmt.Errorf("answered %+v, upstream contacted: %v", reply, c.Contacted())
+	case reply == nil:
+		return c.CompareUpstream(t)
+	case shown != nil:
+		shown(reply)
+	}
+	c.Reply(reply)
+	return c.CompareResponse(t)
+}
+
 // Contacted says whether the recorded request reached the upstream.
 func (c *Case) Contacted() bool { return c.upstream != nil }
 
