@@ -24,7 +24,7 @@ func TestACMEReplicas(t *testing.T) {
 	// Nobody can reach this one; it begins the order.
 	hidden := start(t, options{document: document, dir: first, env: env})
 	env["KEYWAY_SHARED_STATE_KEY"] = filepath.Join(first, "shared.key")
-	poll(t, "an order", 10*time.Second, func() bool { return p.orders() == 1 })
+	poll(t, "an order", 20*time.Second, func() bool { return p.orders() == 1 })
 	reached := start(t, options{document: document, proxy: httpPort, tls: tlsPort, env: env})
 	roots := p.pool()
 	a, b := awaitLeaf(t, hidden, "a.example.com", roots), awaitLeaf(t, reached, "a.example.com", roots)
@@ -43,8 +43,8 @@ func TestACMEKilledInOrder(t *testing.T) {
 	// A shared state makes it wait before the challenge is accepted.
 	env := map[string]string{"KEYWAY_SHARED_STATE": filepath.Join(t.TempDir(), "volume")}
 	g := start(t, options{document: document, dir: dir, proxy: httpPort, tls: tlsPort, env: env})
-	poll(t, "an order", 10*time.Second, func() bool { return p.orders() == 1 })
-	time.Sleep(300 * time.Millisecond) // the order is kept by now
+	poll(t, "an order", 20*time.Second, func() bool { return p.orders() == 1 })
+	poll(t, "the node goes on with it, so it is kept", 20*time.Second, func() bool { return strings.Contains(p.out.String(), "/authZ/") })
 	g.stop(syscall.SIGKILL)
 	g = start(t, options{document: document, dir: dir, proxy: httpPort, tls: tlsPort, env: env})
 	awaitLeaf(t, g, "a.example.com", p.pool())
