@@ -81,7 +81,8 @@ upstreams: [{name: slow.up, healthchecks: {passive: {unhealthy: {tcp_failures: 1
 			conns = append(conns, c)
 		}
 		poll(t, "the node has refused those that are too many", 20*time.Second, func() bool {
-			return a.counter(t, `keyway_connections_refused_total{listener="proxy",reason="descriptors"}`) > files/2
+			refused := a.counter(t, `keyway_connections_refused_total{listener="proxy",reason="descriptors"}`)
+			return refused > files/2 && int(refused+a.counter(t, `keyway_connections_open{listener="proxy"}`)) >= len(conns)
 		})
 		open := a.counter(t, "keyway_descriptors_open")
 		if open > files*9/10+10 {

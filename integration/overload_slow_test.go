@@ -25,7 +25,7 @@ func TestOverloadIdleConnections(t *testing.T) {
 	limit, n := sized(200, 1000), sized(1000, 5000)
 	o := fast(t)
 	a := attackable(t, "["+service("all", o, "/", "", "")+"]", "", map[string]string{
-		"KEYWAY_MAX_CONNECTIONS": strconv.Itoa(limit), "KEYWAY_HEADER_TIMEOUT": sized("1500ms", "10s"),
+		"KEYWAY_MAX_CONNECTIONS": strconv.Itoa(limit), "KEYWAY_HEADER_TIMEOUT": sized("4s", "10s"),
 	})
 	a.beside("/", true, func() {
 		stop := make(chan struct{})
@@ -112,7 +112,7 @@ func TestOverloadSlowHeads(t *testing.T) {
 	o := fast(t)
 	for _, scheme := range []string{"http", "https"} {
 		t.Run(scheme, func(t *testing.T) {
-			a := attackable(t, "["+service("all", o, "/", "", "")+"]", "", map[string]string{"KEYWAY_HEADER_TIMEOUT": sized("1s", "10s")})
+			a := attackable(t, "["+service("all", o, "/", "", "")+"]", "", map[string]string{"KEYWAY_HEADER_TIMEOUT": sized("3s", "10s")})
 			a.beside("/", false, func() {
 				most, took := a.slowly(map[string]string{"http": "proxy", "https": "proxy-tls"}[scheme], n, time.Minute, "-H", "-i", sized("1", "10"), "-u", a.url(scheme)+"/")
 				t.Logf("%d slow heads, at most %d at a time, all refused %v after the most", n, most, took.Round(time.Millisecond))
@@ -145,7 +145,7 @@ func TestOverloadSlowBodies(t *testing.T) {
 	})
 	env := map[string]string{}
 	if !whole() { // else the floor of 240 bytes a second after 10 s ends them
-		env["KEYWAY_BODY_IDLE_TIMEOUT"] = "1s"
+		env["KEYWAY_BODY_IDLE_TIMEOUT"] = "2s"
 	}
 	a := attackable(t, "["+service("all", o, "/", "", "")+"]", "", env)
 	a.beside("/", false, func() {
