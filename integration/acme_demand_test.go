@@ -73,7 +73,7 @@ func TestACMEOnDemand(t *testing.T) {
 	}
 	// Without the rule its names go.
 	g.write(strings.Replace(document, "*.shops.example.com", "*.stalls.example.com", 1))
-	poll(t, "the name is gone", 10*time.Second, func() bool {
+	poll(t, "the name is gone", 20*time.Second, func() bool {
 		_, err := shownLeaf(g.tls, "one.shops.example.com", roots)
 		return err != nil
 	})

@@ -120,7 +120,7 @@ upstreams:
 		t.Fatalf("before: %q", body)
 	}
 	dns.set(func() { dns.a["a.example."] = "127.0.0.2" })
-	poll(t, "the new address is used", 10*time.Second, func() bool { return ask("a.test") == "moved" })
+	poll(t, "the new address is used", 20*time.Second, func() bool { return ask("a.test") == "moved" })
 	dns.set(func() { dns.down = true })
 	for range 30 {
 		if body := ask("a.test"); body != "moved" {
@@ -131,7 +131,7 @@ upstreams:
 	dns.set(func() { dns.down = false; dns.a["a.example."] = "127.0.0.1" })
 	poll(t, "DNS is heard again", 30*time.Second, func() bool { return ask("a.test") == "one" })
 
-	poll(t, "the service's name is resolved", 10*time.Second, func() bool { b := ask("s.test"); return b == "one" || b == "two" })
+	poll(t, "the service's name is resolved", 20*time.Second, func() bool { b := ask("s.test"); return b == "one" || b == "two" })
 	n := map[string]int{}
 	for range 40 {
 		n[ask("s.test")]++

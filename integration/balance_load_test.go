@@ -106,7 +106,7 @@ upstreams:
 		time.Sleep(700 * time.Millisecond)
 		before := m.served.Load()
 		m.live()
-		poll(t, "the target gets traffic again", 15*time.Second, func() bool { return m.served.Load() > before+20 })
+		poll(t, "the target gets traffic again", 20*time.Second, func() bool { return m.served.Load() > before+20 })
 	}
 	close(stop)
 	wait.Wait()

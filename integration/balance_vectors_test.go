@@ -433,7 +433,7 @@ func TestBalanceVectorActive(t *testing.T) {
 	r.origins.mu.Unlock()
 	r.must(b.Config)
 	want := canonical(b.Health["/upstreams/u/health"])
-	poll(t, "the probes have judged", 10*time.Second, func() bool {
+	poll(t, "the probes have judged", 20*time.Second, func() bool {
 		_, is := r.admin("GET", "/upstreams/u/health")
 		return canonical(is) == want
 	})

@@ -42,7 +42,7 @@ func TestASourceThatIsDeletedAndComesBack(t *testing.T) {
 		if err := remove(); err != nil {
 			t.Fatal(err)
 		}
-		poll(t, what+": the loss is told", 10*time.Second, func() bool {
+		poll(t, what+": the loss is told", 20*time.Second, func() bool {
 			list, err := s.run("secrets", "list")
 			told, terr := s.run("audit", "query", "--kind", "secret", "--event", "stale")
 			return err == nil && terr == nil && strings.Contains(list, "stale") && strings.Contains(told, "{vault://pair/tls.crt/}")
@@ -58,7 +58,7 @@ func TestASourceThatIsDeletedAndComesBack(t *testing.T) {
 		cert, key := pair(t, "shop.test", "shop.test")
 		s.replace(t, cert, key)
 		began := time.Now()
-		poll(t, what+": the new pair is served", 10*time.Second, func() bool { return s.serial(t) == serialOf(t, cert) })
+		poll(t, what+": the new pair is served", 20*time.Second, func() bool { return s.serial(t) == serialOf(t, cert) })
 		if took := time.Since(began); took > 2*time.Second {
 			t.Errorf("%s: the new pair was served after %s, at most 2s", what, took)
 		}
@@ -90,7 +90,7 @@ func TestASourceThatBreaks(t *testing.T) {
 	} {
 		before := s.rejected()
 		s.replace(t, c.cert, c.key)
-		poll(t, c.what+" is counted", 5*time.Second, func() bool { return s.rejected() > before })
+		poll(t, c.what+" is counted", 20*time.Second, func() bool { return s.rejected() > before })
 		if now := s.serial(t); now != good {
 			t.Errorf("%s: another certificate is served", c.what)
 		}
@@ -98,7 +98,7 @@ func TestASourceThatBreaks(t *testing.T) {
 	if err := os.Remove(filepath.Join(s.pairDir, "tls.key")); err != nil {
 		t.Fatal(err)
 	}
-	poll(t, "a missing key is told", 5*time.Second, func() bool {
+	poll(t, "a missing key is told", 20*time.Second, func() bool {
 		list, err := s.run("secrets", "list")
 		return err == nil && regexp.MustCompile(`tls\.key/\} +stale`).MatchString(list)
 	})
@@ -106,7 +106,7 @@ func TestASourceThatBreaks(t *testing.T) {
 		t.Error("the key is missing: another certificate is served")
 	}
 	s.replace(t, cert, key)
-	poll(t, "a good pair is served again", 5*time.Second, func() bool { return s.serial(t) == serialOf(t, cert) })
+	poll(t, "a good pair is served again", 20*time.Second, func() bool { return s.serial(t) == serialOf(t, cert) })
 	if text := s.log.String(); strings.Contains(text, "PRIVATE KEY") || strings.Contains(text, traces(t, key)[2]) {
 		t.Error("a key is in the log")
 	}
@@ -121,7 +121,7 @@ func TestASourceGoesBackToAnOlderVersion(t *testing.T) {
 	newCert, newKey := pair(t, "shop.test", "shop.test")
 	for _, c := range [][2]string{{oldCert, oldKey}, {newCert, newKey}, {oldCert, oldKey}} {
 		s.replace(t, c[0], c[1])
-		poll(t, "it is served", 5*time.Second, func() bool { return s.serial(t) == serialOf(t, c[0]) })
+		poll(t, "it is served", 20*time.Second, func() bool { return s.serial(t) == serialOf(t, c[0]) })
 	}
 	type line struct {
 		Msg, Kind, Name, Result, Serial string

@@ -85,7 +85,7 @@ func TestSettingsPrecedence(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
-	poll(t, "the status listener is where the flag says", 10*time.Second, func() bool {
+	poll(t, "the status listener is where the flag says", 20*time.Second, func() bool {
 		resp, err := http.Get("http://" + at(2) + "/status/ready")
 		if err != nil {
 			return false
@@ -215,7 +215,7 @@ func TestAuditVerify(t *testing.T) {
 		if out, err := g.run("reload"); err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
-		poll(t, "it is in the ledger", 5*time.Second, func() bool {
+		poll(t, "it is in the ledger", 20*time.Second, func() bool {
 			out, _ := g.run("audit", "tail", "-n", "100")
 			return strings.Count(out, "document") >= i+2
 		})
@@ -340,10 +340,10 @@ consumers:
 		t.Errorf("a wrong key: %d", code)
 	}
 	keep(t, dir, "k", canary("second"))
-	poll(t, "the second one opens", 5*time.Second, func() bool { return use(canary("second")) == 200 })
+	poll(t, "the second one opens", 20*time.Second, func() bool { return use(canary("second")) == 200 })
 	// A refusal with the secrets in hand: a key as the certificate, a certificate that is no PEM, documents with errors beside literals.
 	file(t, pairs, "tls.crt", key)
-	poll(t, "it is refused", 5*time.Second, func() bool { return g.counter(t, `keyway_credential_rejected_total{check="parse"}`) > 0 })
+	poll(t, "it is refused", 20*time.Second, func() bool { return g.counter(t, `keyway_credential_rejected_total{check="parse"}`) > 0 })
 	g.write(document + "- {username: c, keyauth_credentials: [{key: [" + canary("list") + "]}, {kye: " + canary("field") + "}]}\n- {username: " + strings.Repeat("x", 3) + ", keyauth_credentials: [{key: " + canary("literal") + "}]}\n")
 	reload, err := g.run("reload")
 	if err == nil {

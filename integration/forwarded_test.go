@@ -76,7 +76,7 @@ plugins: [{name: ip-restriction, config: {deny: [127.0.0.13]}}]
 	front := fmt.Sprintf("127.0.0.1:%d", freePort(t))
 	process(t, t.TempDir(), nil, haproxy, "-db", "-f", file(t, t.TempDir(), "haproxy.cfg", fmt.Sprintf(
 		"defaults\n  mode http\n  timeout connect 5s\n  timeout client 30s\n  timeout server 30s\nlisten a\n  bind %s\n  http-request set-header Forwarded for=%%[src];proto=http;host=%%[req.hdr(host)]\n  server node %s source 127.0.0.1\n", front, second.proxy)))
-	poll(t, "HAProxy listens", 5*time.Second, func() bool {
+	poll(t, "HAProxy listens", 20*time.Second, func() bool {
 		c, err := net.Dial("tcp", front)
 		if err == nil {
 			_ = c.Close()

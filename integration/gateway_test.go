@@ -238,7 +238,7 @@ func (g *gateway) get(path string) int {
 }
 
 func (g *gateway) read(path string) (int, string) {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, g.status+path, nil)
 	if err != nil {

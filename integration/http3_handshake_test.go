@@ -51,7 +51,7 @@ func TestHTTP3Unfinished(t *testing.T) {
 	if in, out := sock.in.Load(), sock.out.Load(); in > 3*out+packet3 {
 		t.Errorf("the client sent %d bytes and was sent %d", out, in)
 	}
-	poll(t, "it is counted", 10*time.Second, func() bool {
+	poll(t, "it is counted", 20*time.Second, func() bool {
 		return g.counter(t, `keyway_tls_handshakes_total{cipher="",group="",result="timeout",version=""}`) == 1
 	})
 	if resp, _ := call(t, speaker3(t, "edge.test"), http.MethodGet, "https://"+g.tls+"/", nil); resp.StatusCode != 200 {

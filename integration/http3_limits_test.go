@@ -79,7 +79,7 @@ certificates: [{cert: %q, key: %q, snis: [open.test, {name: closed.test, x_keywa
 	}
 	// A session of the open name is no way into the closed one.
 	sessions := &anySession{}
-	poll(t, "there is a session", 10*time.Second, func() bool {
+	poll(t, "there is a session", 20*time.Second, func() bool {
 		ask(&tls.Config{ServerName: "open.test", ClientSessionCache: sessions}, "open.test")
 		return sessions.last != nil
 	})
@@ -146,7 +146,7 @@ func TestHTTP3Retry(t *testing.T) {
 		})
 	}
 	asked := 0
-	poll(t, "later ones are asked to prove their address", 10*time.Second, func() bool {
+	poll(t, "later ones are asked to prove their address", 20*time.Second, func() bool {
 		asked = 0
 		for _, s := range socks {
 			asked += int(min(1, s.retry.Load()))
@@ -235,18 +235,12 @@ func TestHTTP3Slow(t *testing.T) {
 	second := dial3(t, g)
 	select {
 	case <-second.Context().Done():
-	case <-time.After(5 * time.Second):
+	case <-time.After(20 * time.Second):
 		t.Error("a client has more connections than it may")
 	}
-	if n := g.counter(t, `keyway_connections_refused_total{listener="proxy-tls",reason="max_connections_per_client"}`); n != 1 {
-		_, text := g.read("/metrics")
-		for line := range strings.Lines(text) {
-			if strings.Contains(line, "refused") {
-				t.Log(line)
-			}
-		}
-		t.Errorf("%v refusals counted", n)
-	}
+	poll(t, "one refusal is counted", 20*time.Second, func() bool {
+		return g.counter(t, `keyway_connections_refused_total{listener="proxy-tls",reason="max_connections_per_client"}`) == 1
+	})
 }
 
 // TestHTTP3DrainEnds has a request that outlasts the grace period: it is cut.
@@ -264,7 +258,7 @@ func TestHTTP3DrainEnds(t *testing.T) {
 		}
 		ended <- err
 	}()
-	poll(t, "the origin has it", 10*time.Second, func() bool { return o.asked.Load() == 1 })
+	poll(t, "the origin has it", 20*time.Second, func() bool { return o.asked.Load() == 1 })
 	if code := g.stop(syscall.SIGTERM); code != 3 {
 		t.Errorf("exit status %d, want 3", code)
 	}

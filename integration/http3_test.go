@@ -320,7 +320,7 @@ func TestHTTP3Early(t *testing.T) {
 	cache := tls.NewLRUClientSessionCache(4)
 	conf := &tls.Config{ServerName: "edge.test", InsecureSkipVerify: true, NextProtos: []string{"h3"}, ClientSessionCache: cache}
 	resumed := false
-	poll(t, "a session is resumed", 10*time.Second, func() bool {
+	poll(t, "a session is resumed", 20*time.Second, func() bool {
 		conn, err := quic.DialAddrEarly(t.Context(), g.tls, conf, patient())
 		if err != nil {
 			t.Fatal(err)

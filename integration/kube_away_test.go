@@ -111,8 +111,10 @@ func TestKubeAway(t *testing.T) {
 	time.Sleep(kubeCases(4*time.Second, time.Minute))
 	// Whoever of all that wait has the turn tries, and it may be a source of Secrets.
 	poll(t, "it is tried", 30*time.Second, func() bool { return len(n.tries(began)) > 0 })
-	if calls := n.tries(began); busiest(calls, 900*time.Millisecond) > 1 {
-		t.Errorf("%d tries, %d within a second", len(calls), busiest(calls, time.Second))
+	// One may come late, and the next in time: it is the number that counts.
+	took := time.Since(began)
+	if calls := n.tries(began); len(calls) > int(took/time.Second)+2 || busiest(calls, 300*time.Millisecond) > 1 {
+		t.Errorf("%d tries in %s, %d within a second", len(calls), took, busiest(calls, time.Second))
 	}
 	if age := n.stale(); age < 2 || n.get("/status/ready") != http.StatusOK {
 		t.Errorf("stale for %v s, ready %d", age, n.get("/status/ready"))

@@ -104,7 +104,7 @@ func (x *certManaged) becomes(name, state string) {
 // told waits until the ledger has an event with a text.
 func (x *certManaged) told(event, text string) {
 	x.t.Helper()
-	poll(x.t, "the ledger has "+event+" of "+text, 10*time.Second, func() bool {
+	poll(x.t, "the ledger has "+event+" of "+text, 20*time.Second, func() bool {
 		return strings.Contains(x.g.said("audit", "query", "--event", event), text)
 	})
 }

@@ -105,7 +105,7 @@ spec: {parentRefs: [{name: ports, namespace: infra}], rules: [{backendRefs: [{na
 	g.answers(nil, "any.test", "/tcp", 200, "second /tcp")
 	k.says("gateways", "infra", "ports", cond("Programmed", "True", "Programmed"))
 	k.unapply("apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: ports, namespace: infra}")
-	poll(t, "its ports are closed", 15*time.Second, func() bool {
+	poll(t, "its ports are closed", 20*time.Second, func() bool {
 		c, err := net.DialTimeout("tcp", "127.0.0.1:"+web, time.Second)
 		if err == nil {
 			_ = c.Close()

@@ -67,7 +67,7 @@ func TestKubeIngress(t *testing.T) {
 		g.answers(roots, "c.test", "/", 503, "") // it never was right
 		g.answers(roots, "a.test", "/", 200, "second")
 		g.asksForTLS(t) // its last good form
-		poll(t, "the problem is told", 10*time.Second, func() bool {
+		poll(t, "the problem is told", 20*time.Second, func() bool {
 			_, status := g.read("/status")
 			return strings.Contains(status, "metadata.annotations[konghq.com/protocols]") && strings.Contains(status, "shop/new")
 		})
@@ -113,7 +113,7 @@ func TestKubeIngress(t *testing.T) {
 // asksForTLS expects that a request in clear for a.test is sent to TLS.
 func (g *gateway) asksForTLS(t *testing.T) {
 	t.Helper()
-	poll(t, "a request in clear is sent to TLS", 10*time.Second, func() bool {
+	poll(t, "a request in clear is sent to TLS", 20*time.Second, func() bool {
 		req, err := http.NewRequest(http.MethodGet, "http://"+g.proxy+"/", nil)
 		if err != nil {
 			t.Fatal(err)

@@ -47,7 +47,7 @@ func TestKubeRightsTakenAway(t *testing.T) {
 		}
 	}
 	k.do(http.MethodDelete, at(binding), nil)
-	poll(t, "the rights are gone", 10*time.Second, func() bool { return !k.may("list", "", "secrets", "other", "") })
+	poll(t, "the rights are gone", 20*time.Second, func() bool { return !k.may("list", "", "secrets", "other", "") })
 	f.set(t, faultRefuse) // a watch that is open goes on until it ends by itself
 	f.set(t, faultNone)
 	poll(t, "what cannot be read is told", 30*time.Second, func() bool {
@@ -106,7 +106,7 @@ func TestKubeRightsMissing(t *testing.T) {
 			t.Fatalf("%d %s", code, answer)
 		}
 	}
-	poll(t, "the rights are gone", 10*time.Second, func() bool {
+	poll(t, "the rights are gone", 20*time.Second, func() bool {
 		return !k.may("list", "configuration.konghq.com", "kongplugins", "", "") && k.may("list", "configuration.konghq.com", "kongconsumers", "", "")
 	})
 	cert, key := encode(t, roots.server(t, "a.test"))

@@ -108,17 +108,17 @@ func TestKubeSecrets(t *testing.T) {
 // rotatesUnderLoad changes key and certificate and answers the last key.
 func (n *kubeNode) rotatesUnderLoad(t *testing.T) (key string) {
 	t.Helper()
-	poll(t, "the first key is used", 10*time.Second, n.uses("canary-kube-1-c0ffee"))
+	poll(t, "the first key is used", 20*time.Second, n.uses("canary-kube-1-c0ffee"))
 	var took []time.Duration
 	for range 10 {
 		key = n.rotate()
 		began := time.Now()
-		poll(t, "a changed key is used", 10*time.Second, n.uses(key))
+		poll(t, "a changed key is used", 20*time.Second, n.uses(key))
 		took = append(took, time.Since(began))
 	}
 	for range 5 {
 		serial, began := n.renew(), time.Now()
-		poll(t, "a renewed certificate is served", 10*time.Second, func() bool {
+		poll(t, "a renewed certificate is served", 20*time.Second, func() bool {
 			leaf, err := shownLeaf(n.tls, "kept.test", n.roots.pool())
 			return err == nil && leaf.SerialNumber.String() == serial
 		})
@@ -137,16 +137,16 @@ func (n *kubeNode) keepsWhatWasDeleted(t *testing.T, key string) {
 	t.Helper()
 	n.k.remove("shop", "up")
 	said := ""
-	poll(t, "the deleted Secret is told", 10*time.Second, func() bool {
+	poll(t, "the deleted Secret is told", 20*time.Second, func() bool {
 		said = n.said("secrets", "list")
 		return strings.Contains(said, secrets.ErrNotFound.Error())
 	})
 	before := n.origin.total.Load()
-	poll(t, "requests go on", 10*time.Second, func() bool { return n.origin.total.Load() > before+20 })
+	poll(t, "requests go on", 20*time.Second, func() bool { return n.origin.total.Load() > before+20 })
 	if !n.uses(key)() {
 		t.Errorf("the last good key is not used any more; secrets list:\n%s", said)
 	}
-	poll(t, "the Secret that was made anew is used", 10*time.Second, n.uses(n.rotate()))
+	poll(t, "the Secret that was made anew is used", 20*time.Second, n.uses(n.rotate()))
 }
 
 // saysWhatIsForbidden reads what the account may not, and what the vault may not.

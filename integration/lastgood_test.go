@@ -111,7 +111,7 @@ func restartWithout(t *testing.T, v *vaultServer, away faultMode) {
 	ask("canary-short-key", http.StatusOK)
 	ask("another", http.StatusUnauthorized)
 	kept := filepath.Join(s.dir, "last-good", "last-good.sealed")
-	poll(t, "the state is kept", 5*time.Second, func() bool { _, err := os.Stat(kept); return err == nil })
+	poll(t, "the state is kept", 20*time.Second, func() bool { _, err := os.Stat(kept); return err == nil })
 	if serial := servedSerial(t, s.tls, "shop.test"); serial != serialOf(t, cert) {
 		t.Fatalf("serves %s", serial)
 	}
@@ -170,7 +170,7 @@ func TestAStateThatCannotBeTrustedIsNoReasonNotToServe(t *testing.T) {
 	doc := "_format_version: \"3.0\"\nconsumers: [{username: c, keyauth_credentials: [{key: k}]}]\n"
 	g := start(t, options{document: doc})
 	kept := filepath.Join(g.dir, "last-good", "last-good.sealed")
-	poll(t, "the state is kept", 5*time.Second, func() bool { _, err := os.Stat(kept); return err == nil })
+	poll(t, "the state is kept", 20*time.Second, func() bool { _, err := os.Stat(kept); return err == nil })
 	g.stop(syscall.SIGKILL)
 	data, err := os.ReadFile(kept)
 	if err != nil {
@@ -202,7 +202,7 @@ func TestKillsOfANodeLeaveAStateToStartFrom(t *testing.T) {
 	good := start(t, options{document: text(0)})
 	dir, doc := good.dir, good.doc
 	kept := filepath.Join(dir, "last-good", "last-good.sealed")
-	poll(t, "the state is kept", 5*time.Second, func() bool { _, err := os.Stat(kept); return err == nil })
+	poll(t, "the state is kept", 20*time.Second, func() bool { _, err := os.Stat(kept); return err == nil })
 	g := good
 	for i := range 10 {
 		g.doc = doc

@@ -38,7 +38,7 @@ services: [{name: data, url: "http://%s", routes: [{paths: [/], strip_path: fals
 	}
 	used := func(g *gateway) {
 		t.Helper()
-		poll(t, "a request uses the lease", 10*time.Second, func() bool {
+		poll(t, "a request uses the lease", 20*time.Second, func() bool {
 			resp, err := http.Get("http://" + g.proxy + "/")
 			if err != nil {
 				return false
@@ -65,7 +65,7 @@ services: [{name: data, url: "http://%s", routes: [{paths: [/], strip_path: fals
 	if len(p.users()) != 1 || v.leases("database/creds/app") != 1 {
 		t.Error("the lease was given back, which nobody asked for")
 	}
-	gone("left to its time", life+5*time.Second) // Vault looks at its leases now and then
+	gone("left to its time", life+30*time.Second) // Vault looks at its leases now and then
 
 	g = node("on")
 	used(g)
@@ -108,5 +108,5 @@ services: [{name: data, url: "http://%s", routes: [{paths: [/], strip_path: fals
 	g = node("on")
 	used(g)
 	g.stop(syscall.SIGKILL)
-	gone("killed", life+5*time.Second)
+	gone("killed", life+30*time.Second)
 }

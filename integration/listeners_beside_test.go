@@ -29,7 +29,7 @@ func TestListenersOfOnePort(t *testing.T) {
 	{name: inner, protocol: tcp, url: "tcp://%s", routes: [{name: term, protocols: [tls], snis: [term.test]}]},
 	{name: pass, protocol: tcp, url: "tcp://%s", routes: [{name: raw, protocols: [tls_passthrough], snis: [raw.test]}]}]}`, port, cert, key, web, inner.Addr(), pass)})
 	address := fmt.Sprintf("127.0.0.1:%d", port)
-	poll(t, "the port is open", 10*time.Second, func() bool {
+	poll(t, "the port is open", 20*time.Second, func() bool {
 		c, err := net.Dial("tcp", address)
 		if err == nil {
 			_ = c.Close()

@@ -109,7 +109,7 @@ func TestListenersOfDocuments(t *testing.T) {
 	document := l.with("web http "+web, "secure https "+secure, "db tcp "+stream, "db-tls tls "+streamTLS, "dns udp "+datagrams, "busy http "+busy, "shared https "+g.tls)
 	g.load(document)
 	want := map[string]string{"web": "open", "secure": "open", "db": "open", "db-tls": "open", "dns": "open", "busy": "failing", "shared": "settings"}
-	poll(t, "the listeners are open", 10*time.Second, func() bool {
+	poll(t, "the listeners are open", 20*time.Second, func() bool {
 		states, remarks := g.listenerStates()
 		return fmt.Sprint(states) == fmt.Sprint(want) && len(remarks) > 0 && strings.Contains(strings.Join(remarks, "\n"), "listener busy (http on "+busy+") is not open")
 	})
@@ -192,7 +192,7 @@ func TestListenersOfDocuments(t *testing.T) {
 	}
 
 	g.load(l.base)
-	poll(t, "the listeners are closed", 10*time.Second, func() bool {
+	poll(t, "the listeners are closed", 20*time.Second, func() bool {
 		return refusesConnections(web) && refusesConnections(secure) && refusesConnections(stream) && refusesConnections(streamTLS) && refusesConnections(busy)
 	})
 	if err := echoes(c, "a stream stays"); err != nil {
@@ -201,7 +201,7 @@ func TestListenersOfDocuments(t *testing.T) {
 	if refusesConnections(g.tls) || refusesConnections(g.proxy) {
 		t.Error("the settings' listeners are closed too")
 	}
-	poll(t, "the socket of datagrams is closed", 10*time.Second, func() bool {
+	poll(t, "the socket of datagrams is closed", 20*time.Second, func() bool {
 		p, err := net.ListenPacket("udp", datagrams)
 		if err == nil {
 			_ = p.Close()
@@ -283,7 +283,7 @@ func TestListenersGoUnderLoad(t *testing.T) {
 					slowly <- err
 				}()
 			}
-			poll(t, "the origin has both", 10*time.Second, func() bool { return o.asked.Load() == 2 })
+			poll(t, "the origin has both", 20*time.Second, func() bool { return o.asked.Load() == 2 })
 			c := connect(t, web)
 			send(t, c, "GET /quick HTTP/1.1\r\nHost: edge.test\r\n\r\n")
 			resp, err := http.ReadResponse(bufio.NewReader(c), nil)
@@ -294,7 +294,7 @@ func TestListenersGoUnderLoad(t *testing.T) {
 			idle = append(idle, c)
 		}
 		g.load(off)
-		poll(t, "the listeners are closed", 10*time.Second, func() bool { return refusesConnections(web) && refusesConnections(secure) })
+		poll(t, "the listeners are closed", 20*time.Second, func() bool { return refusesConnections(web) && refusesConnections(secure) })
 		if round == 0 {
 			_ = idle[0].SetReadDeadline(time.Now().Add(10 * time.Second))
 			if n, err := idle[0].Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
@@ -377,7 +377,7 @@ func TestListenersSurviveUpgrades(t *testing.T) {
 		}
 		t.Logf("%s: %d new connections over 3 upgrades, %d refused", x.address, x.sent.Load(), x.refused.Load())
 	}
-	poll(t, "the newest process has all listeners", 10*time.Second, func() bool {
+	poll(t, "the newest process has all listeners", 20*time.Second, func() bool {
 		states, _ := g.listenerStates()
 		return states["web"] == "open" && states["dns"] == "open" && states["late"] == "open"
 	})
@@ -393,7 +393,7 @@ func TestListenersSurviveUpgrades(t *testing.T) {
 		t.Error(err)
 	}
 	g.load(l.with("secure https " + secure))
-	poll(t, "the new process closes what it was given", 10*time.Second, func() bool { return refusesConnections(web) && refusesConnections(stream) })
+	poll(t, "the new process closes what it was given", 20*time.Second, func() bool { return refusesConnections(web) && refusesConnections(stream) })
 	g.load(document)
 	poll(t, "and opens it again", 20*time.Second, func() bool { return !refusesConnections(web) && !refusesConnections(stream) })
 	if err := echoes(held, "in the oldest process"); err != nil {

@@ -55,7 +55,7 @@ services: [{name: a, url: "http://%s", routes: [{paths: [/]}], x_keyway_upstream
 			return last == key
 		}
 	}
-	poll(t, "the first key is used", 10*time.Second, uses("first"))
+	poll(t, "the first key is used", 20*time.Second, uses("first"))
 	lost = 0
 	revoke := func() {
 		t.Helper()
@@ -71,7 +71,7 @@ services: [{name: a, url: "http://%s", routes: [{paths: [/]}], x_keyway_upstream
 	began, before := time.Now(), logins()
 	revoke()
 	v.put("up", map[string]string{"key": "second"})
-	poll(t, "the second key is used", 10*time.Second, uses("second"))
+	poll(t, "the second key is used", 20*time.Second, uses("second"))
 	if n := logins() - before; n != 1 {
 		t.Errorf("%v logins for one token that was revoked", n)
 	}

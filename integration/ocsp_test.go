@@ -73,7 +73,7 @@ func (r *responder) serve(leaf *x509.Certificate, state string) (stop func()) {
 		r.t.Fatal(err)
 	}
 	// A connection that asks nothing would keep it busy for good.
-	poll(r.t, "the responder listens", 10*time.Second, func() bool { return strings.Contains(said.String(), "waiting for OCSP client") })
+	poll(r.t, "the responder listens", 20*time.Second, func() bool { return strings.Contains(said.String(), "waiting for OCSP client") })
 	return func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }
 }
 

@@ -82,7 +82,7 @@ func TestOverloadDrain(t *testing.T) {
 	if err := a.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	poll(t, "readiness is gone", 10*time.Second, func() bool { return a.get("/status/ready") == http.StatusServiceUnavailable })
+	poll(t, "readiness is gone", 20*time.Second, func() bool { return a.get("/status/ready") == http.StatusServiceUnavailable })
 	unready := time.Since(began)
 	for _, s := range chats {
 		s.hear(wsFrame{true, 8, []byte{1001 >> 8, 1001 & 0xff}})

@@ -114,7 +114,7 @@ func TestPodsAsProcesses(t *testing.T) {
 		}
 	})
 	t.Run("a stream", func(t *testing.T) {
-		poll(t, "the pod's stream answers", 10*time.Second, func() bool {
+		poll(t, "the pod's stream answers", 20*time.Second, func() bool {
 			conn, err := net.DialTimeout("tcp", "127.0.0.1:8443", 5*time.Second)
 			if err != nil {
 				t.Fatal(err)
@@ -194,7 +194,7 @@ func asker(t *testing.T, server string) (from string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	poll(t, server+" answers", 10*time.Second, func() bool {
+	poll(t, server+" answers", 20*time.Second, func() bool {
 		conn, err := net.Dial("udp", server)
 		if err != nil {
 			t.Fatal(err)

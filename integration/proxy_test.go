@@ -488,7 +488,7 @@ func TestProxyClientAbort(t *testing.T) {
 			<-done
 			select {
 			case <-gone:
-			case <-time.After(5 * time.Second):
+			case <-time.After(20 * time.Second):
 				t.Errorf("%s: the origin still works for a client that has gone", path)
 				g.t.FailNow()
 			}

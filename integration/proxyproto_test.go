@@ -17,13 +17,13 @@ import (
 // from dials from an address of loopback, as another machine would.
 func from(t testing.TB, source, address string) net.Conn {
 	t.Helper()
-	d := net.Dialer{Timeout: 5 * time.Second, LocalAddr: &net.TCPAddr{IP: net.ParseIP(source)}}
+	d := net.Dialer{Timeout: 20 * time.Second, LocalAddr: &net.TCPAddr{IP: net.ParseIP(source)}}
 	c, err := d.Dial("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
-	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
 	return c
 }
 
@@ -70,7 +70,7 @@ func TestProxyProtocol(t *testing.T) {
 	process(t, t.TempDir(), nil, haproxy, "-db", "-f", file(t, t.TempDir(), "haproxy.cfg", conf.String()))
 	const want = "forwarded for 127.0.0.9, real 127.0.0.9"
 	for name, front := range fronts {
-		poll(t, "HAProxy listens", 5*time.Second, func() bool {
+		poll(t, "HAProxy listens", 20*time.Second, func() bool {
 			c, err := net.Dial("tcp", front)
 			if err == nil {
 				_ = c.Close()

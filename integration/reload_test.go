@@ -43,7 +43,7 @@ plugins:
 	}{
 		{5, "services", "b", "port"}, {6, "services", "c", "hots"}, {8, "routes", "q", "paths"}, {9, "routes", "w", "service"}, {11, "plugins", "key-auth", "key_nmaes"},
 	}
-	poll(t, "the change of the file is noticed", 5*time.Second, func() bool { return g.counter(t, `keyway_snapshot_builds_total{result="failed"}`) > 0 })
+	poll(t, "the change of the file is noticed", 20*time.Second, func() bool { return g.counter(t, `keyway_snapshot_builds_total{result="failed"}`) > 0 })
 	said, err := g.run("reload")
 	if err == nil || !strings.Contains(said, "nothing was changed") {
 		t.Errorf("reload: %v\n%s", err, said)
@@ -96,7 +96,7 @@ plugins:
 		t.Error("a bad document makes a serving node unready")
 	}
 	g.write(good)
-	poll(t, "the good one clears the problems", 5*time.Second, func() bool { _, text := g.read("/status"); return strings.Contains(text, `"problems": []`) })
+	poll(t, "the good one clears the problems", 20*time.Second, func() bool { _, text := g.read("/status"); return strings.Contains(text, `"problems": []`) })
 	if out, err := g.run("validate", g.doc); err != nil || !strings.Contains(out, "valid") {
 		t.Errorf("validate of a good document: %v %s", err, out)
 	}
@@ -121,9 +121,9 @@ func TestReloadOfAFolder(t *testing.T) {
 		t.Error("files of a folder are one document, and a route of one may name a service of another")
 	}
 	file(t, dir, "three.yaml", service("three"))
-	poll(t, "a new file is served", 5*time.Second, func() bool { return is("/three") == 200 })
+	poll(t, "a new file is served", 20*time.Second, func() bool { return is("/three") == 200 })
 	file(t, dir, "clash.yaml", service("three"))
-	poll(t, "a clash is an error", 5*time.Second, func() bool {
+	poll(t, "a clash is an error", 20*time.Second, func() bool {
 		_, text := g.read("/status")
 		return strings.Contains(text, filepath.Join(dir, "three.yaml")) || strings.Contains(text, filepath.Join(dir, "clash.yaml"))
 	})
@@ -138,12 +138,12 @@ func TestReloadOfAFolder(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	poll(t, "what is gone is served no more", 5*time.Second, func() bool { return is("/three") == 404 && is("/one") == 200 })
+	poll(t, "what is gone is served no more", 20*time.Second, func() bool { return is("/three") == 404 && is("/one") == 200 })
 	file(t, dir, ".hidden.yaml.swp", "not yaml: [")
 	if err := g.cmd.Process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	poll(t, "SIGHUP is heard", 5*time.Second, func() bool { return strings.Contains(g.log.String(), `"reloading"`) })
+	poll(t, "SIGHUP is heard", 20*time.Second, func() bool { return strings.Contains(g.log.String(), `"reloading"`) })
 	if out, err := g.run("reload"); err != nil {
 		t.Errorf("an editor's own file is no document: %v %s", err, out)
 	}

@@ -162,7 +162,7 @@ func TestReplicasShareRevocations(t *testing.T) {
 	if f := one.rule(t, "revoke", "a.test", "--reason", "the key was seen"); f.Old != 1 || f.New != 0 || f.Warning != "" {
 		t.Errorf("revoked: %+v", f)
 	}
-	poll(t, "the replica serves it no longer", 15*time.Second, func() bool {
+	poll(t, "the replica serves it no longer", 20*time.Second, func() bool {
 		c, err := tls.Dial("tcp", two.tls, &tls.Config{ServerName: "a.test", InsecureSkipVerify: true})
 		if err == nil {
 			_ = c.Close()

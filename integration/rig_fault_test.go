@@ -84,7 +84,7 @@ func faultProxy(t testing.TB, target string, front *tls.Config, roots *x509.Cert
 func (f *faulty) listen(t testing.TB) {
 	t.Helper()
 	var l net.Listener
-	poll(t, "the faulty server's port is free", 5*time.Second, func() (ok bool) {
+	poll(t, "the faulty server's port is free", 20*time.Second, func() (ok bool) {
 		var err error
 		l, err = net.Listen("tcp", f.addr)
 		return err == nil

@@ -224,7 +224,7 @@ func (g *gateway) askedAs(cert *tls.Certificate, roots *authority, host, path st
 	for i := 0; i+1 < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])
 	}
-	resp, err := (&http.Client{Transport: transport, Timeout: 5 * time.Second}).Do(req)
+	resp, err := (&http.Client{Transport: transport, Timeout: 20 * time.Second}).Do(req)
 	if err != nil {
 		return 0, err.Error()
 	}
@@ -238,7 +238,7 @@ func (g *gateway) answers(roots *authority, host, path string, status int, text 
 	g.t.Helper()
 	var code int
 	var body string
-	deadline := time.Now().Add(15 * time.Second)
+	deadline := time.Now().Add(40 * time.Second)
 	for {
 		if code, body = g.asked(roots, host, path, header...); code == status && strings.Contains(body, text) {
 			return

@@ -213,7 +213,7 @@ func (k *kubeServer) allow(namespace, name string, verbs, names []string) {
 	k.do(http.MethodPut, path, object{"metadata": object{"name": name}, "rules": []any{
 		object{"apiGroups": []string{""}, "resources": []string{"secrets"}, "verbs": verbs, "resourceNames": append([]string{version}, names...)},
 	}})
-	poll(k.t, "changed rights count", 10*time.Second, func() bool {
+	poll(k.t, "changed rights count", 20*time.Second, func() bool {
 		out := k.do(http.MethodPost, "/apis/authorization.k8s.io/v1/subjectaccessreviews", object{"spec": object{
 			"user": "system:serviceaccount:" + namespace + ":" + name, "resourceAttributes": object{"namespace": namespace, "verb": verbs[0], "resource": "secrets", "name": version},
 		}})

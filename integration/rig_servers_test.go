@@ -100,7 +100,7 @@ func startVault(t testing.TB) *vaultServer {
 	})
 	v.do("POST", "sys/mounts/secret", map[string]any{"type": "kv", "options": map[string]string{"version": "2"}})
 	v.do("POST", "sys/mounts/kv1", map[string]any{"type": "kv"})
-	poll(t, "the engine kv v2 is upgraded", 10*time.Second, func() bool {
+	poll(t, "the engine kv v2 is upgraded", 20*time.Second, func() bool {
 		code, _ := v.try("POST", "secret/data/rig", map[string]any{"data": map[string]string{"ready": "yes"}})
 		return code < 300
 	})
@@ -169,7 +169,7 @@ func (v *vaultServer) seal() { v.t.Helper(); v.do("PUT", "sys/seal", nil) }
 func (v *vaultServer) open() {
 	v.t.Helper()
 	v.do("PUT", "sys/unseal", map[string]string{"key": v.unseal})
-	poll(v.t, "vault is unsealed and active", 10*time.Second, func() bool {
+	poll(v.t, "vault is unsealed and active", 20*time.Second, func() bool {
 		code, _ := v.try("GET", "sys/health", nil)
 		return code == http.StatusOK
 	})

@@ -191,7 +191,7 @@ func busyNode(t *testing.T) *gateway {
 		t.Fatal(err)
 	}
 	put("other.test") // does not cover the name: refused
-	poll(t, "a version is refused", 10*time.Second, func() bool {
+	poll(t, "a version is refused", 20*time.Second, func() bool {
 		_, text := g.read("/metrics")
 		return strings.Contains(text, `keyway_credential_rejected_total{check="names"} 1`)
 	})

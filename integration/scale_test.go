@@ -131,7 +131,7 @@ func TestTenThousandCertificatesAndAThousandLeases(t *testing.T) {
 	doc := manyDocument("http://"+l, file(t, t.TempDir(), "token", "root"))
 	served := func(g *gateway, began time.Time, what string) {
 		t.Helper()
-		poll(t, "every certificate is there", 30*time.Second, func() bool {
+		poll(t, "every certificate is there", time.Minute, func() bool {
 			_, body := g.read("/metrics")
 			return strings.Contains(body, fmt.Sprintf("keyway_credentials{state=\"%s\"} %d", what, 2*manyPairs+2*manyLeases))
 		})
@@ -151,7 +151,7 @@ func TestTenThousandCertificatesAndAThousandLeases(t *testing.T) {
 		}
 	}
 	began := time.Now()
-	g := start(t, options{document: doc})
+	g := start(t, options{document: doc, patience: time.Minute})
 	t.Logf("ready after %s", time.Since(began).Round(time.Millisecond))
 	served(g, began, "active")
 	info, err := os.Stat(filepath.Join(g.dir, "last-good", "last-good.sealed"))
@@ -167,7 +167,7 @@ func TestTenThousandCertificatesAndAThousandLeases(t *testing.T) {
 		t.Fatal(err)
 	}
 	began = time.Now()
-	again := start(t, options{dir: g.dir, env: map[string]string{"KEYWAY_DOCUMENTS": g.doc}})
+	again := start(t, options{patience: time.Minute, dir: g.dir, env: map[string]string{"KEYWAY_DOCUMENTS": g.doc}})
 	t.Logf("without a source ready after %s", time.Since(began).Round(time.Millisecond))
 	served(again, began, "stale")
 }

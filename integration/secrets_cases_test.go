@@ -169,7 +169,7 @@ consumers: [{username: c, keyauth_credentials: [{key: "{vault://sealed/k}"}, {ke
 		places := map[string]string{}
 		for _, name := range []string{"cmdline", "environ", "comm", "maps"} {
 			var text []byte
-			poll(t, name+" can be read", 10*time.Second, func() bool { // it is empty while the process is begun
+			poll(t, name+" can be read", 20*time.Second, func() bool { // it is empty while the process is begun
 				var err error
 				text, err = os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, name))
 				return err == nil && len(text) > 0

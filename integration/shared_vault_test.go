@@ -54,12 +54,12 @@ consumers: [{username: ann, keyauth_credentials: [{key: "{vault://hcv/keys/ann/k
 	}
 	g := start(t, opts)
 	ask := func(g *gateway) int { return keyed(t, "http://"+g.proxy+"/", "canary-own-key") }
-	poll(t, "the key opens", 5*time.Second, func() bool { return ask(g) == 200 })
-	poll(t, "replicas share through Vault", 10*time.Second, func() bool {
+	poll(t, "the key opens", 20*time.Second, func() bool { return ask(g) == 200 })
+	poll(t, "replicas share through Vault", 20*time.Second, func() bool {
 		code, _ := v.try("LIST", "secret/metadata/keyway", nil)
 		return code == 200
 	})
-	poll(t, "the last known good state is written", 15*time.Second, func() bool {
+	poll(t, "the last known good state is written", 20*time.Second, func() bool {
 		files, err := os.ReadDir(filepath.Join(g.dir, "last-good"))
 		return err == nil && len(files) > 0
 	})
@@ -73,7 +73,7 @@ consumers: [{username: ann, keyauth_credentials: [{key: "{vault://hcv/keys/ann/k
 	// documents spoilt, the node serves what it served.
 	opts.dir, opts.document = g.dir, "_format_version: \"3.0\"\nnothing: right\n"
 	g = start(t, opts)
-	poll(t, "the key opens after a restart", 5*time.Second, func() bool { return ask(g) == 200 })
+	poll(t, "the key opens after a restart", 20*time.Second, func() bool { return ask(g) == 200 })
 	if strings.Contains(g.log.String(), "canary") {
 		t.Error("a secret is in the log")
 	}

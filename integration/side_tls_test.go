@@ -39,6 +39,6 @@ func TestDefaultPairSwapsEverywhere(t *testing.T) {
 	next, nextKey := pair(t, "edge.test", "edge.test")
 	keep(t, data, "edge", next+"\n"+nextKey)
 	for name, address := range side {
-		poll(t, name+" shows the new pair", 10*time.Second, func() bool { return shown(address) == serialOf(t, next) })
+		poll(t, name+" shows the new pair", 20*time.Second, func() bool { return shown(address) == serialOf(t, next) })
 	}
 }

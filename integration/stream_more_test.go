@@ -158,7 +158,7 @@ func TestStreamUpstreamTLS(t *testing.T) {
 	if got, err := echoed(connect(t, bad), []byte("secret")); len(got) > 0 || err != nil && !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("a target that nobody vouches for: %q, %v", got, err)
 	}
-	poll(t, "the access log says why", 5*time.Second, func() bool {
+	poll(t, "the access log says why", 20*time.Second, func() bool {
 		return strings.Contains(g.log.String(), "certificate signed by unknown authority") && strings.Contains(g.log.String(), `"result":"no_target"`)
 	})
 }

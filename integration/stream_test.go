@@ -99,7 +99,7 @@ func TestStreamTCP(t *testing.T) {
 	if got, err := io.ReadAll(from(t, "127.0.0.7", address)); len(got) > 0 || err != nil {
 		t.Errorf("a denied client reads %q, %v", got, err)
 	}
-	poll(t, "streams are counted", 5*time.Second, func() bool {
+	poll(t, "streams are counted", 20*time.Second, func() bool {
 		return g.counter(t, `keyway_stream_sessions_total{protocol="tcp",result="closed"}`) == 40 &&
 			g.counter(t, `keyway_stream_sessions_total{protocol="tcp",result="denied"}`) == 1 &&
 			g.counter(t, `keyway_stream_sessions_open{protocol="tcp"}`) == 0
@@ -155,10 +155,10 @@ func TestStreamTLSSwap(t *testing.T) {
 	has := func(cn string) func() bool {
 		return func() bool { _, ok := seen.Load(cn); return ok }
 	}
-	poll(t, "the first certificate serves", 10*time.Second, has("one"))
+	poll(t, "the first certificate serves", 20*time.Second, has("one"))
 	for _, cn := range []string{"two", "three", "four"} {
 		g.write(document(cn))
-		poll(t, "certificate "+cn+" serves", 10*time.Second, has(cn))
+		poll(t, "certificate "+cn+" serves", 20*time.Second, has(cn))
 	}
 	close(stop)
 	clients.Wait()
@@ -200,7 +200,7 @@ func serving(t *testing.T, address, name string, args ...string) {
 			t.Logf("%s said: %s", name, out.String())
 		}
 	})
-	poll(t, name+" listens", 10*time.Second, func() bool { return !refusesConnections(address) })
+	poll(t, name+" listens", 20*time.Second, func() bool { return !refusesConnections(address) })
 }
 
 // haproxyTold is a real HAProxy that answers what a PROXY header said.
@@ -359,7 +359,7 @@ func TestStreamUDP(t *testing.T) {
 			t.Errorf("%q, %v", got, err)
 		}
 	}
-	poll(t, "silent sessions end", 10*time.Second, func() bool {
+	poll(t, "silent sessions end", 20*time.Second, func() bool {
 		return g.counter(t, `keyway_stream_sessions_total{protocol="udp",result="idle"}`) == 3 && g.counter(t, `keyway_stream_sessions_open{protocol="udp"}`) == 0
 	})
 	other = peers()
@@ -385,7 +385,7 @@ func TestStreamUDP(t *testing.T) {
 		}
 	}
 	_, _ = dial(brief).Write([]byte("one too many"))
-	poll(t, "a session too many is refused", 5*time.Second, func() bool {
+	poll(t, "a session too many is refused", 20*time.Second, func() bool {
 		return g.counter(t, `keyway_stream_sessions_total{protocol="udp",result="full"}`) >= 1
 	})
 	if n := peers() - other; n != most {
@@ -420,7 +420,7 @@ func TestStreamDrain(t *testing.T) {
 		}
 		ended := make(chan int, 1)
 		go func() { ended <- g.stop(syscall.SIGTERM) }()
-		poll(t, "the listener closes", 5*time.Second, func() bool { return refusesConnections(address) })
+		poll(t, "the listener closes", 20*time.Second, func() bool { return refusesConnections(address) })
 		if stays {
 			if _, err := io.ReadAll(c); err != nil && !errors.Is(err, syscall.ECONNRESET) {
 				t.Errorf("%s: %v", name, err)

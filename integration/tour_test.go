@@ -186,7 +186,7 @@ func (d *tour) key(t *testing.T) {
 	}
 	d.v.put("keys/ann", map[string]string{"key": "ann-2"})
 	d.v.put("apps/billing", map[string]string{"token": "second-token"})
-	poll(t, "the new key opens", 15*time.Second, func() bool { code, _, _ := d.ask("/keyed", "ann-2"); return code == 200 })
+	poll(t, "the new key opens", 20*time.Second, func() bool { code, _, _ := d.ask("/keyed", "ann-2"); return code == 200 })
 	if code, _, _ := d.ask("/keyed", "ann-1"); code != 200 {
 		t.Errorf("the key before, within its overlap: %d", code)
 	}
@@ -197,7 +197,7 @@ func (d *tour) key(t *testing.T) {
 // sent waits until the upstream is asked with a token.
 func (d *tour) sent(t *testing.T, token string) {
 	t.Helper()
-	poll(t, token+" is sent", 15*time.Second, func() bool {
+	poll(t, token+" is sent", 20*time.Second, func() bool {
 		_, body, _ := d.ask("/billing", "")
 		return body == "/billing asked with Bearer "+token+"\n"
 	})
@@ -242,7 +242,7 @@ func (d *tour) trace(t *testing.T, ref string) {
 		t.Fatalf("/billing: %d, request id %q", code, id)
 	}
 	var line []byte
-	poll(t, "the request is in the access log", 10*time.Second, func() bool {
+	poll(t, "the request is in the access log", 20*time.Second, func() bool {
 		text, err := os.ReadFile(d.same.env["KEYWAY_ACCESS_LOG"])
 		for l := range bytes.Lines(text) {
 			if bytes.Contains(l, []byte(id)) {

@@ -178,7 +178,7 @@ func TestUpstreamCredentialsOfEveryKind(t *testing.T) {
 	}
 	for i, b := range bearers {
 		d := doors[b.name]
-		poll(t, b.name+": the newest is sent", 10*time.Second, func() bool {
+		poll(t, b.name+": the newest is sent", 20*time.Second, func() bool {
 			d.mu.Lock()
 			defer d.mu.Unlock()
 			return d.last == d.known[0]

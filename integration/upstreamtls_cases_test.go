@@ -92,7 +92,7 @@ func TestUpstreamCertificatesThatAreNotGood(t *testing.T) {
 	}
 	for _, c := range all { // the log is written a moment later
 		if c.why != "" {
-			poll(t, c.name+": the log says why", 5*time.Second, func() bool {
+			poll(t, c.name+": the log says why", 20*time.Second, func() bool {
 				for line := range strings.Lines(g.log.String()) {
 					if strings.Contains(line, `/`+c.name+`"`) && strings.Contains(line, c.why) {
 						return true
@@ -263,7 +263,7 @@ services:
 	}
 	rounds()
 	rotate("pair")
-	poll(t, "the new pair is shown", 10*time.Second, func() bool { return strings.HasPrefix(ask("/shown", "one.test"), serial["pair"]+" ") })
+	poll(t, "the new pair is shown", 20*time.Second, func() bool { return strings.HasPrefix(ask("/shown", "one.test"), serial["pair"]+" ") })
 	rounds()
 	mu.Lock()
 	defer mu.Unlock()
