@@ -121,7 +121,7 @@ func (g *gateway) busy() time.Duration {
 
 // TestTenThousandCertificatesAndAThousandLeases starts a node with as many, with
 // and without their source, and holds it to 10 s and 400 MiB. On a machine that
-// others use too the node's own processor time counts.
+// others use too the node's own processor time counts, of two processors.
 func TestTenThousandCertificatesAndAThousandLeases(t *testing.T) {
 	if testing.Short() {
 		t.Skip("ten thousand key pairs")
@@ -141,9 +141,13 @@ func TestTenThousandCertificatesAndAThousandLeases(t *testing.T) {
 				t.Errorf("name %d has serial %s", i, is)
 			}
 		}
-		time.Sleep(4 * time.Second) // the state is written meanwhile
+		poll(t, "the state is written", time.Minute, func() bool {
+			_, err := os.Stat(filepath.Join(g.dir, "last-good", "last-good.sealed"))
+			return err == nil
+		})
+		time.Sleep(4 * time.Second) // or written again
 		t.Logf("%s: all there after %s, %s of CPU, %d calls, at most %d MiB resident", what, took.Round(time.Millisecond), own, source.calls.Load(), g.peak()>>20)
-		if min(took, own) > 10*time.Second {
+		if took > 10*time.Second && own > 20*time.Second { // who shares processors takes up to twice as much of them
 			t.Errorf("%s: all there after %s; expected within 10 s", what, took)
 		}
 		if g.peak() > 400<<20 {
