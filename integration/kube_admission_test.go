@@ -21,6 +21,7 @@ func TestKubeAdmission(t *testing.T) {
 	}
 	renew()
 	address := fmt.Sprintf("localhost:%d", freePort(t))
+	env["KEYWAY_KUBE_CUSTOM_ENTITIES"] = "shop"
 	env["KEYWAY_ADMISSION_TLS_LISTEN"] = strings.Replace(address, "localhost", "127.0.0.1", 1)
 	g := kubeGateway(t, k.kubeServer, dns, env, options{document: webhookDocument(t, list, config)})
 	poll(t, "the webhook has its certificate", 20*time.Second, func() bool {
@@ -48,6 +49,7 @@ func TestKubeAdmission(t *testing.T) {
 	})
 	const service = "apiVersion: v1\nkind: Service\nmetadata: {name: %s, namespace: shop, annotations: {%s}}\nspec: {ports: [{port: 80}]}\n"
 	const request = "apiVersion: gateway.networking.k8s.io/v1\nkind: %s\nmetadata: {name: r, namespace: shop, annotations: {%s}}\nspec: {parentRefs: [{name: later}], rules: [{filters: [{type: ExtensionRef, extensionRef: {group: configuration.konghq.com, kind: %s, name: later}}]}]}\n"
+	const entity = "apiVersion: configuration.konghq.com/v1alpha1\nkind: KongCustomEntity\nmetadata: {name: %s, namespace: shop}\nspec: {type: %s, controllerName: keyway, fields: {%s}}\n"
 	for _, c := range []struct {
 		what, text string
 		code       int
@@ -66,6 +68,10 @@ func TestKubeAdmission(t *testing.T) {
 		{"one whose Service and plugins come later", ingressOf("i", "a.test", "web", "konghq.com/plugins: later"), http.StatusCreated, ""},
 		{"one of another class", strings.Replace(ingressOf("j", "a.test", "web", "konghq.com/methods: G-T"), "ingressClassName: keyway", "ingressClassName: other", 1), http.StatusCreated, ""},
 		{"a consumer without a name", "apiVersion: configuration.konghq.com/v1\nkind: KongConsumer\nmetadata: {name: c, namespace: shop, annotations: {kubernetes.io/ingress.class: keyway}}\nusername: c\nconsumerGroups: [later]\n", http.StatusCreated, ""},
+		{"an entity whose policy comes later", fmt.Sprintf(entity, "a", "snis", "name: a.test, certificate: later, x_keyway_tls_policy: later"), http.StatusCreated, ""},
+		{"a policy that cannot mean what it says", fmt.Sprintf(entity, "p", "x_keyway_tls_policies", "name: p, min_version: '9'"), http.StatusUnprocessableEntity, "spec.fields.min_version: "},
+		{"one that is right", fmt.Sprintf(entity, "p", "x_keyway_tls_policies", "name: p, client_auth: required, ca_certificates: [5f4c45e4-6e08-4e47-9455-0d6c65c14cf6]"), http.StatusCreated, ""},
+		{"an entity that nobody serves", fmt.Sprintf(entity, "g", "degraphql_routes", ""), http.StatusUnprocessableEntity, "spec.type: "},
 		{"a vault whose prefix is none", "apiVersion: configuration.konghq.com/v1alpha1\nkind: KongVault\nmetadata: {name: v, annotations: {kubernetes.io/ingress.class: keyway}}\nspec: {backend: env, prefix: v}\n", http.StatusUnprocessableEntity, "spec.prefix: "},
 	} {
 		if code, answer := k.attempt(objects(t, c.text)[0]); code != c.code || !strings.Contains(answer, c.says) {

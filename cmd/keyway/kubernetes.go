@@ -118,7 +118,7 @@ func kubeControllers(list *[]string, v string) error {
 // admission is the webhook of the cluster.
 func (n *node) admission() http.Handler {
 	s := n.settings
-	return admission.Handler(translate.Config{Class: s.Kube.Class, Controllers: s.Kube.Controllers, Vault: kubeVault, Schemas: schemas()}, s.takes(), n.log)
+	return admission.Handler(translate.Config{Class: s.Kube.Class, Controllers: s.Kube.Controllers, CustomEntities: s.Kube.Entities, Vault: kubeVault, Schemas: schemas()}, s.takes(), n.log)
 }
 
 // kubeNames checks names of objects.

@@ -105,7 +105,7 @@ func TestWhatIsNoReview(t *testing.T) {
 
 // FuzzReview: whatever an object says, it is answered.
 func FuzzReview(f *testing.F) {
-	for _, kind := range []string{"Ingress", "KongPlugin", "KongConsumer", "KongVault", "KongUpstreamPolicy", "TCPIngress", "Service", "HTTPRoute", "GRPCRoute"} {
+	for _, kind := range []string{"Ingress", "KongPlugin", "KongConsumer", "KongVault", "KongUpstreamPolicy", "KongCustomEntity", "TCPIngress", "Service", "HTTPRoute", "GRPCRoute"} {
 		f.Add(kind, `{"metadata": {"namespace": "shop", "name": "x", "annotations": {"kubernetes.io/ingress.class": "keyway", "konghq.com/headers.a": "b"}}, "plugin": "limit", "config": {"minute": 5}, "username": "a"}`)
 		f.Add(kind, `{"metadata": {"name": "x"}, "spec": {"ingressClassName": "keyway", "prefix": "abc", "backend": "env", "algorithm": "consistent-hashing", "hashOn": {"header": "x"}, "rules": [{"host": "*.a.test", "port": 9000, "backend": {"serviceName": "a", "servicePort": 1}, "http": {"paths": [{"path": "/~/(a", "pathType": "ImplementationSpecific", "backend": {"service": {"name": "a", "port": {"number": 1}}}}]}}]}}`)
 	}

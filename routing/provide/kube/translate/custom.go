@@ -169,8 +169,11 @@ func (w *run) tlsPolicy(o *CustomEntity, name string, values map[string]any) ent
 
 // ownAuthority is the id of the entity of an authority of the object's namespace, which it names by its id.
 func (w *run) ownAuthority(o *CustomEntity, v any, field string) string {
-	id, _ := v.(string)
+	id, text := v.(string)
 	id = strings.ToLower(id)
+	if w.alone && text {
+		return id
+	}
 	unit := Ref{unitAuthorityID, "", id}
 	best := oldest(w.collected(unit))
 	if best == nil || best.Object.Namespace != o.Namespace {
@@ -190,6 +193,11 @@ func (w *run) serverName(o *CustomEntity, name, secret string, values map[string
 	if policy := values["x_keyway_tls_policy"]; policy != nil {
 		const field = "spec.fields.x_keyway_tls_policy"
 		called, _ := policy.(string)
+		if w.alone && called != "" {
+			delete(values, "x_keyway_tls_policy")
+			w.composeEntity(typeSNI, values)
+			return entityState{}
+		}
 		best := oldest(w.collected(Ref{collectTLSPolicy, o.Namespace, called}))
 		if best == nil {
 			w.refuse(field, "expected the name of an entity of type "+typePolicy+" in namespace "+o.Namespace+"; there is no '"+called+"', or it is not right")

@@ -57,6 +57,10 @@ func Judge(cfg Config, o Object) []Finding {
 		y.Meta = m
 		o = &y
 		beside.use(s, cfg.Class, m)
+	case *CustomEntity:
+		y := *x
+		y.Meta = m
+		o = &y
 	case *KongVault:
 		y := *x
 		y.Meta = m
@@ -92,6 +96,10 @@ func foundOf(s *State, cfg Config, o Object) []Finding {
 		case *Plugin:
 			if _, known := cfg.Schemas[x.Plugin]; !known {
 				f.Effect = Ignored // another controller may serve it
+			}
+		case *CustomEntity:
+			if f.Field == "metadata.namespace" {
+				f.Effect = Ignored // another node of the class may serve it
 			}
 		case *Route:
 			if !x.asksUs(f.Field) {

@@ -53,6 +53,22 @@ spec:
 	f(consumer("keyway", "username: ann\ncredentials: [later]\nconsumerGroups: [later]"), "", "")
 	f(consumer("keyway", "credentials: [later]"), "username", Closed)
 	f(consumer("other", "credentials: [later]"), "", "")
+	entity := func(class, namespace, kind, fields string) string {
+		return "kind: KongCustomEntity\nmetadata: {namespace: " + namespace + ", name: e}\nspec: {controllerName: " + class + ", type: " + kind + ", fields: {" + fields + "}}"
+	}
+	f(entity("keyway", "shop", "x_keyway_tls_policies", `name: p, client_auth: required, ca_certificates: [5f4c45e4-6e08-4e47-9455-0d6c65c14cf6], crls: ['{vault://later/crl}']`), "", "")
+	f(entity("keyway", "shop", "x_keyway_tls_policies", `name: p, min_version: "9"`), "spec.fields.min_version", Closed)
+	f(entity("keyway", "shop", "x_keyway_tls_policies", `name: p, ca_certificates: [later]`), "spec.fields.ca_certificates", Closed)
+	f(entity("keyway", "shop", "x_keyway_tls_policies", `name: p, ca_certificates: [5]`), "spec.fields.ca_certificates[0]", Closed)
+	f(entity("keyway", "shop", "x_keyway_tls_policies", `min_version: "1.2"`), "spec.fields.name", Closed)
+	f(entity("keyway", "shop", "snis", `name: a.test, certificate: later, x_keyway_tls_policy: later`), "", "")
+	f(entity("keyway", "shop", "snis", `name: a.test, certificate: later`), "", "")
+	f(entity("keyway", "shop", "snis", `name: a.*.test, certificate: later`), "spec.fields.name", Closed)
+	f(entity("keyway", "shop", "snis", `name: a.test, certificate: later, x_keyway_tls_policy: 5`), "spec.fields.x_keyway_tls_policy", Closed)
+	f(entity("keyway", "shop", "snis", `name: a.test, certificate: later, x_keyway_tls_policy: later, more: 1`), "spec.fields.more", Closed)
+	f(entity("keyway", "shop", "degraphql_routes", ``), "spec.type", Closed)
+	f(entity("other", "shop", "degraphql_routes", ``), "", "")
+	f(entity("keyway", "another", "snis", `name: a.test, certificate: later`), "metadata.namespace", Ignored)
 	vault := "kind: KongVault\nmetadata: {name: v, annotations: {kubernetes.io/ingress.class: keyway}}\nspec: {backend: env, prefix: %s}"
 	f(strings.Replace(vault, "%s", "vars", 1), "", "")
 	f(strings.Replace(vault, "%s", "v", 1), "spec.prefix", Closed)
