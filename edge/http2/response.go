@@ -135,13 +135,20 @@ func (st *stream) sendBody(buf []byte, head int) error {
 			n += more
 			total += int64(more)
 		}
-		if err != nil && !errors.Is(err, io.EOF) {
-			return err
+		if broken := brokenOff(resp, total, err); broken != nil {
+			// The client hears what there is: a reset alone would say less than is known.
+			if over := total - resp.Length; resp.Length >= 0 && over > 0 {
+				n -= int(over)
+			}
+			if head+n > 0 {
+				if err := st.send(buf, head, n, false); err != nil {
+					return err
+				}
+				st.x.BytesOut += int64(head + n)
+			}
+			return broken
 		}
 		ended := err != nil
-		if ended && resp.Length >= 0 && total != resp.Length || resp.Length >= 0 && total > resp.Length {
-			return io.ErrUnexpectedEOF
-		}
 		trailer := ended && resp.Trailer.Len() > 0
 		if n > 0 || head > 0 || ended {
 			if err := st.send(buf, head, n, ended && !trailer); err != nil {
@@ -157,6 +164,18 @@ func (st *stream) sendBody(buf []byte, head int) error {
 			return nil
 		}
 	}
+}
+
+// brokenOff says what is wrong with a body of which so many bytes came and whose last read
+// ended with err, nil for nothing.
+func brokenOff(resp *exchange.Response, total int64, err error) error {
+	switch {
+	case err != nil && !errors.Is(err, io.EOF):
+		return err
+	case resp.Length >= 0 && (total > resp.Length || err != nil && total != resp.Length):
+		return io.ErrUnexpectedEOF
+	}
+	return nil
 }
 
 // sendTrailer ends the response with its trailer section.

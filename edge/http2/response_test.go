@@ -93,13 +93,21 @@ func (b *brokenBody) Close() error {
 	return nil
 }
 
-// TestBrokenResponse: a response that breaks off never looks complete.
+// failing gives nothing but its error.
+type failing struct{}
+
+func (failing) Read([]byte) (int, error) { return 0, errors.New("the target is gone") }
+
+// TestBrokenResponse: a response that breaks off never looks complete, and the client hears
+// of it what there was: its status at the least.
 func TestBrokenResponse(t *testing.T) {
 	for name, resp := range map[string]func(r *exchange.Response){
 		"origin breaks off": func(r *exchange.Response) {
 			r.Status, r.Length, r.Body = 200, -1, &brokenBody{strings.NewReader("abc"), make(chan struct{})}
 		},
-		"short": func(r *exchange.Response) { r.Status, r.Length, r.Body = 200, 9, strings.NewReader("abc") },
+		"short":                 func(r *exchange.Response) { r.Status, r.Length, r.Body = 200, 9, strings.NewReader("abc") },
+		"long":                  func(r *exchange.Response) { r.Status, r.Length, r.Body = 200, 3, strings.NewReader("abcdef") },
+		"before its first byte": func(r *exchange.Response) { r.Status, r.Length, r.Body = 200, -1, failing{} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			var sent exchange.Response
@@ -110,6 +118,8 @@ func TestBrokenResponse(t *testing.T) {
 			k.open(1, true, head("GET", "/")...)
 			if a := k.wait(1); !a.reset || a.ended {
 				t.Errorf("got %+v, want the stream reset", a)
+			} else if want := map[bool]string{false: "abc"}[name == "before its first byte"]; a.status != "200" || a.body != want {
+				t.Errorf("the client hears %s %q, want 200 %q", a.status, a.body, want)
 			}
 			poll(t, "done", func() bool { return len(h.ended()) == 1 })
 			if h.ended()[0] == nil {
