@@ -27,6 +27,7 @@ type StreamRoute struct {
 	priority uint64
 	expr     *expr.Expr // says it all; nil for none
 	snis     []nameTest
+	except   []nameTest // that it is not for
 	sources  []addressTest
 	dests    []addressTest
 }
@@ -73,6 +74,9 @@ func CompileStreams(doc *spec.Document) *Streams {
 		r := &StreamRoute{Spec: s, Index: len(t.routes), sources: addressTests(s.Sources), dests: addressTests(s.Destinations)}
 		for _, name := range s.SNIs {
 			r.snis = append(r.snis, newNameTest(strings.ToLower(strings.TrimSuffix(name, "."))))
+		}
+		for _, name := range s.ExceptSNIs {
+			r.except = append(r.except, newNameTest(strings.ToLower(strings.TrimSuffix(name, "."))))
 		}
 		r.priority = streamPriority(s)
 		if s.Expression != "" {
@@ -220,14 +224,16 @@ func (r *StreamRoute) matches(q *StreamQuery) bool {
 	if r.expr != nil {
 		return r.expr.Match(&expr.Request{Protocol: q.Protocol, SNI: q.ServerName, Src: q.Source, Dst: q.Destination}, nil)
 	}
-	if len(r.snis) > 0 && (q.Protocol == TLS || q.Protocol == Passthrough) && !r.named(q.ServerName) {
-		return false
+	if q.Protocol == TLS || q.Protocol == Passthrough {
+		if len(r.snis) > 0 && !named(r.snis, q.ServerName) || named(r.except, q.ServerName) {
+			return false
+		}
 	}
 	return anyAddress(r.sources, q.Source) && anyAddress(r.dests, q.Destination)
 }
 
-func (r *StreamRoute) named(name string) bool {
-	return name != "" && slices.ContainsFunc(r.snis, func(t nameTest) bool { return t.matches(name) })
+func named(tests []nameTest, name string) bool {
+	return name != "" && slices.ContainsFunc(tests, func(t nameTest) bool { return t.matches(name) })
 }
 
 func anyAddress(tests []addressTest, a netip.AddrPort) bool {

@@ -26,12 +26,14 @@ func TestStreamsFind(t *testing.T) {
 		&spec.Route{Name: "name", Protocols: []string{TLS}, SNIs: []string{"a.test", "b.test"}},
 		&spec.Route{Name: "wild", Protocols: []string{TLS}, SNIs: []string{"*.test"}, Destinations: ends(spec.Endpoint{Port: 9443})},
 		&spec.Route{Name: "pass", Protocols: []string{Passthrough}, SNIs: []string{"p.test"}},
+		&spec.Route{Name: "most", Protocols: []string{Passthrough}, SNIs: []string{"*.most.test"}, ExceptSNIs: []string{"x.most.test", "*.y.most.test"}, Destinations: ends(spec.Endpoint{Port: 8443})},
+		&spec.Route{Name: "rest", Protocols: []string{TLS}, ExceptSNIs: []string{"X.rest.test."}, Destinations: ends(spec.Endpoint{Port: 8443})},
 		&spec.Route{Name: "any", Protocols: []string{TLS}, Destinations: ends(spec.Endpoint{Port: 9443})},
 		&spec.Route{Name: "to", Protocols: []string{UDP}, Destinations: ends(spec.Endpoint{IP: "10.0.0.1", Port: 1})},
 		&spec.Route{Name: "by", Protocols: []string{UDP}, Sources: ends(spec.Endpoint{IP: "10.0.0.2/31"})},
 		&spec.Route{Name: "loose", Protocols: []string{TCP, TLS}, SNIs: []string{"l.test"}, Destinations: ends(spec.Endpoint{Port: 7777})},
 	)
-	if table.Len() != 12 {
+	if table.Len() != 14 {
 		t.Fatalf("%d routes, want all but the one for http", table.Len())
 	}
 	for _, c := range []struct{ protocol, name, from, to, want string }{
@@ -53,6 +55,13 @@ func TestStreamsFind(t *testing.T) {
 		{TLS, "p.test", "192.0.2.1:5", "127.0.0.1:1", ""},
 		{Passthrough, "p.test", "192.0.2.1:5", "127.0.0.1:1", "pass"},
 		{Passthrough, "", "192.0.2.1:5", "127.0.0.1:1", ""},
+		{Passthrough, "a.most.test", "192.0.2.1:5", "127.0.0.1:8443", "most"},
+		{Passthrough, "X.most.test", "192.0.2.1:5", "127.0.0.1:8443", ""},
+		{Passthrough, "a.x.most.test", "192.0.2.1:5", "127.0.0.1:8443", "most"},
+		{Passthrough, "z.y.most.test", "192.0.2.1:5", "127.0.0.1:8443", ""},
+		{TLS, "x.most.test", "192.0.2.1:5", "127.0.0.1:8443", "rest"},
+		{TLS, "", "192.0.2.1:5", "127.0.0.1:8443", "rest"},
+		{TLS, "x.rest.test", "192.0.2.1:5", "127.0.0.1:8443", ""},
 		{Passthrough, "a.test", "192.0.2.1:5", "127.0.0.1:1", ""},
 		{TCP, "", "192.0.2.1:5", "127.0.0.1:7777", "loose"}, // names count over TLS only
 		{TLS, "other.test", "192.0.2.1:5", "127.0.0.1:7777", ""},

@@ -32,6 +32,7 @@ services:
     x_keyway_mirrors: [{service: s}, {service: {name: s}, numerator: 0, denominator: 3}]
     x_keyway_timeouts: {request: 10000, attempt: 2000}
     x_keyway_retry: {on_statuses: [503], attempts: 0, backoff: 25}
+  - {protocols: [tls], snis: ["*.c.test"], x_keyway_except_snis: [d.c.test]}
   - {protocols: [tcp], sources: [{ip: 10.0.0.0/8}, {port: 5}, {ip: "::1", port: 6}], destinations: [{port: 0}]}
 routes:
 - {name: split, paths: [/], x_keyway_split: [{service: s, weight: 9}, {service: null, weight: 0}, {service: s}], x_keyway_timeouts: {}, x_keyway_mirrors: []}

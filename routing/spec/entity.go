@@ -87,6 +87,7 @@ type Route struct {
 	SNIs                    []string
 	Sources                 []Endpoint
 	Destinations            []Endpoint
+	ExceptSNIs              []string // x_keyway_except_snis: that the route is not for, whatever SNIs have
 	HTTPSRedirectStatusCode int
 	RegexPriority           int
 	StripPath               bool

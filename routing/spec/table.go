@@ -97,6 +97,7 @@ func (r *Route) fields(visit func(field)) {
 	visit(field{"x_keyway_path_policy", &r.PathPolicy, routePolicy})
 	visit(field{"x_keyway_max_requests", &r.MaxRequests, routeInFlight})
 	visit(field{"x_keyway_closed", &r.Closed, anyText})
+	visit(field{"x_keyway_except_snis", &r.ExceptSNIs, routeSNIs})
 	visit(field{"expression", &r.Expression, routeExpression})
 	visit(field{"priority", &r.Priority, routePriority})
 	visit(field{"x_keyway_split", (*shares)(&r.Split), noRule})

@@ -184,6 +184,9 @@ func (o *object) judgeTraffic(r *Route, set string) {
 			o.bad(o.at("x_keyway_mirrors"), "x_keyway_mirrors."+itoa(i+1)+".numerator", ReasonConflict, "expected at most the denominator, "+itoa(m.Denominator))
 		}
 	}
+	if len(r.ExceptSNIs) > 0 && !slices.Contains(r.Protocols, "tls") && !slices.Contains(r.Protocols, "tls_passthrough") {
+		o.conflict("x_keyway_except_snis", "'x_keyway_except_snis' can only be set when 'protocols' is 'tls' or 'tls_passthrough'")
+	}
 	if set == "http" || set == "grpc" {
 		return
 	}

@@ -102,6 +102,8 @@ func TestTrafficProblems(t *testing.T) {
 		"routes: [{name: r, paths: [/], service: a, x_keyway_retry: {tries: 1}}]":                                                                           "x_keyway_retry.tries: unknown field",
 		"routes: [{name: r, protocols: [tcp], sources: [{port: 1}], x_keyway_timeouts: {request: 1}}]":                                                      "x_keyway_timeouts: cannot set 'x_keyway_timeouts' when 'protocols' is 'tcp', 'tls', 'tls_passthrough' or 'udp'",
 		"routes: [{name: r, protocols: [udp], sources: [{port: 1}], x_keyway_mirrors: [{service: a}]}]":                                                     "x_keyway_mirrors: cannot set 'x_keyway_mirrors'",
+		"routes: [{name: r, paths: [/], service: a, x_keyway_except_snis: [a.test]}]":                                                                       "'x_keyway_except_snis' can only be set when 'protocols' is 'tls' or 'tls_passthrough'",
+		"routes: [{name: r, protocols: [tls], snis: [a.test], x_keyway_except_snis: [\"a.*.test\"]}]":                                                       "x_keyway_except_snis",
 		"x_keyway_listeners: [{name: l, port: 80}]":                                                                                                         "protocol: required field missing",
 		"x_keyway_listeners: [{name: l, port: 80, protocol: ftp}]":                                                                                          "protocol: expected one of: http, https, tls, tcp, udp",
 		"x_keyway_listeners: [{name: l, protocol: http}]":                                                                                                   "port: required field missing",
