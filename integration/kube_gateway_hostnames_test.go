@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -18,6 +19,7 @@ const hostnamesListeners = `
   - {name: one, port: %[1]d, protocol: HTTPS, hostname: one.web.test, tls: {certificateRefs: [{name: pair}]}}
   - {name: term, port: %[1]d, protocol: TLS, hostname: term.web.test, tls: {mode: Terminate, certificateRefs: [{name: pair}]}}
   - {name: raw, port: %[1]d, protocol: TLS, hostname: "*.raw.test", tls: {mode: Passthrough}}
+  - {name: quiet, port: %[1]d, protocol: TLS, hostname: quiet.raw.test, tls: {mode: Terminate, certificateRefs: [{name: pair}]}}
   - {name: inner, port: %[1]d, protocol: HTTPS, hostname: inner.raw.test, tls: {certificateRefs: [{name: pair}]}}
   - {name: wild-set, port: %[2]s, protocol: HTTPS, hostname: "*.web.test", tls: {certificateRefs: [{name: pair}]}}
   - {name: one-set, port: %[2]s, protocol: HTTPS, hostname: one.web.test, tls: {certificateRefs: [{name: pair}]}}
@@ -84,6 +86,16 @@ func TestKubeGatewayHostnames(t *testing.T) {
 			return [2]string{said, cn} == want
 		})
 	}
+	// A name of a more specific listener is not the wildcard's, which would pass it on.
+	if said, cn := stream("quiet.raw.test"); said != "" {
+		t.Errorf("the route of a wildcard takes a name of another listener: %q as %s", said, cn)
+	}
+	quiet := strings.NewReplacer("name: term, namespace", "name: quiet, namespace", "sectionName: term", "sectionName: quiet", "term.web.test", "quiet.raw.test").Replace(termRoute)
+	k.apply(quiet)
+	poll(t, "its own route has it", 20*time.Second, func() bool {
+		said, cn := stream("quiet.raw.test")
+		return said == "term hello" && cn == "*.web.test"
+	})
 	t.Run("misdirected", func(t *testing.T) {
 		for _, speak := range []struct {
 			address string

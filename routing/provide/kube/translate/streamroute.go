@@ -104,6 +104,9 @@ func (w *run) streamAt(r *Route, p *place, b *backends, pass bool, tags []string
 	if p.host != "" {
 		v["snis"] = []string{p.host}
 	}
+	if r.kind == KindTLSRoute && len(p.except) > 0 { // they are of more specific listeners, also of those without a route
+		v["x_keyway_except_snis"] = p.except
+	}
 	b.lead(v)
 	return v
 }

@@ -81,6 +81,30 @@ func TestStreamRoutes(t *testing.T) {
 	}
 }
 
+// TestNamesOfMoreSpecificListeners: they are not the wider listener's, whether they have a
+// route or not, and whether the wider one ends TLS or passes it on.
+func TestNamesOfMoreSpecificListeners(t *testing.T) {
+	const (
+		all  = "allowedRoutes: {namespaces: {from: All}}"
+		ends = "tls: {certificateRefs: [{name: pair}]}, " + all
+		pass = "tls: {mode: Passthrough}, " + all
+	)
+	for _, c := range []struct{ wide, narrow string }{{pass, ends}, {pass, pass}, {ends, ends}, {ends, pass}} {
+		protocol := map[string]string{ends: "tls", pass: "tls_passthrough"}[c.wide]
+		text := ofGateway("{name: wide, port: 443, protocol: TLS, hostname: '*.test', "+c.wide+"}", "{name: narrow, port: 443, protocol: TLS, hostname: one.test, "+c.narrow+"}",
+			"{name: deep, port: 443, protocol: TLS, hostname: '*.deep.test', "+c.narrow+"}", "{name: away, port: 444, protocol: TLS, hostname: away.test, "+c.narrow+"}") +
+			"kind: Pair\nmetadata: {name: pair, namespace: infra}\n---\n" +
+			strings.Replace(streamRouteOf(KindTLSRoute, "r", `"2026-01-01T00:00:00Z"`, "hostnames: ['*.test', one.test, x.test]\n  rules: [{backendRefs: [{name: web, port: 80}]}]"), "namespace: infra}", "namespace: infra, sectionName: wide}", 1)
+		var got []string
+		for _, r := range whole(t, text).Routes {
+			got = append(got, r.Name+" "+strings.Join(r.SNIs, ",")+" but "+strings.Join(r.ExceptSNIs, ","))
+		}
+		if want := []string{"tlsroute.shop.r." + protocol + ".443._.test *.test but *.deep.test,one.test", "tlsroute.shop.r." + protocol + ".443.x.test x.test but "}; !sameSet(got, want) {
+			t.Errorf("%q\nwant %q", got, want)
+		}
+	}
+}
+
 func TestGRPCRoute(t *testing.T) {
 	for _, c := range []struct{ match, want string }{
 		{"", "net.dst.port == 80"},
