@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"sync"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -26,6 +28,35 @@ type API struct {
 	Client *http.Client
 
 	gate gate
+
+	mu      sync.Mutex           // guards what follows
+	lacking map[string]time.Time // kinds that the server said not to have, and when it did so last
+}
+
+// fresh is how long what one source heard of a kind that is not there is believed by those
+// of other namespaces: with hundreds of these each would ask for every such kind.
+const fresh = lookAgain / 2
+
+// lacks says whether the server said just now that it does not have a kind.
+func (a *API) lacks(kind string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	said, ok := a.lacking[kind]
+	return ok && time.Since(said) < fresh
+}
+
+// lack notes what the server says of a kind.
+func (a *API) lack(kind string, lacks bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !lacks {
+		delete(a.lacking, kind)
+		return
+	}
+	if a.lacking == nil {
+		a.lacking = map[string]time.Time{}
+	}
+	a.lacking[kind] = time.Now()
 }
 
 // open answers the body of a good answer. A bad one is an error of the API machinery,

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -150,6 +152,10 @@ func (s *Source) ListWithContext(ctx context.Context, o metav1.ListOptions) (run
 	if o.Limit > 0 && o.ResourceVersion != "" && o.ResourceVersion != "0" && o.Continue == "" {
 		o.ResourceVersionMatch = metav1.ResourceVersionMatchNotOlderThan // or a page would be of just that version
 	}
+	nothing := &items{ListMeta: metav1.ListMeta{ResourceVersion: unknownKind}}
+	if s.Custom && s.Namespace != "" && s.API.lacks(s.definition()) {
+		return nothing, nil
+	}
 	leave, err := s.patience(ctx, false)
 	if err != nil {
 		return nil, err
@@ -158,8 +164,11 @@ func (s *Source) ListWithContext(ctx context.Context, o metav1.ListOptions) (run
 	defer cancel()
 	list, err := s.list(ctx, &o)
 	if s.Custom && (Absent(err) || Denied(err) && s.undefined(ctx)) {
-		list, err = &items{ListMeta: metav1.ListMeta{ResourceVersion: unknownKind}}, nil
+		list, err = nothing, nil
 		s.denied = 0
+		s.API.lack(s.definition(), true)
+	} else if s.Custom && err == nil {
+		s.API.lack(s.definition(), false)
 	}
 	leave(err)
 	if ctx.Err() == nil || err == nil {
@@ -203,10 +212,25 @@ const (
 	lookAgain = 10 * time.Second
 )
 
+// lookAgain is when to look for a kind again: not at once for all namespaces, so that
+// one answer does for many.
+func (s *Source) lookAgain() time.Duration {
+	if s.Namespace == "" {
+		return lookAgain
+	}
+	return lookAgain + rand.N(lookAgain/2) //nolint:gosec // jitter is no secret
+}
+
+// definition names the kind, whatever the namespace.
+func (s *Source) definition() string {
+	version, _, _ := strings.Cut(s.Path, "/namespaces/")
+	return strings.TrimSuffix(version, "/"+s.Plural) + "/" + s.Plural
+}
+
 // WatchWithContext watches on from a list.
 func (s *Source) WatchWithContext(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 	if o.ResourceVersion == unknownKind {
-		return watch.NewStreamWatcher(&pause{ctx: ctx, end: time.After(lookAgain), done: make(chan struct{})}, reporter{}), nil
+		return watch.NewStreamWatcher(&pause{ctx: ctx, end: time.After(s.lookAgain()), done: make(chan struct{})}, reporter{}), nil
 	}
 	q := s.query(&o)
 	q.Set("watch", "true")
