@@ -2,7 +2,6 @@ package integration
 
 import (
 	"encoding/json"
-	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -28,16 +27,7 @@ var place = regexp.MustCompile(`--> 1:(\d+)\n`)
 func TestKongVectorsExpressions(t *testing.T) {
 	r := newRig(t, map[string]any{"router_flavor": "expressions"})
 	s := score{group: "router/expr"}
-	for _, name := range files(t, "router/expr-*.json") {
-		rec := load(t, name)
-		if err := r.use(rec.Config); err != nil {
-			t.Errorf("%s: %v", name, err)
-			continue
-		}
-		for i := range rec.Cases {
-			s.run(t, r, fmt.Sprintf("%s#%d", strings.TrimSuffix(name, ".json"), i), &rec.Cases[i])
-		}
-	}
+	s.documents(t, r, "router/expr-*.json")
 	s.close(t)
 	refused := 0
 	for _, name := range files(t, "router/expr-*.json") {

@@ -461,6 +461,27 @@ func (s *score) close(t *testing.T) {
 	}
 }
 
+// documents replays the recordings of files that each have a document of their own.
+func (s *score) documents(t *testing.T, r *rig, pattern string) {
+	t.Helper()
+	for _, name := range files(t, pattern) {
+		rec := load(t, name)
+		if err := r.use(rec.Config); err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		s.cases(t, r, name, rec.Cases)
+	}
+}
+
+// cases replays those of one file.
+func (s *score) cases(t *testing.T, r *rig, name string, list []vector) {
+	t.Helper()
+	for i := range list {
+		s.run(t, r, fmt.Sprintf("%s#%d", strings.TrimSuffix(name, ".json"), i), &list[i])
+	}
+}
+
 // run replays one case of steps and counts it.
 func (s *score) run(t *testing.T, r *rig, id string, v *vector) {
 	t.Helper()
@@ -491,16 +512,7 @@ func (s *score) run(t *testing.T, r *rig, id string, v *vector) {
 func TestKongVectorsRouter(t *testing.T) {
 	r := newRig(t, nil)
 	s := score{group: "router/trad"}
-	for _, name := range files(t, "router/trad-*.json") {
-		rec := load(t, name)
-		if err := r.use(rec.Config); err != nil {
-			t.Errorf("%s: %v", name, err)
-			continue
-		}
-		for i := range rec.Cases {
-			s.run(t, r, fmt.Sprintf("%s#%d", strings.TrimSuffix(name, ".json"), i), &rec.Cases[i])
-		}
-	}
+	s.documents(t, r, "router/trad-*.json")
 	s.close(t)
 	p := score{group: "router/pairs"}
 	rec := load(t, "router/pairs.json")
@@ -539,9 +551,7 @@ func TestKongVectorsPaths(t *testing.T) {
 				t.Fatalf("%s: %v", name, err)
 			}
 		}
-		for i := range rec.Cases {
-			s.run(t, r, fmt.Sprintf("%s#%d", strings.TrimSuffix(name, ".json"), i), &rec.Cases[i])
-		}
+		s.cases(t, r, name, rec.Cases)
 	}
 	s.close(t)
 }
@@ -558,9 +568,7 @@ func TestKongVectorsForwarding(t *testing.T) {
 			if err := r.use(rec.Config); err != nil {
 				t.Fatal(err)
 			}
-			for i := range rec.Cases {
-				s.run(t, r, fmt.Sprintf("%s#%d", strings.TrimSuffix(name, ".json"), i), &rec.Cases[i])
-			}
+			s.cases(t, r, name, rec.Cases)
 		})
 	}
 	s.close(t)
