@@ -20,7 +20,6 @@ func Compose(name string, values map[string][]any, schemas Schemas) (*Document, 
 		doc:     &Document{FormatVersion: "3.0"},
 		configs: map[string]namedConfig{},
 		repeats: map[string]int{},
-		lists:   map[Entity]string{},
 		file:    &file{name: name},
 	}
 	for _, kind := range Kinds() {

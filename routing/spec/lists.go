@@ -226,13 +226,15 @@ func (o *object) extras() {
 
 // defaulted says that a field that is not in this build has its default.
 func defaulted(kind, name string, v *node) bool {
-	switch kind + "." + name {
-	case "plugins.ordering", "services.tls_sans":
-		return v.shape == shapeNull
-	case "consumers.type":
-		return v.shape == shapeNull || v.isInt && v.whole == 0 // a client, and nobody who administers
-	case "consumers.username_lower":
-		return v.shape == shapeNull || v.shape == shapeText // follows from the username
+	switch name {
+	case "ordering":
+		return kind == "plugins" && v.shape == shapeNull
+	case "tls_sans":
+		return kind == "services" && v.shape == shapeNull
+	case "type": // of a client, and nobody who administers
+		return kind == "consumers" && (v.shape == shapeNull || v.isInt && v.whole == 0)
+	case "username_lower": // follows from the username
+		return kind == "consumers" && (v.shape == shapeNull || v.shape == shapeText)
 	}
 	return false
 }

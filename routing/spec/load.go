@@ -25,7 +25,6 @@ func Load(sources []Source, schemas Schemas) (*Document, Problems) {
 		doc:     &Document{FormatVersion: "3.0"},
 		configs: map[string]namedConfig{},
 		repeats: map[string]int{},
-		lists:   map[Entity]string{},
 	}
 	var files []*file
 	for _, s := range sources {
@@ -316,6 +315,9 @@ func (l *loader) entity(kind string, n *node, parent Entity, through string) {
 		o.judgeConsumer(c)
 	}
 	if l.as != "" {
+		if l.lists == nil {
+			l.lists = map[Entity]string{}
+		}
 		l.lists[e] = l.as
 	}
 	for _, p := range l.problems[before:] {

@@ -253,7 +253,7 @@ func (r *reload) read(kind string, pieces []piece, within *outline, parent Entit
 		if within != nil && !within.unmark(item) {
 			return false
 		}
-		one := &loader{schemas: r.schemas, doc: &Document{}, configs: r.configs, repeats: r.repeats, lists: map[Entity]string{}, file: r.file, lines: pieces[0].line - 1}
+		one := &loader{schemas: r.schemas, doc: &Document{}, configs: r.configs, repeats: r.repeats, file: r.file, lines: pieces[0].line - 1}
 		one.entity(kind, item, parent, through)
 		one.identify()
 		if len(one.problems)+len(one.members) > 0 {
