@@ -204,8 +204,9 @@ func (a *attacked) within(limit int) {
 
 // slowReader is what the heap may hold for one response that is not read: 64 KiB of
 // buffers, 16 KiB of what a connection and an exchange are besides, and as much as
-// the collector leaves lying: a quarter, and what comes while it is at work.
-const slowReader = (64 + 16) << 10 * 3 / 2
+// the collector leaves lying: a quarter, and what comes while it is at work, which may be
+// as much again.
+const slowReader = (64 + 16) << 10 * 2
 
 // TestOverloadClosedWindows (O-04) asks for long answers over HTTP/2 and opens no window
 // for them.

@@ -112,8 +112,9 @@ func (m *timings) reset(fresh int) (n int, p50, p99 time.Duration) {
 
 // noise is what the 99th percentile may always be: attack, node and clients share two
 // cores with whatever else runs there, and who waits for a core waits for tenths of a
-// second. It is far below any of the times for which an attack could hold somebody up.
-const noise = time.Second
+// second, some for more than one. It is below any of the times for which an attack could
+// hold somebody up.
+const noise = 1800 * time.Millisecond
 
 // beside has good clients ask for path, over TLS, before and while attack runs. Not
 // one of their requests may fail. settled leaves out those that make new connections.
