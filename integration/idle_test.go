@@ -97,7 +97,7 @@ func TestIdleConnections(t *testing.T) {
 				t.Fatal(err)
 			default:
 			}
-			deadline := time.Now().Add(20 * time.Second)
+			deadline := time.Now().Add(60 * time.Second)
 			for {
 				each := (g.resident() - before) / c.n
 				if each <= c.limit {
