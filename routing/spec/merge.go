@@ -162,7 +162,7 @@ func (m *merging) barred(e Entity, c claim) bool {
 // led answers an entity whose foreign keys lead to base's, a copy if that changes it.
 // Entities are of other documents too.
 func (m *merging) led(e Entity) Entity {
-	if len(m.moved) == 0 && len(m.nobody) == 0 {
+	if len(m.lost)+len(m.nobody) == 0 {
 		return e
 	}
 	changes := false

@@ -188,6 +188,20 @@ x_keyway_listeners: [{name: l, protocol: https, port: 9443, tls_policy: p}]
 	}
 }
 
+// TestMergeAddsNothingUnderEqualIDs has one name under one id, as ids that follow from names
+// are: what the cluster has for it is left out just so, and with it or without it a group of the
+// cluster has no consumer of the file.
+func TestMergeAddsNothingUnderEqualIDs(t *testing.T) {
+	file := source(t, "file.yaml", "consumers: [{username: ann}]")
+	for _, ann := range []string{"{username: ann}", "{username: ann, keyauth_credentials: [{key: k}]}"} {
+		cluster := source(t, "cluster.yaml", "consumers: ["+ann+", {username: tim}]\nconsumer_groups: [{name: free, consumers: [ann, tim]}]")
+		both, problems := merged(t, file, cluster)
+		if all := both.Memberships(); len(both.KeyAuths) > 0 || len(all[DeriveID("consumers", "ann")]) > 0 || len(all[DeriveID("consumers", "tim")]) != 1 {
+			t.Errorf("%s: %d keys, memberships %+v\n%s", ann, len(both.KeyAuths), all, problems)
+		}
+	}
+}
+
 // TestMergeGivesNobodyTheCredentialsOfAnother has things that are the same but for their names.
 func TestMergeGivesNobodyTheCredentialsOfAnother(t *testing.T) {
 	const x, y, z = "aaaaaaaa-0000-4000-8000-000000000001", "aaaaaaaa-0000-4000-8000-000000000002", "aaaaaaaa-0000-4000-8000-000000000003"
