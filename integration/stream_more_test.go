@@ -125,23 +125,11 @@ func TestStreamGuards(t *testing.T) {
 func TestStreamUpstreamTLS(t *testing.T) {
 	a, other := newAuthority(t, "right"), newAuthority(t, "wrong")
 	leaf := a.server(t, "localhost")
-	l, err := tls.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", freePort(t)), &tls.Config{Certificates: []tls.Certificate{leaf}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				_, _ = io.Copy(c, c)
-				_ = c.Close()
-			}()
-		}
-	}()
+	l := accepting(t, "127.0.0.1:0", func(c net.Conn) {
+		s := tls.Server(c, &tls.Config{Certificates: []tls.Certificate{leaf}})
+		_, _ = io.Copy(s, s)
+		_ = s.Close()
+	})
 	good, bad := fmt.Sprintf("127.0.0.1:%d", freePort(t)), fmt.Sprintf("127.0.0.1:%d", freePort(t))
 	service := func(name, ca, listener string) string {
 		return fmt.Sprintf(`{name: %s, protocol: tls, host: localhost, port: %s, retries: 0, tls_verify: true, ca_certificates: [%s], routes: [{name: %s, protocols: [tcp], destinations: [{port: %s}]}]}`, name, portOf(l.Addr().String()), ca, name, portOf(listener))
