@@ -41,11 +41,11 @@ func (p *Provider) Facts() Facts {
 		Documents: p.counts.documents.Load(), Translating: time.Duration(p.counts.translating.Load()),
 		Written: p.counts.written.Load(), WriteFailures: p.counts.writeFailures.Load(), Leads: p.counts.leads.Load(), Refused: map[Refused]int{},
 	}
-	for _, s := range p.all() {
-		f.Sources = append(f.Sources, s.Facts())
-	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	for _, s := range p.running() {
+		f.Sources = append(f.Sources, s.Facts())
+	}
 	for kind, past := range p.past { // what is counted never becomes less
 		if i := slices.IndexFunc(f.Sources, func(s cluster.Facts) bool { return s.Kind == kind }); i >= 0 {
 			f.Sources[i].Lists, f.Sources[i].Watches = f.Sources[i].Lists.Plus(past.Lists), f.Sources[i].Watches.Plus(past.Watches)

@@ -82,9 +82,11 @@ func (p *Provider) move(ctx context.Context) {
 	for o := range p.state.Objects(translate.KindNamespace) {
 		now[o.Common().Name] = true
 	}
+	var ended, all []*source
 	for ns, at := range p.places {
 		if !now[ns] {
 			p.leave(ns, at)
+			ended = append(ended, at.sources...)
 		}
 	}
 	for ns := range now {
@@ -92,13 +94,17 @@ func (p *Provider) move(ctx context.Context) {
 			p.places[ns] = p.enter(ctx, ns)
 		}
 	}
-	var all []*source
 	for _, at := range p.places {
 		all = append(all, at.sources...)
 	}
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.placed = all
-	p.mu.Unlock()
+	for _, s := range ended {
+		f, past := s.Facts(), p.past[s.Kind]
+		past.Lists, past.Watches = past.Lists.Plus(f.Lists), past.Watches.Plus(f.Watches)
+		p.past[s.Kind] = past
+	}
 }
 
 // enter watches a namespace.
@@ -124,13 +130,6 @@ func (p *Provider) enter(ctx context.Context, namespace string) *place {
 func (p *Provider) leave(namespace string, at *place) {
 	at.stop()
 	delete(p.places, namespace)
-	p.mu.Lock()
-	for _, s := range at.sources {
-		f, past := s.Facts(), p.past[s.Kind]
-		past.Lists, past.Watches = past.Lists.Plus(f.Lists), past.Watches.Plus(f.Watches)
-		p.past[s.Kind] = past
-	}
-	p.mu.Unlock()
 	for _, s := range at.sources {
 		for _, r := range p.inbox.drop(s) {
 			p.state.Delete(r)
@@ -172,13 +171,17 @@ func (b *inbox) drop(s *source) (untaken []translate.Ref) {
 // all are the sources that run in any case, and those of namespaces.
 func (p *Provider) all() []*cluster.Source {
 	p.mu.Lock()
-	placed := p.placed
-	p.mu.Unlock()
-	list := make([]*cluster.Source, 0, len(p.sources)+len(placed)+1)
+	defer p.mu.Unlock()
+	return p.running()
+}
+
+// running is all with mu held.
+func (p *Provider) running() []*cluster.Source {
+	list := make([]*cluster.Source, 0, len(p.sources)+len(p.placed)+1)
 	for _, s := range p.sources {
 		list = append(list, s.Source)
 	}
-	for _, s := range placed {
+	for _, s := range p.placed {
 		list = append(list, s.Source)
 	}
 	if p.publish != nil {
