@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"time"
@@ -152,6 +153,9 @@ func (c *h2conn) farewell(err error) error {
 	} else if errors.Is(err, http2.ErrFrameTooLarge) {
 		code = http2.ErrCodeFrameSize
 	}
+	if errors.Is(err, io.EOF) {
+		err = errH2Closed // io.EOF is the end of a body that is whole
+	}
 	if code == 0 {
 		return fmt.Errorf("reading from %s: %w", c.address, err)
 	}
@@ -219,6 +223,8 @@ func (c *h2conn) endIfUnused() {
 }
 
 var errH2Drained = errors.New("the connection served what it was to serve")
+
+var errH2Closed = errors.New("the target closed the connection")
 
 var errH2Gone = errors.New("the target had ended the connection")
 

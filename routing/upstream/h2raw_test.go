@@ -159,6 +159,29 @@ func TestH2ResetInTheMiddle(t *testing.T) {
 	}
 }
 
+// A target that dies closes its connections between two frames. What it has not said to its
+// end must not pass for whole.
+func TestH2ClosedInTheMiddle(t *testing.T) {
+	addr := rawOrigin(t, func(r *raw) {
+		id := r.request()
+		r.answer(id, false, ":status", "200")
+		_ = r.WriteData(id, false, []byte("half"))
+		_ = r.c.Close()
+	})
+	g := through(t, as("h2c"), addr)
+	x := ask(t.Context(), "GET", "")
+	if status, body := g.do(x, nil); status != 200 {
+		t.Fatal(status, body)
+	}
+	if _, err := x.Response.Body.Read(make([]byte, 8)); errors.Is(err, io.EOF) || !errors.Is(err, errH2Closed) {
+		t.Errorf("the end is %v; expected %v", err, errH2Closed)
+	}
+	x = ask(t.Context(), "GET", "")
+	if _, body := g.do(x, nil); !strings.HasPrefix(body, "half then") {
+		t.Errorf("got %q", body)
+	}
+}
+
 func TestH2InterimAndEarlyResponse(t *testing.T) {
 	reset := make(chan http2.ErrCode, 1)
 	addr := rawOrigin(t, func(r *raw) {
