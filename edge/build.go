@@ -63,6 +63,9 @@ type build struct {
 	prev, next *Snapshot
 	in         Inputs
 	report     *Report
+
+	sameRefs, onlyTargets bool // see look
+	services              map[string]*spec.Service
 }
 
 // Build makes the next snapshot from the previous one (nil at first), reusing
@@ -75,12 +78,19 @@ func (b *Builder) Build(prev *Snapshot, in Inputs) (*Snapshot, *Report) {
 		next.Generation = prev.Generation + 1
 	}
 	w := &build{Builder: b, prev: prev, next: next, in: in, report: &Report{}}
-	for _, part := range []func(){w.certificates, w.tlsPolicies, w.listeners, w.index, w.auths, w.upstreams, w.routes, w.chains, w.streams, w.compare} {
-		part()
+	w.look()
+	for i, p := range w.parts() {
+		from := len(next.Problems)
+		if p.keep != nil && p.keep() {
+			w.problem(prev.told[i]...)
+		} else {
+			p.make()
+		}
+		next.told[i] = slices.Clip(next.Problems[from:])
 		w.pause()
 	}
 	// What was made may hold on to this build, and with it would to every snapshot before.
-	w.prev = nil
+	w.prev, w.services = nil, nil
 	return next, w.report
 }
 
@@ -115,21 +125,8 @@ func valueOf(set *secrets.Set, s spec.Secret) (secrets.Value, *secrets.Credentia
 	return c.Value, c, ""
 }
 
-// untouched says that nothing that decides about certificates differs from the build
-// before: another document has the same ones, and the set of credentials is the same. What
-// time, rulings and orders change is looked at by builds of the document in force, which
-// follow each of them. A snapshot with something to say about certificates says it again.
-func (w *build) untouched() bool {
-	return w.prev != nil && w.prev.Document != w.in.Document && w.prev.Set == w.in.Set && w.in.Order == nil && w.in.Document.SharesRefs(w.prev.Document) &&
-		!slices.ContainsFunc(w.prev.Problems, func(p *spec.Problem) bool { return p.Entity == "certificates" })
-}
-
 // certificates advances every certificate's slot.
 func (w *build) certificates() {
-	if w.untouched() {
-		w.next.slots, w.next.def, w.next.sameSlots = w.prev.slots, w.prev.def, true
-		return
-	}
 	doc := w.in.Document
 	names := make(map[string][]string, len(doc.Certificates))
 	for _, s := range doc.SNIs {

@@ -27,6 +27,7 @@ func (w *build) upstreams() {
 		ClientCertificate:  w.clientCertificate,
 		ServiceCertificate: func(id string) *certs.Bundle { return w.next.pairs[id] },
 		Roots:              w.roots,
+		Unchanged:          w.sameRefs,
 	})
 	w.next.Upstreams = set
 	w.problem(problems...)
@@ -72,8 +73,8 @@ func (w *build) roots(ids []string) (*x509.CertPool, string, error) {
 	return pool, hex.EncodeToString(sum.Sum(nil)[:8]), nil
 }
 
-// chains binds every route to its service, cluster and plugin chain.
-func (w *build) chains() {
+// plugins compiles who consumers are, and the plugins.
+func (w *build) plugins() {
 	w.next.Directory = policy.NewDirectory(w.in.Document, w.in.Set)
 	w.problem(w.next.Directory.Problems()...)
 	env := w.Env
@@ -99,32 +100,37 @@ func (w *build) chains() {
 	}
 	w.next.compiler = policy.NewCompiler(prev, w.Kinds, &env, w.in.Document)
 	w.next.global = w.next.compiler.Chain(nil, nil)
-	services := make(map[string]*spec.Service, len(w.in.Document.Services))
-	for _, s := range w.in.Document.Services {
-		services[s.ID] = s
-	}
+}
+
+// bindAll binds every route to its service, cluster and plugin chain.
+func (w *build) bindAll() {
 	w.next.bindings = make([]binding, w.next.Table.Len())
 	w.next.limits = w.routeLimits()
 	for r := range w.next.Table.Routes() {
 		if r.Index%512 == 511 {
 			w.pause()
 		}
-		b := &w.next.bindings[r.Index]
-		*b = w.bind(r, services[r.Spec.Service], services)
-		if len(r.Spec.Split) > 0 {
-			b.split = w.split(r, services)
-		}
+		w.rebind(r)
 	}
 	w.problem(w.next.compiler.Problems()...)
 }
 
+// rebind makes the binding of a route.
+func (w *build) rebind(r *routing.Route) {
+	b := &w.next.bindings[r.Index]
+	*b = w.bind(r, w.service(r.Spec.Service))
+	if len(r.Spec.Split) > 0 {
+		b.split = w.split(r)
+	}
+}
+
 // bind binds a route to a service, nil for none.
-func (w *build) bind(r *routing.Route, service *spec.Service, services map[string]*spec.Service) binding {
+func (w *build) bind(r *routing.Route, service *spec.Service) binding {
 	b := binding{route: r, service: service, closed: r.Broken, limit: w.next.limits[r.Spec.ID]}
 	if service != nil {
 		b.cluster, b.auth = w.next.Upstreams.Cluster(service.ID), w.next.auths[service.ID]
 	}
-	b.terms = w.terms(r, &b, services)
+	b.terms = w.terms(r, &b)
 	b.chain = w.next.compiler.Chain(r.Spec, service)
 	if b.closed == nil {
 		b.closed = b.chain.Closed()

@@ -12,7 +12,6 @@ import (
 
 	"github.com/keyway-edge/keyway/edge/exchange"
 	"github.com/keyway-edge/keyway/routing"
-	"github.com/keyway-edge/keyway/routing/spec"
 	"github.com/keyway-edge/keyway/routing/upstream"
 )
 
@@ -61,10 +60,10 @@ type mirror struct {
 }
 
 // mirrors compiles those of a route.
-func (w *build) mirrors(r *routing.Route, services map[string]*spec.Service) []*mirror {
+func (w *build) mirrors(r *routing.Route) []*mirror {
 	var list []*mirror
 	for _, m := range r.Spec.Mirrors {
-		s := services[m.Service]
+		s := w.service(m.Service)
 		if s == nil || m.Numerator == 0 {
 			continue
 		}

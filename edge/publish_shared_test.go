@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"iter"
 	"slices"
 	"strings"
 	"testing"
@@ -12,7 +13,7 @@ import (
 
 // withRoutesOf is a document that shares all lists with another but its routes.
 func withRoutesOf(doc, other *spec.Document) *spec.Document {
-	return spec.Join(doc, func(kind string) bool { return kind == "routes" }, slices.Values([]*spec.Document{other}))
+	return spec.Join(doc, func(kind string) bool { return kind == "routes" }, func(string) iter.Seq[*spec.Document] { return slices.Values([]*spec.Document{other}) })
 }
 
 const certified = `
@@ -42,7 +43,7 @@ func TestADocumentThatRefersToTheSameAsksForNothing(t *testing.T) {
 		if s.Document != w.doc || len(w.plans) != plans {
 			t.Errorf("in force: %v; %d plans; expected the new document without a plan of its own", s.Document == w.doc, len(w.plans)-plans)
 		}
-		if !slices.ContainsFunc(s.Document.Routes, func(r *spec.Route) bool { return slices.Contains(r.Paths, "/c") }) || len(s.Problems) != len(first.Problems) || s.sameSlots {
+		if !slices.ContainsFunc(s.Document.Routes, func(r *spec.Route) bool { return slices.Contains(r.Paths, "/c") }) || len(first.Problems) == 0 || len(s.Problems) != len(first.Problems) || !s.sameSlots {
 			t.Error("the new routes are not in force, or what is wrong with the certificate is not told again")
 		}
 		w.set = set(2, cert, key)

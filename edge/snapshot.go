@@ -19,7 +19,8 @@ type Snapshot struct {
 	Built      time.Time
 	Document   *spec.Document
 	Set        *secrets.Set
-	Problems   spec.Problems // what is quarantined or served with a remark
+	Problems   spec.Problems               // what is quarantined or served with a remark
+	told       [partsOfBuild]spec.Problems // those, by the part of the build that found them
 
 	Table     *routing.Table
 	Certs     *certs.Index

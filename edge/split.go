@@ -72,10 +72,10 @@ func (s *split) choose() *binding {
 }
 
 // split makes the bindings of a route.
-func (w *build) split(r *routing.Route, services map[string]*spec.Service) *split {
-	s := &split{chooser: newChooser(r.Spec.Split), void: w.bind(r, nil, services), shares: make([]binding, len(r.Spec.Split))}
+func (w *build) split(r *routing.Route) *split {
+	s := &split{chooser: newChooser(r.Spec.Split), void: w.bind(r, nil), shares: make([]binding, len(r.Spec.Split))}
 	for i, one := range r.Spec.Split {
-		s.shares[i] = w.bind(r, services[one.Service], services)
+		s.shares[i] = w.bind(r, w.service(one.Service))
 	}
 	return s
 }
@@ -93,10 +93,10 @@ func (b *binding) nowhere() *policy.Reply {
 }
 
 // splitStreams makes what the streams of a route lead to.
-func (w *build) splitStreams(to *Routed, protocol string, services map[string]*spec.Service) {
+func (w *build) splitStreams(to *Routed, protocol string) {
 	to.chooser = newChooser(to.Route.Split)
 	for _, one := range to.Route.Split {
-		s, bad := w.bindStream(to.Route, services[one.Service], protocol)
+		s, bad := w.bindStream(to.Route, w.service(one.Service), protocol)
 		if bad != nil && one.Service != "" {
 			w.problem(bad)
 		}

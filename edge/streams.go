@@ -75,26 +75,25 @@ type streamKey struct {
 func (w *build) streams() {
 	doc := w.in.Document
 	w.next.streams = routing.CompileStreams(doc)
-	services := make(map[string]*spec.Service, len(doc.Services))
-	for _, s := range doc.Services {
-		services[s.ID] = s
-	}
 	w.next.streamBindings = make(map[streamKey]Routed, w.next.streams.Len())
 	for _, r := range w.next.streams.Routes() {
 		for _, protocol := range r.Spec.Protocols {
-			b, bad := w.bindStream(r.Spec, services[r.Spec.Service], protocol)
+			b, bad := w.bindStream(r.Spec, w.service(r.Spec.Service), protocol)
 			if len(r.Spec.Split) > 0 {
-				w.splitStreams(&b, protocol, services)
+				w.splitStreams(&b, protocol)
 			} else if bad != nil {
 				w.problem(bad)
 			}
 			w.next.streamBindings[streamKey{r.Index, protocol}] = b
 		}
 	}
+	if !slices.ContainsFunc(doc.Services, takesStreams) {
+		return
+	}
 	for r := range w.next.Table.Routes() {
 		for id := range r.Spec.Services {
-			s := services[id]
-			if s == nil || !slices.Contains([]string{routing.TCP, routing.TLS, routing.Passthrough, routing.UDP}, s.Protocol) {
+			s := w.service(id)
+			if s == nil || !takesStreams(s) {
 				continue
 			}
 			w.problem(&spec.Problem{
@@ -103,6 +102,10 @@ func (w *build) streams() {
 			})
 		}
 	}
+}
+
+func takesStreams(s *spec.Service) bool {
+	return slices.Contains([]string{routing.TCP, routing.TLS, routing.Passthrough, routing.UDP}, s.Protocol)
 }
 
 // bindStream answers where streams of a route go that one service gets, nil for none,

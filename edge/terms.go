@@ -7,7 +7,6 @@ import (
 
 	"github.com/keyway-edge/keyway/edge/exchange"
 	"github.com/keyway-edge/keyway/routing"
-	"github.com/keyway-edge/keyway/routing/spec"
 	"github.com/keyway-edge/keyway/routing/upstream"
 )
 
@@ -19,12 +18,12 @@ type terms struct {
 }
 
 // terms compiles those of a route to one of its services; nil where it says nothing.
-func (w *build) terms(r *routing.Route, b *binding, services map[string]*spec.Service) *terms {
+func (w *build) terms(r *routing.Route, b *binding) *terms {
 	s := r.Spec
 	if s.Timeouts == nil && s.Retry == nil && len(s.Mirrors) == 0 {
 		return nil
 	}
-	t := &terms{mirrors: w.mirrors(r, services)}
+	t := &terms{mirrors: w.mirrors(r)}
 	var attempt time.Duration
 	if s.Timeouts != nil {
 		t.within, attempt = time.Duration(s.Timeouts.Request)*time.Millisecond, time.Duration(s.Timeouts.Attempt)*time.Millisecond

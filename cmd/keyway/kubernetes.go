@@ -210,8 +210,11 @@ func (c *cluster) Current() (*spec.Document, spec.Problems) {
 	}
 	c.kept = nil
 	if files != c.file || objects != c.kube {
+		was := c.both
 		c.file, c.kube = files, objects
-		c.both, c.clashes = spec.Merge(files, objects)
+		if c.both, c.clashes = spec.Merge(files, objects); was != nil && c.both != objects {
+			c.both.Share(was)
+		}
 	}
 	return c.both, slices.Concat(problems, c.clashes)
 }

@@ -77,8 +77,9 @@ func composed(v any) *node {
 func DeriveID(kind, name string) string { return deriveID(kind, name) }
 
 // Join makes one document of parts, in their order. Entities are shared, and so are
-// the lists of prev (nil for none) but for those of the kinds that changed says.
-func Join(prev *Document, changed func(kind string) bool, parts iter.Seq[*Document]) *Document {
+// the lists of prev (nil for none) but for those of the kinds that changed says. parts are
+// those that may have something of a kind.
+func Join(prev *Document, changed func(kind string) bool, parts func(kind string) iter.Seq[*Document]) *Document {
 	doc := &Document{}
 	if prev != nil {
 		*doc = *prev
@@ -88,62 +89,21 @@ func Join(prev *Document, changed func(kind string) bool, parts iter.Seq[*Docume
 		if prev != nil && !changed(kind) {
 			continue
 		}
-		doc.extend(kind, nil)
-		for part := range parts {
-			doc.extend(kind, part)
-		}
+		l := doc.list(kind)
+		l.fill(sizeOf(l), func(yield func(list) bool) {
+			for part := range parts(kind) {
+				if !yield(part.list(kind)) {
+					return
+				}
+			}
+		})
 	}
 	return doc
 }
 
-// extend appends one list of another document; nil empties it.
-func (d *Document) extend(kind string, from *Document) {
-	clear := from == nil
-	if clear {
-		from = &Document{}
-	}
-	switch kind {
-	case "services":
-		d.Services = extended(d.Services, from.Services, clear)
-	case "routes":
-		d.Routes = extended(d.Routes, from.Routes, clear)
-	case "upstreams":
-		d.Upstreams = extended(d.Upstreams, from.Upstreams, clear)
-	case "targets":
-		d.Targets = extended(d.Targets, from.Targets, clear)
-	case "consumer_groups":
-		d.ConsumerGroups = extended(d.ConsumerGroups, from.ConsumerGroups, clear)
-	case "consumers":
-		d.Consumers = extended(d.Consumers, from.Consumers, clear)
-	case "keyauth_credentials":
-		d.KeyAuths = extended(d.KeyAuths, from.KeyAuths, clear)
-	case "acls":
-		d.ACLs = extended(d.ACLs, from.ACLs, clear)
-	case "plugins":
-		d.Plugins = extended(d.Plugins, from.Plugins, clear)
-	case "certificates":
-		d.Certificates = extended(d.Certificates, from.Certificates, clear)
-	case "snis":
-		d.SNIs = extended(d.SNIs, from.SNIs, clear)
-	case "ca_certificates":
-		d.CACertificates = extended(d.CACertificates, from.CACertificates, clear)
-	case "vaults":
-		d.Vaults = extended(d.Vaults, from.Vaults, clear)
-	case "x_keyway_tls_policies":
-		d.TLSPolicies = extended(d.TLSPolicies, from.TLSPolicies, clear)
-	case "x_keyway_issuers":
-		d.Issuers = extended(d.Issuers, from.Issuers, clear)
-	case "x_keyway_listeners":
-		d.Listeners = extended(d.Listeners, from.Listeners, clear)
-	}
-}
-
-// extended never writes into an array that an earlier document may have.
-func extended[E any](list, more []E, clear bool) []E {
-	if clear {
-		return nil
-	}
-	return append(list, more...)
+// JoinAll is Join of whole documents, without one before.
+func JoinAll(parts ...*Document) *Document {
+	return Join(nil, nil, func(string) iter.Seq[*Document] { return slices.Values(parts) })
 }
 
 // NormalPath is a path as the router compares it: escapes decoded where they may be,

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"iter"
 	"slices"
 	"testing"
 )
@@ -59,11 +60,11 @@ func TestJoinSharesWhatDidNotChange(t *testing.T) {
 		return doc
 	}
 	a, b, c := part("a"), part("b"), part("c")
-	first := Join(nil, nil, slices.Values([]*Document{a, b}))
+	first := JoinAll(a, b)
 	if len(first.Upstreams) != 2 || len(first.Targets) != 2 || first.FormatVersion != "3.0" {
 		t.Fatalf("%+v", first)
 	}
-	next := Join(first, func(kind string) bool { return kind == "targets" }, slices.Values([]*Document{a, b, c}))
+	next := Join(first, func(kind string) bool { return kind == "targets" }, func(string) iter.Seq[*Document] { return slices.Values([]*Document{a, b, c}) })
 	if len(next.Upstreams) != 2 || len(next.Targets) != 3 || len(first.Targets) != 2 {
 		t.Errorf("%d upstreams, %d targets, %d before", len(next.Upstreams), len(next.Targets), len(first.Targets))
 	}

@@ -210,39 +210,52 @@ func Diff(old, new *Document) Changes {
 	}
 	var changes Changes
 	for _, kind := range Kinds() {
-		c := diff(kind, slices.Collect(old.Entities(kind)), slices.Collect(new.Entities(kind)))
-		if len(c.Added)+len(c.Removed)+len(c.Changed) > 0 {
+		was, is := old.list(kind), new.list(kind)
+		if oneArray(was, is) {
+			continue
+		}
+		if c := diff(kind, was, is); len(c.Added)+len(c.Removed)+len(c.Changed) > 0 {
 			changes = append(changes, c)
 		}
 	}
 	return changes
 }
 
-func diff(kind string, old, new []Entity) Change {
+func diff(kind string, old, new list) Change {
 	c := Change{Kind: kind}
 	id := func(e Entity) string { return e.Base().ID }
 	changed := func(was, is Entity) bool { return was != is && sumOf(was) != sumOf(is) }
 	// Documents mostly keep their order: only what lies between an equal beginning and
 	// an equal end has to be looked up.
-	for len(old) > 0 && len(new) > 0 && id(old[0]) == id(new[0]) {
-		if changed(old[0], new[0]) {
-			c.Changed = append(c.Changed, id(new[0]))
+	from, oldTo, newTo := 0, sizeOf(old), sizeOf(new)
+	for ; from < oldTo && from < newTo; from++ {
+		was, is := old.at(from), new.at(from)
+		if was == is {
+			continue
 		}
-		old, new = old[1:], new[1:]
+		if id(was) != id(is) {
+			break
+		}
+		if changed(was, is) {
+			c.Changed = append(c.Changed, id(is))
+		}
 	}
 	var tail []string
-	for len(old) > 0 && len(new) > 0 && id(old[len(old)-1]) == id(new[len(new)-1]) {
-		was, is := old[len(old)-1], new[len(new)-1]
+	for ; from < oldTo && from < newTo; oldTo, newTo = oldTo-1, newTo-1 {
+		was, is := old.at(oldTo-1), new.at(newTo-1)
+		if id(was) != id(is) {
+			break
+		}
 		if changed(was, is) {
 			tail = append(tail, id(is))
 		}
-		old, new = old[:len(old)-1], new[:len(new)-1]
 	}
-	before := make(map[string]Entity, len(old))
-	for _, e := range old {
-		before[id(e)] = e
+	before := make(map[string]Entity, oldTo-from)
+	for i := from; i < oldTo; i++ {
+		before[id(old.at(i))] = old.at(i)
 	}
-	for _, e := range new {
+	for i := from; i < newTo; i++ {
+		e := new.at(i)
 		was, ok := before[id(e)]
 		delete(before, id(e))
 		switch {
@@ -252,8 +265,8 @@ func diff(kind string, old, new []Entity) Change {
 			c.Changed = append(c.Changed, id(e))
 		}
 	}
-	for _, e := range old {
-		if _, gone := before[id(e)]; gone {
+	for i := from; i < oldTo; i++ {
+		if e := old.at(i); before[id(e)] != nil {
 			c.Removed = append(c.Removed, id(e))
 		}
 	}

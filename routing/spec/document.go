@@ -62,47 +62,10 @@ func (d *Document) add(e Entity) {
 // Entities is every entity of a kind (see Kinds), in the document's order; none
 // for an unknown kind.
 func (d *Document) Entities(kind string) iter.Seq[Entity] {
-	switch kind {
-	case "services":
-		return each(d.Services)
-	case "routes":
-		return each(d.Routes)
-	case "upstreams":
-		return each(d.Upstreams)
-	case "targets":
-		return each(d.Targets)
-	case "consumers":
-		return each(d.Consumers)
-	case "consumer_groups":
-		return each(d.ConsumerGroups)
-	case "keyauth_credentials":
-		return each(d.KeyAuths)
-	case "acls":
-		return each(d.ACLs)
-	case "plugins":
-		return each(d.Plugins)
-	case "certificates":
-		return each(d.Certificates)
-	case "snis":
-		return each(d.SNIs)
-	case "ca_certificates":
-		return each(d.CACertificates)
-	case "vaults":
-		return each(d.Vaults)
-	case "x_keyway_tls_policies":
-		return each(d.TLSPolicies)
-	case "x_keyway_issuers":
-		return each(d.Issuers)
-	case "x_keyway_listeners":
-		return each(d.Listeners)
-	}
-	return func(func(Entity) bool) {}
-}
-
-func each[E Entity](list []E) iter.Seq[Entity] {
+	l := d.list(kind)
 	return func(yield func(Entity) bool) {
-		for _, e := range list {
-			if !yield(e) {
+		for i := 0; l != nil && i < sizeOf(l); i++ {
+			if !yield(l.at(i)) {
 				return
 			}
 		}

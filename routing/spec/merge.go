@@ -29,7 +29,7 @@ func Merge(base, other *Document) (*Document, Problems) {
 			problems = append(problems, m.problems[e])
 		}
 	}
-	return Join(nil, nil, slices.Values([]*Document{m.joined(base, other), rest})), problems
+	return JoinAll(m.joined(base, other), rest), problems
 }
 
 // merging is the state of one Merge.

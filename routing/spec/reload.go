@@ -28,6 +28,7 @@ type loaded struct {
 	chunks       map[place]map[string]*chunk // by their text
 	claims       map[claim]bool
 	ignored      Problems
+	doc          *Document
 }
 
 // place is one list of one file, or of one entity in it.
@@ -110,7 +111,10 @@ func (l *Loader) take(sources []Source) (*Document, *loaded) {
 	if !r.finish() {
 		return nil, nil
 	}
-	r.doc.ignored = r.next.ignored
+	if r.was != nil {
+		r.doc.Share(r.was.doc)
+	}
+	r.doc.ignored, r.next.doc = r.next.ignored, r.doc
 	return r.doc, r.next
 }
 

@@ -135,6 +135,21 @@ func TestReloadReadsOneEntity(t *testing.T) {
 
 // TestReloadInsideOfAnEntity counts what is read when one of many routes that are
 // written inside of their service changes, and the service itself.
+// TestReloadShares has the lists in which nothing differs be those of the document before.
+func TestReloadShares(t *testing.T) {
+	l := &Loader{}
+	text := func(path string) []Source {
+		return []Source{{Name: "a.yaml", Data: []byte("_format_version: \"3.0\"\nservices:\n- {name: s, host: h}\nroutes:\n- {name: r, service: s, paths: [" + path + "]}\n- {name: q, service: s, paths: [/q]}\n")}}
+	}
+	first, second, third := agree(t, l, text("/a")), agree(t, l, text("/b")), agree(t, l, text("/b"))
+	if !second.SharesAllBut("routes", first) || !second.SharesRefs(first) || second.SharesAllBut("targets", first) {
+		t.Error("expected a document that shares all but its routes")
+	}
+	if !third.SharesAllBut("", second) {
+		t.Error("expected a document that shares everything")
+	}
+}
+
 func TestReloadInsideOfAnEntity(t *testing.T) {
 	text := func(host string, changed int, path string) []Source {
 		var b strings.Builder

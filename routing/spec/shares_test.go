@@ -27,10 +27,10 @@ func TestKindsThatReferToNothing(t *testing.T) {
 			t.Errorf("%s: refers %v", kind, refers(kind))
 		}
 		doc := &Document{}
-		doc.extend(kind, &Document{
+		doc.list(kind).become((&Document{
 			Services: []*Service{{}}, Routes: []*Route{{}}, Upstreams: []*Upstream{{}}, Targets: []*Target{{}}, Consumers: []*Consumer{{}}, ConsumerGroups: []*ConsumerGroup{{}}, KeyAuths: []*KeyAuth{{}}, ACLs: []*ACL{{}}, Plugins: []*Plugin{{}},
 			Certificates: []*Certificate{{}}, SNIs: []*SNI{{}}, CACertificates: []*CACertificate{{}}, Vaults: []*Vault{{}}, TLSPolicies: []*TLSPolicy{{}}, Issuers: []*Issuer{{}}, Listeners: []*Listener{{}},
-		})
+		}).list(kind))
 		if (&Document{}).SharesRefs(doc) == refers(kind) || !doc.SharesRefs(doc) {
 			t.Errorf("%s: a document that has one more shares its references: %v", kind, !refers(kind))
 		}

@@ -154,7 +154,7 @@ func TestTrafficOfParts(t *testing.T) {
 	if s := one.Routes[0].Split; len(s) != 2 || s[0].Service != DeriveID("services", "elsewhere") || s[1].Service != "" {
 		t.Errorf("%+v", s)
 	}
-	if both := Join(nil, nil, slices.Values([]*Document{one, two})); len(both.Listeners) != 2 {
+	if both := JoinAll(one, two); len(both.Listeners) != 2 {
 		t.Errorf("%d listeners of two parts", len(both.Listeners))
 	}
 	if both, problems := Merge(one, part(80)); len(both.Listeners) != 1 || len(problems) != 2 {

@@ -104,19 +104,6 @@ func (d *Document) Uses() iter.Seq[Use] {
 // what big documents have.
 func refers(kind string) bool { return kind != "routes" && kind != "targets" }
 
-// SharesRefs says that two documents refer to the same, with the same rules, because they
-// share the lists of all kinds that have to do with it, as documents of Join do. It is
-// quick, and false where it cannot tell.
-func (d *Document) SharesRefs(o *Document) bool {
-	return shared(d.Services, o.Services) && shared(d.Upstreams, o.Upstreams) && shared(d.Consumers, o.Consumers) && shared(d.ConsumerGroups, o.ConsumerGroups) &&
-		shared(d.KeyAuths, o.KeyAuths) &&
-		shared(d.ACLs, o.ACLs) && shared(d.Plugins, o.Plugins) && shared(d.Certificates, o.Certificates) && shared(d.SNIs, o.SNIs) &&
-		shared(d.CACertificates, o.CACertificates) && shared(d.Vaults, o.Vaults) && shared(d.TLSPolicies, o.TLSPolicies) && shared(d.Issuers, o.Issuers) &&
-		shared(d.Listeners, o.Listeners)
-}
-
-func shared[E any](a, b []E) bool { return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0]) }
-
 // uses are the references of one entity.
 func uses(e Entity, pairs func(*Certificate) (cert, key Secret)) []Use {
 	var list []Use

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"crypto/x509"
 	"fmt"
+	"iter"
 	"net"
 	"net/netip"
 	"slices"
@@ -27,6 +28,8 @@ type Inputs struct {
 	// ServiceCertificate answers the pair of a service's own credential, by the
 	// service's id, nil for none. It comes before ClientCertificate; nil for never.
 	ServiceCertificate func(id string) *certs.Bundle
+	// Unchanged says that all three answer what they answered when the previous Set was made.
+	Unchanged bool
 	// Roots answers a pool of CA certificates by ids of the entities, and a
 	// fingerprint that changes with its content. No ids ask for the node's
 	// trusted bundle; a nil pool is the system's.
@@ -46,10 +49,12 @@ type Set struct {
 
 // Cluster is where the requests of one service go. Immutable, safe for concurrent use.
 type Cluster struct {
-	name     string // of the service, for messages
-	protocol string // of the service
-	closed   error  // why no request can be served, nil when it can
-	sealed   error  // why no stream can be, likewise
+	of       *spec.Service  // nil where it has to be compiled each time
+	up       *spec.Upstream // that its host names, nil for none
+	name     string         // of the service, for messages
+	protocol string         // of the service
+	closed   error          // why no request can be served, nil when it can
+	sealed   error          // why no stream can be, likewise
 	pools    *Pools
 	balancer *balancer
 	tls      *transport // nil in clear
@@ -77,10 +82,7 @@ func Build(prev *Set, in Inputs) (*Set, spec.Problems) {
 	}
 	var problems spec.Problems
 	byName := make(map[string]*spec.Upstream, len(in.Doc.Upstreams))
-	targets := make(map[string][]*spec.Target, len(in.Doc.Upstreams))
-	for _, t := range in.Doc.Targets {
-		targets[t.Upstream] = append(targets[t.Upstream], t)
-	}
+	targets := byUpstream(in.Doc)
 	for _, u := range in.Doc.Upstreams {
 		byName[strings.ToLower(u.Name)] = u
 		b, bad := s.compile(prev.named[u.ID], &in, u, targets[u.ID])
@@ -88,7 +90,9 @@ func Build(prev *Set, in Inputs) (*Set, spec.Problems) {
 		s.named[u.ID] = b
 		s.sorted = append(s.sorted, b)
 	}
-	slices.SortFunc(s.sorted, func(a, b *balancer) int { return cmp.Compare(a.name, b.name) })
+	if by := func(a, b *balancer) int { return cmp.Compare(a.name, b.name) }; !slices.IsSortedFunc(s.sorted, by) {
+		slices.SortFunc(s.sorted, by)
+	}
 	for _, svc := range in.Doc.Services {
 		c, bad := s.cluster(prev, &in, svc, byName[strings.ToLower(svc.Host)])
 		if bad != nil {
@@ -97,6 +101,37 @@ func Build(prev *Set, in Inputs) (*Set, spec.Problems) {
 		s.clusters[svc.ID] = c
 	}
 	return s, problems
+}
+
+// byUpstream are the targets of each upstream, by its id. Mostly they stand together, and
+// are a part of the document's list.
+func byUpstream(doc *spec.Document) map[string][]*spec.Target {
+	targets := make(map[string][]*spec.Target, len(doc.Upstreams))
+	for list := doc.Targets; len(list) > 0; {
+		of := list[0].Upstream
+		n := 1
+		for n < len(list) && list[n].Upstream == of {
+			n++
+		}
+		if before := targets[of]; before == nil {
+			targets[of] = list[:n:n]
+		} else {
+			targets[of] = slices.Concat(before, list[:n])
+		}
+		list = list[n:]
+	}
+	return targets
+}
+
+// Renewed yields the clusters of prev that a Set has others in place of.
+func (s *Set) Renewed(prev *Set) iter.Seq2[*Cluster, *Cluster] {
+	return func(yield func(was, is *Cluster) bool) {
+		for id, was := range prev.clusters {
+			if is := s.clusters[id]; is != was && !yield(was, is) {
+				return
+			}
+		}
+	}
 }
 
 // Cluster answers where a service's requests go, nil for an unknown id.
@@ -108,20 +143,25 @@ func (s *Set) Warnings() []string { return s.warnings }
 
 // cluster compiles a service; up is the upstream its host names, or nil.
 func (s *Set) cluster(prev *Set, in *Inputs, svc *spec.Service, up *spec.Upstream) (*Cluster, *spec.Problem) {
+	var b *balancer
+	if up != nil {
+		b = s.named[up.ID]
+	} else {
+		b = s.single(prev, svc)
+	}
+	if was := prev.clusters[svc.ID]; was != nil && was.of == svc && was.up == up && was.balancer == b && was.pools == in.Pools && (was.tls == nil || in.Unchanged) {
+		return was, nil
+	}
 	c := &Cluster{
 		name:     cmp.Or(svc.Name, svc.ID),
 		protocol: svc.Protocol,
 		pools:    in.Pools,
+		balancer: b,
 		retries:  svc.Retries,
 		retry:    newRetrying(svc.Retry, svc.Retries),
 		connect:  time.Duration(svc.ConnectTimeout) * time.Millisecond,
 		read:     time.Duration(svc.ReadTimeout) * time.Millisecond,
 		write:    time.Duration(svc.WriteTimeout) * time.Millisecond,
-	}
-	if up != nil {
-		c.balancer = s.named[up.ID]
-	} else {
-		c.balancer = s.single(prev, svc)
 	}
 	c.sealed = fmt.Errorf("service %q: protocol %s takes requests, not streams; expected tcp, tls, tls_passthrough or udp", c.name, svc.Protocol)
 	switch svc.Protocol {
@@ -149,6 +189,7 @@ func (s *Set) cluster(prev *Set, in *Inputs, svc *spec.Service, up *spec.Upstrea
 			Field: field, Reason: spec.ReasonCredential, Message: err.Error(),
 		}
 	}
+	c.of, c.up = svc, up
 	return c, nil
 }
 
@@ -208,7 +249,7 @@ func (s *Set) compile(was *balancer, in *Inputs, u *spec.Upstream, list []*spec.
 		b.targets = append(b.targets, x)
 	}
 	if len(problems) == 0 && (b.rules == nil || b.rules.active == nil || b.rules.active.tls == nil) {
-		b.of, b.from = u, list
+		b.of, b.from = u, slices.Clone(list) // or it would keep the whole document's
 	}
 	if was != nil && was.sameAs(b) {
 		was.of, was.from = b.of, b.from

@@ -71,6 +71,64 @@ func TestBuildCarriesPositionAndHealth(t *testing.T) {
 	}
 }
 
+// TestBuildKeepsClusters has what a service leads to made again only where something of it
+// differs.
+func TestBuildKeepsClusters(t *testing.T) {
+	doc := document(at("127.0.0.1:1", 100), at("127.0.0.1:2", 100))
+	doc.Services = append(doc.Services, &spec.Service{Meta: spec.Meta{ID: "t"}, Name: "t", Protocol: "https", Host: "u", Port: 443})
+	first := build(t, nil, doc)
+	for _, c := range []struct {
+		name      string
+		unchanged bool
+		change    func(d *spec.Document)
+		kept      string // ids of services
+	}{
+		{"nothing", true, func(*spec.Document) {}, "s d t"},
+		{"what certificates are there", false, func(*spec.Document) {}, "s d"},
+		{"a target", true, func(d *spec.Document) { d.Targets = []*spec.Target{d.Targets[0], at("127.0.0.1:3", 100)} }, "d"},
+		{"a target's place", true, func(d *spec.Document) {
+			d.Targets = []*spec.Target{d.Targets[0], {Meta: spec.Meta{ID: "v"}, Upstream: "v", Target: "127.0.0.1:9"}, d.Targets[1]}
+		}, "s d t"},
+		{"a service", true, func(d *spec.Document) {
+			next := *d.Services[0]
+			d.Services = []*spec.Service{&next, d.Services[1], d.Services[2]}
+		}, "d t"},
+		{"an upstream", true, func(d *spec.Document) {
+			next := *d.Upstreams[0]
+			next.Name, next.Algorithm = "v", "least-connections"
+			d.Upstreams = []*spec.Upstream{&next}
+		}, "d"},
+	} {
+		next := *doc
+		c.change(&next)
+		s, problems := Build(first, Inputs{Doc: &next, Pools: first.pools, Unchanged: c.unchanged})
+		if len(problems) > 0 {
+			t.Fatal(problems)
+		}
+		var kept []string
+		for _, svc := range next.Services {
+			if s.Cluster(svc.ID) == first.Cluster(svc.ID) {
+				kept = append(kept, svc.ID)
+			}
+		}
+		if got := strings.Join(kept, " "); got != c.kept {
+			t.Errorf("%s differs, clusters that are kept: %q; expected %q", c.name, got, c.kept)
+		}
+		n := 0
+		for was, is := range s.Renewed(first) {
+			if n++; was == is || was != first.Cluster(was.name) || is != s.Cluster(was.name) {
+				t.Errorf("%s differs: renewed %s as %v", c.name, was.name, is)
+			}
+		}
+		if n != len(next.Services)-len(kept) {
+			t.Errorf("%s differs, %d clusters are renewed", c.name, n)
+		}
+		if s.Cluster("s").balancer != s.named["u1"] && c.name != "an upstream" {
+			t.Errorf("%s differs: the service leads to targets of another set", c.name)
+		}
+	}
+}
+
 func TestBuildListsProblemsAndCloses(t *testing.T) {
 	d := document(at("127.0.0.1:x", 100), at("127.0.0.1:1", 100))
 	bad := *d.Services[0]

@@ -340,8 +340,7 @@ func (w *run) compose(values map[string][]any, fields map[string]string) bool {
 		return false
 	}
 	if w.doc != nil {
-		both := [2]*spec.Document{w.doc, doc}
-		doc = spec.Join(nil, nil, slices.Values(both[:]))
+		doc = spec.JoinAll(w.doc, doc)
 	}
 	w.doc = doc
 	return true

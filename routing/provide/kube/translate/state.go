@@ -56,10 +56,10 @@ type State struct {
 	dirty       [ranks]map[Ref]struct{}
 	good        map[Ref]Object // what a unit was made of when nothing was wrong
 	wrong       map[Ref]struct{}
-	parts       map[Ref]*part // of units that have something in the document
-	order       []*part       // those, by their units' names
-	disordered  bool
-	kinds       map[string]bool // of entities that differ from the document's
+	parts       map[Ref]*part      // of units that have something in the document
+	order       map[string][]*part // by the kind of entity that units have there, in order of their names
+	disordered  map[string]bool    // kinds of which more or fewer units have something
+	kinds       map[string]bool    // of entities that differ from the document's
 	document    *spec.Document
 	alone       bool      // one object is judged by itself: others are taken for right
 	counted     func(Ref) // of tests: told of each unit that is made
@@ -70,7 +70,7 @@ func NewState(cfg Config) *State {
 	s := &State{
 		cfg: cfg, objects: map[Ref]Object{}, slices: map[Ref]map[string]*EndpointSlice{}, grants: map[string]map[string]*Grant{}, secrets: map[Ref]struct{}{}, units: map[Ref]*unit{},
 		collections: map[Ref]map[Ref]any{}, readers: map[Ref]map[Ref]struct{}{}, asked: map[Ref]int{}, parts: map[Ref]*part{},
-		good: map[Ref]Object{}, wrong: map[Ref]struct{}{}, kinds: map[string]bool{},
+		good: map[Ref]Object{}, wrong: map[Ref]struct{}{}, kinds: map[string]bool{}, order: map[string][]*part{}, disordered: map[string]bool{},
 	}
 	for i := range s.dirty {
 		s.dirty[i] = map[Ref]struct{}{}
@@ -199,20 +199,39 @@ func (s *State) Document() *spec.Document {
 	if s.document != nil && len(s.kinds) == 0 {
 		return s.document
 	}
-	if s.disordered {
-		s.order = slices.AppendSeq(s.order[:0], maps.Values(s.parts))
-		slices.SortFunc(s.order, func(a, b *part) int { return a.of.compare(b.of) })
-		s.disordered = false
-	}
-	s.document = spec.Join(s.document, func(kind string) bool { return s.kinds[kind] }, func(yield func(*spec.Document) bool) {
-		for _, p := range s.order {
-			if !yield(p.doc) {
-				return
+	s.sort()
+	s.document = spec.Join(s.document, func(kind string) bool { return s.kinds[kind] }, func(kind string) iter.Seq[*spec.Document] {
+		return func(yield func(*spec.Document) bool) {
+			for _, p := range s.order[kind] {
+				if !yield(p.doc) {
+					return
+				}
 			}
 		}
 	})
 	clear(s.kinds)
 	return s.document
+}
+
+// sort brings the parts of kinds in order of which there are more or fewer.
+func (s *State) sort() {
+	if len(s.disordered) == 0 {
+		return
+	}
+	for kind := range s.disordered {
+		s.order[kind] = s.order[kind][:0]
+	}
+	for _, p := range s.parts {
+		for kind := range p.doc.Present() {
+			if s.disordered[kind] {
+				s.order[kind] = append(s.order[kind], p)
+			}
+		}
+	}
+	for kind := range s.disordered {
+		slices.SortFunc(s.order[kind], func(a, b *part) int { return a.of.compare(b.of) })
+	}
+	clear(s.disordered)
 }
 
 func (r Ref) compare(o Ref) int {
@@ -337,10 +356,8 @@ func (s *State) replace(r Ref, old, now *unit) {
 	switch p := s.parts[r]; {
 	case next.doc == nil && p != nil:
 		delete(s.parts, r)
-		s.disordered = true
 	case next.doc != nil && p == nil:
 		s.parts[r] = &part{r, next.doc}
-		s.disordered = true
 	case p != nil:
 		p.doc = next.doc
 	}
@@ -382,20 +399,23 @@ func (s *State) gathered(c Ref) {
 
 // compare notes the kinds of entities in which two parts differ.
 func (s *State) compare(old, now *spec.Document) {
-	switch {
-	case old == now:
-		return
-	case old == nil || now == nil:
-		for _, kind := range spec.Kinds() {
-			for range cmp.Or(old, now).Entities(kind) {
-				s.kinds[kind] = true
-				break
-			}
-		}
+	if old == now {
 		return
 	}
 	for _, c := range spec.Diff(old, now) {
 		s.kinds[c.Kind] = true
+	}
+	if old == nil || now == nil {
+		for kind := range cmp.Or(old, now).Present() {
+			s.disordered[kind] = true
+		}
+		return
+	}
+	before, after := slices.Collect(old.Present()), slices.Collect(now.Present())
+	for _, kind := range slices.Concat(before, after) {
+		if slices.Contains(before, kind) != slices.Contains(after, kind) {
+			s.disordered[kind] = true
+		}
 	}
 }
 
