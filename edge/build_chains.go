@@ -112,7 +112,6 @@ func (w *build) bindAll() {
 		}
 		w.rebind(r)
 	}
-	w.problem(w.next.compiler.Problems()...)
 }
 
 // rebind makes the binding of a route.

@@ -87,6 +87,7 @@ func (w *build) streams() {
 			w.next.streamBindings[streamKey{r.Index, protocol}] = b
 		}
 	}
+	w.problem(w.next.compiler.Problems()...) // here, where the last chain is compiled
 	if !slices.ContainsFunc(doc.Services, takesStreams) {
 		return
 	}

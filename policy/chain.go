@@ -1,6 +1,10 @@
 package policy
 
-import "github.com/keyway-edge/keyway/routing/spec"
+import (
+	"slices"
+
+	"github.com/keyway-edge/keyway/routing/spec"
+)
 
 // Chain is the plugins of one route in the order they run. Immutable and safe for
 // concurrent use; routes that need the same chain share it.
@@ -14,11 +18,12 @@ type Chain struct {
 	closed    *spec.Problem
 }
 
-// walk is a resolved order. Where no choice depends on the consumer it is three
+// walk is a resolved order. Where no choice depends on the consumer it is four
 // lists of functions; else the units are picked for each request in Access.
 type walk struct {
-	choices []choice
+	choices []choice // in the order of Access; every other phase has that of Order
 	scoped  bool
+	closed  *spec.Problem // orderings for which nothing may be served
 
 	rewrite []func(*Context)
 	access  []func(*Context) *Reply
@@ -28,6 +33,9 @@ type walk struct {
 
 // choice is one plugin name in a walk.
 type choice struct {
+	name   string
+	names  bool    // it authenticates: it names the client
+	at     int     // its place in every phase but Access
 	scoped []level // those that outrank plain, best first
 	plain  *unit   // for everybody else, nil for none
 	proto  protocols
@@ -63,6 +71,7 @@ func (s *choice) pick(d *Directory, consumer *spec.Consumer) *unit {
 }
 
 func (w *walk) add(s choice) {
+	s.at = len(w.choices)
 	w.choices = append(w.choices, s)
 	if len(s.scoped) > 0 {
 		w.scoped = true
@@ -74,8 +83,14 @@ func (w *walk) add(s choice) {
 	w.rewrite = appendSet(w.rewrite, i.Rewrite)
 	w.header = appendSet(w.header, i.Header)
 	w.log = appendSet(w.log, i.Log)
-	if i.Access != nil {
-		w.access = append(w.access, i.Access)
+}
+
+// settle makes the list of Access, once the order of the choices is known.
+func (w *walk) settle() {
+	for i := range w.choices {
+		if u := w.choices[i].plain; u != nil && u.instance.Access != nil {
+			w.access = append(w.access, u.instance.Access)
+		}
 	}
 }
 
@@ -126,14 +141,11 @@ func (ch *Chain) Access(c *Context) *Reply {
 		return nil
 	}
 	var reply *Reply
-	c.picked = c.picked[:0]
+	c.picked = slices.Grow(c.picked[:0], len(w.choices))[:len(w.choices)]
 	for i := range w.choices {
 		u := w.choices[i].pick(ch.directory, c.Consumer)
-		if u == nil {
-			continue
-		}
-		c.picked = append(c.picked, u)
-		if reply == nil && u.instance.Access != nil {
+		c.picked[w.choices[i].at] = u
+		if u != nil && reply == nil && u.instance.Access != nil {
 			reply = u.instance.Access(c)
 		}
 	}
@@ -151,7 +163,7 @@ func (ch *Chain) Header(c *Context) {
 		return
 	}
 	for _, u := range c.picked {
-		if u.instance.Header != nil {
+		if u != nil && u.instance.Header != nil {
 			u.instance.Header(c)
 		}
 	}
@@ -167,7 +179,7 @@ func (ch *Chain) Log(c *Context) {
 		return
 	}
 	for _, u := range c.picked {
-		if u.instance.Log != nil {
+		if u != nil && u.instance.Log != nil {
 			u.instance.Log(c)
 		}
 	}
@@ -188,7 +200,7 @@ type Step struct {
 	Scope  string // "route+service", "consumer", "global", ...
 }
 
-// Names are the steps of a request that no consumer was found for, in order;
+// Names are the steps of a request that no consumer was found for, in the order of Access;
 // secure chooses between requests by TLS and in clear.
 func (ch *Chain) Names(secure bool) []Step { return ch.NamesFor(nil, secure) }
 

@@ -15,7 +15,8 @@ import (
 // X-Trace line, and which counts how often it was compiled.
 func traces(name string, compiled *int) Kind {
 	return Kind{
-		Schema: spec.PluginSchema{Name: name},
+		Schema:        spec.PluginSchema{Name: name},
+		Authenticates: name == "key-auth",
 		Compile: func(env *Env, p *spec.Plugin) (Instance, error) {
 			*compiled++
 			if env.Directory != nil {
@@ -94,6 +95,10 @@ func plugin(name, as, scope string) *spec.Plugin {
 			p.Consumer = v
 		case "group":
 			p.ConsumerGroup = v
+		case "before":
+			ordering(p).Before = strings.Split(v, ",")
+		case "after":
+			ordering(p).After = strings.Split(v, ",")
 		case "protocols":
 			p.Protocols = strings.Split(v, ",")
 		case "login":
@@ -103,6 +108,13 @@ func plugin(name, as, scope string) *spec.Plugin {
 		}
 	}
 	return p
+}
+
+func ordering(p *spec.Plugin) *spec.Ordering {
+	if p.Ordering == nil {
+		p.Ordering = &spec.Ordering{}
+	}
+	return p.Ordering
 }
 
 func request(scheme string) *Context {

@@ -16,6 +16,7 @@ type Compiler struct {
 	byRoute  map[string]bool  // routes that plugins name
 	bySvc    map[string]bool  // services that plugins name without a route
 	narrow   bool             // some plugin leaves out a protocol
+	ordered  bool             // some plugin has an ordering
 	shared   map[chainKey]*Chain
 	global   *Chain
 	problems spec.Problems
@@ -24,6 +25,7 @@ type Compiler struct {
 // family is every configured use of one plugin name.
 type family struct {
 	name  string
+	names bool                       // it authenticates: it names the client
 	plain map[place]*unit            // for everybody
 	named map[place]map[string]*unit // by id of the consumer
 	group map[place]map[string]*unit // by id of the consumer group
@@ -62,11 +64,12 @@ func NewCompiler(prev *Compiler, kinds []Kind, env *Env, doc *spec.Document) *Co
 		u := c.unit(prev, byName[p.Name], p)
 		f := families[p.Name]
 		if f == nil {
-			f = &family{name: p.Name, plain: make(map[place]*unit), named: make(map[place]map[string]*unit), group: make(map[place]map[string]*unit)}
+			f = &family{name: p.Name, names: u.names, plain: make(map[place]*unit), named: make(map[place]map[string]*unit), group: make(map[place]map[string]*unit)}
 			families[p.Name] = f
 		}
 		f.add(u)
 		c.narrow = c.narrow || u.protocol&protoAll != protoAll
+		c.ordered = c.ordered || p.Ordering != nil
 		switch {
 		case p.Route != "":
 			c.byRoute[p.Route] = true
@@ -132,7 +135,8 @@ func (c *Compiler) order(families map[string]*family) {
 	}
 }
 
-// Problems lists the plugins that did not compile.
+// Problems lists the plugins that did not compile, and the orderings that cannot be kept in
+// the chains that were asked for so far.
 func (c *Compiler) Problems() spec.Problems { return c.problems }
 
 // Chain is what runs for requests of route, whose service is service (nil for a
@@ -173,9 +177,13 @@ func (c *Compiler) Stream(route *spec.Route, service *spec.Service, protocol str
 	return ch
 }
 
-// close notes the first plugin that did not compile.
+// close notes the first plugin that did not compile, or the orderings for which nothing
+// may be served.
 func (ch *Chain) close() {
 	for _, w := range ch.walks {
+		if w.closed != nil && ch.closed == nil {
+			ch.closed = w.closed
+		}
 		for _, s := range w.choices {
 			if s.plain != nil && s.plain.problem != nil && ch.closed == nil {
 				ch.closed = s.plain.problem
@@ -212,6 +220,10 @@ func (c *Compiler) walk(route *spec.Route, service *spec.Service, proto protocol
 			w.add(x)
 		}
 	}
+	if c.ordered {
+		c.reorder(w)
+	}
+	w.settle()
 	return w
 }
 
@@ -220,7 +232,7 @@ func (c *Compiler) walk(route *spec.Route, service *spec.Service, proto protocol
 // route+group, service+group, route+service, consumer, group, route, service, global.
 func (f *family) choose(route, service string, proto protocols) choice {
 	both, onRoute, onService, anywhere := place{route, service}, place{route, ""}, place{"", service}, place{}
-	s := choice{proto: proto}
+	s := choice{name: f.name, names: f.names, proto: proto}
 	plain := func(at place) bool {
 		if u := f.plain[at]; s.plain == nil && u != nil && u.protocol&proto != 0 {
 			s.plain = u

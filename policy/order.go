@@ -1,7 +1,8 @@
 package policy
 
 // Order is the one place that says in which order plugins run: the first runs
-// first, in every phase. It names every plugin that the format knows, so that a
+// first, in every phase, but where orderings of a document move one in the access
+// phase (reorder). It names every plugin that the format knows, so that a
 // new one only needs its Kind; a plugin has no priority number of its own.
 //
 // Two rules shape it: what names the client runs before what judges or counts

@@ -19,6 +19,9 @@ import (
 type Kind struct {
 	Schema  spec.PluginSchema
 	Compile func(env *Env, p *spec.Plugin) (Instance, error)
+	// Authenticates says that it finds out who the client is (Authenticate): what is for one
+	// consumer has to run after it.
+	Authenticates bool
 }
 
 // Env is what Compile may use. It starts nothing.
@@ -132,7 +135,7 @@ type Context struct {
 
 	slots  []any
 	ran    *walk   // what Access ran, nil when it did not
-	picked []*unit // the units of ran where they depend on the consumer
+	picked []*unit // the units of ran where they depend on the consumer, in Order, nil for none
 	body   bodyCache
 }
 

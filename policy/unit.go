@@ -60,6 +60,7 @@ func protocolSet(names []string) protocols {
 type unit struct {
 	plugin   *spec.Plugin
 	protocol protocols
+	names    bool // its kind authenticates
 	instance Instance
 	problem  *spec.Problem // why it did not compile, nil if it did
 	// used is every text that Compile asked the value of, with the value's
@@ -72,7 +73,7 @@ type usedSecret struct{ text, print string }
 // compileUnit never fails: a plugin that cannot be compiled becomes a unit that
 // answers 503, because a route must not be served without it.
 func compileUnit(kind *Kind, env *Env, p *spec.Plugin) *unit {
-	u := &unit{plugin: p, protocol: protocolSet(p.Protocols)}
+	u := &unit{plugin: p, protocol: protocolSet(p.Protocols), names: kind != nil && kind.Authenticates}
 	reason := spec.ReasonCompile
 	own := *env
 	own.Directory = nil
@@ -135,5 +136,5 @@ func (u *unit) keeps(env *Env, p *spec.Plugin) bool {
 func samePlugin(a, b *spec.Plugin) bool {
 	return a == b || a.ID == b.ID && a.Name == b.Name && a.InstanceName == b.InstanceName &&
 		a.Route == b.Route && a.Service == b.Service && a.Consumer == b.Consumer && a.ConsumerGroup == b.ConsumerGroup &&
-		slices.Equal(a.Protocols, b.Protocols) && reflect.DeepEqual(a.Config, b.Config)
+		slices.Equal(a.Protocols, b.Protocols) && reflect.DeepEqual(a.Ordering, b.Ordering) && reflect.DeepEqual(a.Config, b.Config)
 }

@@ -19,7 +19,7 @@ const Name = "key-auth"
 
 // Kind is the plugin.
 func Kind() policy.Kind {
-	return policy.Kind{Schema: schema(), Compile: compile}
+	return policy.Kind{Schema: schema(), Compile: compile, Authenticates: true}
 }
 
 func schema() spec.PluginSchema {

@@ -220,7 +220,11 @@ func (o *object) value(v *node, f field) {
 func (o *object) rest() {
 	for i, k := range o.n.keys {
 		if !o.used[i] {
-			o.l.report(Pos{o.l.file.name, k.line, k.col}, o.prefix+k.name, ReasonUnknown, "unknown field")
+			message := "unknown field"
+			if strings.HasPrefix(o.prefix, "ordering.") {
+				message = otherPhase
+			}
+			o.l.report(Pos{o.l.file.name, k.line, k.col}, o.prefix+k.name, ReasonUnknown, message)
 		}
 	}
 }

@@ -96,6 +96,8 @@ func disturb(t *testing.T, v reflect.Value) {
 		*at = &Timeouts{}
 	case **Retry:
 		*at = &Retry{}
+	case **Ordering:
+		*at = &Ordering{}
 	case **Balancing:
 		*at = &Balancing{}
 	case *[]VaultRule:

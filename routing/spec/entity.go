@@ -230,6 +230,7 @@ type Plugin struct {
 	Config        map[string]any
 	Protocols     []string
 	Enabled       bool
+	Ordering      *Ordering // nil for the plugin's own place
 
 	secrets []string // paths in Config that hold secrets, literal or by reference: "redis.password"
 }

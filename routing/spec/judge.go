@@ -262,6 +262,7 @@ func (o *object) judgePlugin(p *Plugin) {
 	if p.Consumer != "" && p.ConsumerGroup != "" {
 		o.conflict(onEntity, "only one or none of these fields must be set: 'consumer', 'consumer_group'")
 	}
+	o.judgeOrdering(p)
 }
 
 func (o *object) judgePolicy(p *TLSPolicy) {

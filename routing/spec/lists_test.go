@@ -124,7 +124,7 @@ func TestListsOfTheFormat(t *testing.T) {
 _konnect: {control_plane_name: x}
 services: [{name: s, host: h, tls_sans: null, filter_chains: [], ws_id: 0DC6F45B-8F8D-40D2-A504-473544EE190B, _comment: x, _ignore: [{a: 1}]}]
 consumers: [{username: c, type: 0, username_lower: c, basicauth_credentials: []}, {custom_id: d, type: null, username_lower: null, jwt_secrets: null}]
-plugins: [{name: key-auth, ordering: null, partials: []}]
+plugins: [{name: key-auth, partials: []}]
 `, keyAuth)
 	if d.Consumers[1].ID != load3(t, "consumers: [{custom_id: d, type: null, username_lower: null, jwt_secrets: null, _comment: y, ws_id: null}]\n", nil).Consumers[0].ID {
 		t.Error("an id follows from what means nothing")

@@ -370,8 +370,6 @@ func TestEntityRules(t *testing.T) {
 	f("x_keyway_tls_policies: [{name: p, min_version: '1.1'}]", "expected one of: 1.2, 1.3")
 	f("plugins: [{name: nope}]", "plugin 'nope' is not in this build; expected one of: key-auth")
 	f("plugins: [{name: key-auth, protocols: [tcp]}]", "protocols.1: expected one of: grpc, grpcs, http, https")
-	f("plugins: [{name: key-auth, ordering: null}]", "")
-	f("plugins: [{name: key-auth, ordering: {}}]", "ordering: unknown field")
 	f("plugins: [{name: key-auth, _config: x}]", "_config: expected the name of an entry in '_plugin_configs'")
 	f("consumers: [{username: c, keyauth_credentials: [{}]}]", "key: required field missing")
 	f("consumers: [{username: c, keyauth_credentials: [{key: '{vault://env}'}]}]", "vault or resource is missing")

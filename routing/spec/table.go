@@ -204,6 +204,7 @@ func (p *Plugin) fields(visit func(field)) {
 	visit(field{"consumer_group", &p.ConsumerGroup, pluginGroup})
 	visit(field{"protocols", &p.Protocols, pluginProtos})
 	visit(field{"enabled", &p.Enabled, kept})
+	visit(field{"ordering", p.ordering(), noRule})
 	visit(field{"config", &p.Config, noRule})
 }
 
