@@ -50,7 +50,7 @@ func (w *run) plugin() {
 		values["protocols"] = p.Protocols
 	}
 	if len(p.Ordering) > 0 {
-		w.ignore("ordering", "expected nothing: the order of plugins is fixed")
+		values["ordering"] = p.Ordering
 	}
 	if p.ConsumerRef != "" {
 		w.refuse("consumerRef", "expected nothing; name the plugin in the annotation konghq.com/plugins of the consumer instead")

@@ -110,6 +110,9 @@ func (w *run) uses() {
 		w.blame(unit, "plugin", "expected to be used by fewer routes, services and consumers together")
 		return
 	}
+	if state.Values["ordering"] != nil && len(people) > 0 {
+		w.findOf(unit.subject(), "ordering", "expected nothing beside consumers: their plugins run in their fixed place", Ignored)
+	}
 	var scopes []scoped
 	add := func(s scope) {
 		if out[s.Route] || out[s.Service] || out[s.Consumer] || out[s.Group] {
@@ -178,6 +181,9 @@ func (w *run) scope() {
 		return
 	}
 	values := maps.Clone(state.Values)
+	if best.Scope.Consumer != "" || best.Scope.Group != "" {
+		delete(values, "ordering") // see uses
+	}
 	for field, id := range map[string]string{"route": best.Scope.Route, "service": best.Scope.Service, "consumer": best.Scope.Consumer, "consumer_group": best.Scope.Group} {
 		if id != "" {
 			values[field] = id
