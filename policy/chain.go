@@ -33,11 +33,10 @@ type walk struct {
 
 // choice is one plugin name in a walk.
 type choice struct {
-	name   string
-	names  bool    // it authenticates: it names the client
-	at     int     // its place in every phase but Access
+	family *family
 	scoped []level // those that outrank plain, best first
 	plain  *unit   // for everybody else, nil for none
+	at     int32   // its place in every phase but Access
 	proto  protocols
 }
 
@@ -71,7 +70,7 @@ func (s *choice) pick(d *Directory, consumer *spec.Consumer) *unit {
 }
 
 func (w *walk) add(s choice) {
-	s.at = len(w.choices)
+	s.at = int32(len(w.choices))
 	w.choices = append(w.choices, s)
 	if len(s.scoped) > 0 {
 		w.scoped = true

@@ -232,7 +232,7 @@ func (c *Compiler) walk(route *spec.Route, service *spec.Service, proto protocol
 // route+group, service+group, route+service, consumer, group, route, service, global.
 func (f *family) choose(route, service string, proto protocols) choice {
 	both, onRoute, onService, anywhere := place{route, service}, place{route, ""}, place{"", service}, place{}
-	s := choice{name: f.name, names: f.names, proto: proto}
+	s := choice{family: f, proto: proto}
 	plain := func(at place) bool {
 		if u := f.plain[at]; s.plain == nil && u != nil && u.protocol&proto != 0 {
 			s.plain = u

@@ -21,7 +21,7 @@ import (
 // authenticates last, and on what it sees of the request: when a contradiction is about
 // one that does, nothing is served.
 func (c *Compiler) reorder(w *walk) {
-	s := sorting{choices: w.choices, needs: w.needs()}
+	s := sorting{needs: w.needs()}
 	if s.needs == nil {
 		return
 	}
@@ -90,7 +90,7 @@ func (w *walk) needs() [][]int {
 
 // place is where a plugin is among the choices, -1 for nowhere.
 func (w *walk) place(name string) int {
-	return slices.IndexFunc(w.choices, func(s choice) bool { return s.name == name })
+	return slices.IndexFunc(w.choices, func(s choice) bool { return s.family.name == name })
 }
 
 // visit is how far a choice is while the choices are sorted.
@@ -103,11 +103,10 @@ const (
 )
 
 type sorting struct {
-	choices []choice
-	needs   [][]int
-	state   []visit
-	path    []int // the open ones
-	order   []int
+	needs [][]int
+	state []visit
+	path  []int // the open ones
+	order []int
 }
 
 // place places the choice i after all that it needs. It answers the places of a circle when
@@ -132,15 +131,15 @@ func (s *sorting) place(i int) (circle []int) {
 
 // about says that one of these choices authenticates.
 func (w *walk) about(places []int) bool {
-	return slices.ContainsFunc(places, func(i int) bool { return w.choices[i].names })
+	return slices.ContainsFunc(places, func(i int) bool { return w.choices[i].family.names })
 }
 
 func (w *walk) contradiction(circle []int) *spec.Problem {
 	var names strings.Builder
 	for _, i := range circle {
-		names.WriteString(w.choices[i].name + " after ")
+		names.WriteString(w.choices[i].family.name + " after ")
 	}
-	names.WriteString(w.choices[circle[0]].name)
+	names.WriteString(w.choices[circle[0]].family.name)
 	return w.blame(circle, "expected orderings that can all be kept where plugins meet; they say "+names.String())
 }
 
@@ -153,10 +152,10 @@ func (w *walk) unnamed(order []int) *spec.Problem {
 			continue
 		}
 		for _, later := range order[at+1:] {
-			if w.choices[later].names && later < i {
+			if w.choices[later].family.names && later < i {
 				return w.blame([]int{i}, fmt.Sprintf(
 					"expected %s to stay after %s: plugin %s is a %s for one consumer or group, which nobody knows before; all plugins run in their fixed order where they meet until this is put right",
-					x.name, w.choices[later].name, x.first(), x.name))
+					x.family.name, w.choices[later].family.name, x.first(), x.family.name))
 			}
 		}
 	}
