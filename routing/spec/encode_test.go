@@ -17,6 +17,7 @@ services:
   url: https://h.test/p
   tls_verify: true
   tls_verify_depth: 0
+  tls_sans: {dnsnames: [b.test, "*.c.test"], uris: ["spiffe://d.test/e"]}
   client_certificate: 11111111-1111-4111-8111-111111111111
   created_at: 1700000000
   x_keyway_upstream_auth: {type: aws_sigv4, access_key_id: hush-up, secret_access_key: "{vault://env/aws}", region: r, service: s3, refresh_on: [401]}

@@ -63,6 +63,7 @@ type Service struct {
 	TLSVerify         *bool
 	TLSVerifyDepth    *int
 	CACertificates    []string // ids
+	TLSSANs           SANs     // tls_sans: names that a certificate may have as well as the host's
 	Enabled           bool
 	UpstreamAuth      *UpstreamAuth // x_keyway_upstream_auth, nil for null
 	UpstreamProtocol  string        // x_keyway_upstream_protocol: "" or http/1.1, h2 over TLS, h2c in clear
@@ -71,6 +72,15 @@ type Service struct {
 	TLSName           string        // x_keyway_tls_name: asked for and verified in place of the host, "" for null
 	TLSSubjects       []string      // x_keyway_tls_subjects: of which a certificate has to have one in place of that name
 }
+
+// SANs are names of certificates, as extensions of these have them.
+type SANs struct {
+	DNSNames []string // *. before one stands for itself: the certificate has to have it so
+	URIs     []string // absolute
+}
+
+// Empty says that there are none.
+func (s *SANs) Empty() bool { return len(s.DNSNames)+len(s.URIs) == 0 }
 
 // GRPC says whether the service speaks gRPC; a route without one does not.
 func (s *Service) GRPC() bool { return s != nil && (s.Protocol == "grpc" || s.Protocol == "grpcs") }

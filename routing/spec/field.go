@@ -85,6 +85,8 @@ var (
 	proxyVersion    = &rule{oneOf: []string{"v1", "v2"}}
 	tlsName         = &rule{check: checkTLSName}
 	tlsSubjects     = &rule{check: checkTLSSubject}
+	sanDNSNames     = &rule{check: checkSANName}
+	sanURIs         = &rule{check: checkSANURI}
 	serviceRetries  = &rule{bounds: &[2]float64{0, 32767}}
 
 	routeExpression = &rule{check: checkExpression}

@@ -71,7 +71,7 @@ func (o *object) judgeService(s *Service) {
 	if s.Protocol == "https" || s.Protocol == "tls" {
 		return
 	}
-	for _, name := range []string{"client_certificate", "tls_verify", "tls_verify_depth", "ca_certificates", "x_keyway_tls_name", "x_keyway_tls_subjects"} {
+	for _, name := range []string{"client_certificate", "tls_verify", "tls_verify_depth", "ca_certificates", "tls_sans", "x_keyway_tls_name", "x_keyway_tls_subjects"} {
 		if o.given(name) {
 			o.unmet("protocol", name, ReasonConflict, "value must be null")
 		}
@@ -96,6 +96,24 @@ func checkTLSSubject(s string) string {
 		return ""
 	}
 	return checkTLSName(strings.TrimPrefix(s, "*."))
+}
+
+// checkSANName holds a name of a certificate to what one can have: a DNS name, or *. before
+// one. Addresses are another kind of name, of which the format has no list.
+func checkSANName(s string) string {
+	if checkTLSName(strings.TrimPrefix(s, "*.")) != "" {
+		return "invalid value '" + s + "': expected a DNS name such as api.example.com, or *.example.com for a certificate that has it so"
+	}
+	return ""
+}
+
+// checkSANURI holds a URI of a certificate to what one can have: an absolute one in ASCII.
+func checkSANURI(s string) string {
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme == "" || u.Opaque+u.Host+u.Path == "" || strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c >= 0x7f }) {
+		return "invalid value '" + s + "': expected an absolute URI such as spiffe://example.com/orders"
+	}
+	return ""
 }
 
 // judgeUpstreamProtocol holds x_keyway_upstream_protocol to the service's own protocol.

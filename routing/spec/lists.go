@@ -227,8 +227,6 @@ func (o *object) extras() {
 // defaulted says that a field that is not in this build has its default.
 func defaulted(kind, name string, v *node) bool {
 	switch name {
-	case "tls_sans":
-		return kind == "services" && v.shape == shapeNull
 	case "type": // of a client, and nobody who administers
 		return kind == "consumers" && (v.shape == shapeNull || v.isInt && v.whole == 0)
 	case "username_lower": // follows from the username

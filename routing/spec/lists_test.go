@@ -130,14 +130,14 @@ plugins: [{name: key-auth, partials: []}]
 		t.Error("an id follows from what means nothing")
 	}
 	got := refused(t, `
-services: [{name: s, host: h, _comment: 1, _ignore: x, ws_id: y, filter_chains: [{}], tls_sans: {}}]
+services: [{name: s, host: h, _comment: 1, _ignore: x, ws_id: y, filter_chains: [{}], tls_sans: 5}]
 consumers: [{username: c, type: 2, basicauth_credentials: [{}]}]
 plugins: [{name: key-auth, partials: [{id: x}]}]
 routes: [{paths: [/], jwt_secrets: []}]
 `, keyAuth)
 	for _, want := range []string{
 		`f:3: services "s": _comment: expected a string`, `f:3: services "s": _ignore: expected an array`, `f:3: services "s": ws_id: expected a valid UUID`,
-		`f:3: services "s": filter_chains: expected nothing: filters in WebAssembly are not in this build`, `f:3: services "s": tls_sans: unknown field`,
+		`f:3: services "s": filter_chains: expected nothing: filters in WebAssembly are not in this build`, `f:3: services "s": tls_sans: expected a record`,
 		`f:4: consumers "c": type: unknown field`, `f:4: consumers "c": basicauth_credentials: expected nothing: credentials of the plugin 'basic-auth'`,
 		`f:5: plugins "key-auth": partials: expected nothing: shared parts of plugins`, `f:6: routes`, `jwt_secrets: unknown field`,
 	} {

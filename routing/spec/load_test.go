@@ -324,6 +324,19 @@ func TestEntityRules(t *testing.T) {
 	f("services: [{host: h, x_keyway_tls_name: a.test}]", "value must be null")
 	f("services: [{host: h, protocol: tls, x_keyway_tls_name: '*.test'}]", "x_keyway_tls_name: invalid value '*.test': expected the name of one host")
 	f("services: [{host: h, protocol: tls, x_keyway_tls_subjects: ['a*b']}]", "x_keyway_tls_subjects")
+	f("services: [{host: h, protocol: https, tls_sans: {dnsnames: [a.test, '*.b.test'], uris: ['spiffe://c/d', 'urn:x:y']}}]", "")
+	f("services: [{host: h, protocol: tls, tls_sans: {dnsnames: [], uris: null}}, {host: h, tls_sans: null}, {host: i, protocol: https, tls_sans: {}}]", "")
+	f("services: [{host: h, protocol: grpcs, tls_sans: {dnsnames: [a.test]}}]", "tls_sans: value must be null")
+	f("services: [{host: h, protocol: https, tls_sans: [a.test]}]", "tls_sans: expected a record")
+	f("services: [{host: h, protocol: https, tls_sans: {dns_names: [a.test]}}]", "tls_sans.dns_names: unknown field")
+	f("services: [{host: h, protocol: https, tls_sans: {dnsnames: a.test}}]", "tls_sans.dnsnames: expected an array")
+	f("services: [{host: h, protocol: https, tls_sans: {dnsnames: [a.test, 5]}}]", "tls_sans.dnsnames.2: expected a string")
+	for _, name := range []string{"", "*", "a*.test", "*.*.test", "a.*", "10.0.0.1", "::1", "a.test:443", "https://a.test", "a b"} {
+		f("services: [{host: h, protocol: https, tls_sans: {dnsnames: ['"+name+"']}}]", "tls_sans.dnsnames.1: invalid value '"+name+"': expected a DNS name such as api.example.com")
+	}
+	for _, uri := range []string{"", "a.test", "/a", "//a.test/b", "spiffe:", "spiffe://", "spiffe://a/b c", "spiffe://é/b", "%zz://a"} {
+		f("services: [{host: h, protocol: https, tls_sans: {uris: ['"+uri+"']}}]", "tls_sans.uris.1: invalid value '"+uri+"': expected an absolute URI such as spiffe://")
+	}
 	f("services: [{host: h, enabled: null}]", "enabled: required field missing")
 	f("services: [{host: h, retries: null, created_at: 5}]", "")
 	f("services: [{host: h, created_at: 5.5}]", "created_at: expected an integer")

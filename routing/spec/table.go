@@ -67,6 +67,7 @@ func (s *Service) fields(visit func(field)) {
 	visit(field{"tls_verify", &s.TLSVerify, noRule})
 	visit(field{"tls_verify_depth", &s.TLSVerifyDepth, isDepth})
 	visit(field{"ca_certificates", &s.CACertificates, isCAs})
+	visit(field{"tls_sans", s.TLSSANs.record(), noRule})
 	visit(field{"enabled", &s.Enabled, kept})
 	visit(field{"x_keyway_upstream_auth", s.auth(), noRule})
 	visit(field{"x_keyway_retry", retryOf(&s.Retry), noRule})
@@ -74,6 +75,19 @@ func (s *Service) fields(visit func(field)) {
 	visit(field{"x_keyway_proxy_protocol", &s.ProxyProtocol, proxyVersion})
 	visit(field{"x_keyway_tls_name", &s.TLSName, tlsName})
 	visit(field{"x_keyway_tls_subjects", &s.TLSSubjects, tlsSubjects})
+}
+
+// record is null where there are no names: without any it means nothing.
+func (s *SANs) record() optional {
+	return optional{given: !s.Empty(), group: s.fields, begin: func() group {
+		*s = SANs{}
+		return s.fields
+	}}
+}
+
+func (s *SANs) fields(visit func(field)) {
+	visit(field{"dnsnames", &s.DNSNames, sanDNSNames})
+	visit(field{"uris", &s.URIs, sanURIs})
 }
 
 func (r *Route) fields(visit func(field)) {

@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -27,6 +29,8 @@ type transport struct {
 
 	name     string   // that is asked for and verified, "" for the host's
 	subjects []string // of which a certificate has to have one in place of the name; none for the name
+	dnsNames []string // of which one does as well
+	uris     []string // of which one does as well, as uriText writes them
 
 	trustPrint  string
 	clientPrint string
@@ -37,7 +41,12 @@ func (in *Inputs) transport(s *spec.Service, up *spec.Upstream) (*transport, err
 	if s.Protocol != "https" && s.Protocol != "grpcs" && s.Protocol != "tls" {
 		return nil, nil
 	}
-	t := &transport{verify: in.Pools.set.VerifyDefault, depth: -1, name: s.TLSName, subjects: s.TLSSubjects}
+	t := &transport{verify: in.Pools.set.VerifyDefault, depth: -1, name: s.TLSName, subjects: s.TLSSubjects, dnsNames: s.TLSSANs.DNSNames}
+	for _, text := range s.TLSSANs.URIs {
+		if u, err := url.Parse(text); err == nil { // what is no URI is on no certificate
+			t.uris = append(t.uris, uriText(u))
+		}
+	}
 	if s.TLSVerify != nil {
 		t.verify = *s.TLSVerify
 	}
@@ -58,6 +67,12 @@ func (in *Inputs) transport(s *spec.Service, up *spec.Upstream) (*transport, err
 		t.trustPrint = print + "/" + strconv.Itoa(t.depth)
 		for _, subject := range t.subjects {
 			t.trustPrint += " " + strconv.Quote(subject)
+		}
+		for _, name := range t.dnsNames {
+			t.trustPrint += " dns:" + strconv.Quote(name)
+		}
+		for _, uri := range t.uris {
+			t.trustPrint += " uri:" + strconv.Quote(uri)
 		}
 	}
 	bundle, err := in.bundle(s, up)
@@ -152,9 +167,10 @@ func (t *transport) config(s *stack) *tls.Config {
 		// the server's list of names would send none where the list is incomplete.
 		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return t.client, nil }
 	}
-	if t.verify && len(t.subjects) > 0 {
+	if t.verify && len(t.subjects)+len(t.dnsNames)+len(t.uris) > 0 {
+		name := s.id.server
 		c.InsecureSkipVerify = true //nolint:gosec // it is verified here, by other names than the one asked for
-		c.VerifyConnection = t.verifySubjects
+		c.VerifyConnection = func(st tls.ConnectionState) error { return t.verifyNames(st, name) }
 	} else if t.verify && t.depth >= 0 {
 		c.VerifyConnection = func(st tls.ConnectionState) error {
 			return t.shallow(st.VerifiedChains)
@@ -173,9 +189,9 @@ func (t *transport) shallow(chains [][]*x509.Certificate) error {
 	return fmt.Errorf("tls_verify_depth: expected at most %d intermediate certificates; raise the depth or shorten the chain", t.depth)
 }
 
-// verifySubjects verifies a certificate as crypto/tls does, but for its names: it has to
-// have one of the subjects.
-func (t *transport) verifySubjects(st tls.ConnectionState) error {
+// verifyNames verifies a certificate as crypto/tls does, but for its names: it has to have
+// one of the subjects, which stand in for the name asked for, or one of the further names.
+func (t *transport) verifyNames(st tls.ConnectionState, name string) error {
 	if len(st.PeerCertificates) == 0 {
 		return errors.New("expected a certificate of the server")
 	}
@@ -187,12 +203,51 @@ func (t *transport) verifySubjects(st tls.ConnectionState) error {
 	if err != nil {
 		return fmt.Errorf("verifying the server's certificate: %w", err)
 	}
-	for _, subject := range t.subjects {
-		if hasSubject(leaf, subject) {
-			return t.shallow(chains)
-		}
+	// The name may be what a client sent as Host: it is never read as a pattern.
+	first, field, fits := []string{name}, "tls_sans", leaf.VerifyHostname(name) == nil
+	if len(t.subjects) > 0 {
+		first, field = t.subjects, "x_keyway_tls_subjects"
+		fits = slices.ContainsFunc(first, func(subject string) bool { return hasSubject(leaf, subject) })
 	}
-	return fmt.Errorf("x_keyway_tls_subjects: expected a certificate for one of %q; it is for %q and %q", t.subjects, leaf.DNSNames, leaf.URIs)
+	fits = fits || slices.ContainsFunc(t.dnsNames, func(name string) bool { return hasDNSName(leaf, name) }) || slices.ContainsFunc(leaf.URIs, t.wants)
+	if fits {
+		return t.shallow(chains)
+	}
+	return fmt.Errorf("%s: expected a certificate for one of %q; it is for %s", field, slices.Concat(first, t.dnsNames, t.uris), namesOf(leaf))
+}
+
+// wants says whether a URI of a certificate is one of the further names.
+func (t *transport) wants(u *url.URL) bool { return slices.Contains(t.uris, uriText(u)) }
+
+// uriText writes a URI so that equal ones are written alike: the case of a host says nothing.
+func uriText(u *url.URL) string {
+	same := *u
+	same.Host = strings.ToLower(u.Host)
+	return same.String()
+}
+
+// hasDNSName says whether a certificate is for a host, or has a wildcard as it is written.
+func hasDNSName(c *x509.Certificate, name string) bool {
+	if strings.HasPrefix(name, "*") {
+		return slices.ContainsFunc(c.DNSNames, func(has string) bool { return strings.EqualFold(has, name) })
+	}
+	return c.VerifyHostname(name) == nil
+}
+
+// namesOf tells what a certificate is for, the first names of it: a target chooses how many there are.
+func namesOf(c *x509.Certificate) string {
+	const most = 20
+	names := slices.Clone(c.DNSNames)
+	for _, ip := range c.IPAddresses {
+		names = append(names, ip.String())
+	}
+	for _, u := range c.URIs {
+		names = append(names, u.String())
+	}
+	if len(names) > most {
+		return fmt.Sprintf("%q and %d more", names[:most], len(names)-most)
+	}
+	return fmt.Sprintf("%q", names)
 }
 
 // hasSubject says whether a certificate is for a host, for hosts below one, or for a URI.

@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -197,7 +198,62 @@ func TestTLSIsVerified(t *testing.T) {
 	f("no subject", 502, ca.leaf(t, uri, "b.test", "a.test"), ca, called("b.test", "d.test", "spiffe://a.test/other"), named("a.test"))
 	f("a subject of an unknown CA", 502, other.leaf(t, nil, "c.test"), ca, called("b.test", "c.test"), nil)
 	f("a subject, expired", 502, ca.leaf(t, expired, "c.test"), ca, called("b.test", "c.test"), nil)
+	also := func(dnsNames []string, uris ...string) func(*spec.Service) {
+		return func(s *spec.Service) { s.TLSSANs = spec.SANs{DNSNames: dnsNames, URIs: uris} }
+	}
+	both := func(one, two func(*spec.Service)) func(*spec.Service) {
+		return func(s *spec.Service) { one(s); two(s) }
+	}
+	more := also([]string{"d.test", "c.test", "*.e.test"}, "spiffe://A.test/web", "urn:x:y")
+	f("names besides, the host's", 200, ca.leaf(t, nil, "a.test"), ca, more, named("a.test"))
+	f("a name besides", 200, ca.leaf(t, nil, "c.test"), ca, more, named("a.test"))
+	f("a name besides, by a wildcard", 200, ca.leaf(t, nil, "*.test"), ca, more, named("1.2.3.4"))
+	f("a wildcard besides", 200, ca.leaf(t, nil, "*.E.test"), ca, more, named("a.test"))
+	f("a wildcard besides, a host below it", 502, ca.leaf(t, nil, "x.e.test"), ca, more, named("a.test"))
+	f("a URI besides", 200, ca.leaf(t, uri), ca, more, named("a.test"))
+	f("a URI besides, another", 502, ca.leaf(t, uri), ca, also(nil, "spiffe://a.test/Web"), named("a.test"))
+	f("a URI besides that is a name", 502, ca.leaf(t, nil, "c.test"), ca, also(nil, "https://c.test"), named("a.test"))
+	f("a common name is no name besides", 502, ca.leaf(t, func(c *x509.Certificate) { c.Subject.CommonName = "c.test" }), ca, more, named("a.test"))
+	f("neither the host's nor one besides", 502, ca.leaf(t, nil, "b.test"), ca, more, named("a.test"))
+	f("a client's Host is no pattern", 502, ca.leaf(t, nil, "b.test"), ca, more, named("*.test"))
+	f("a name besides, of an unknown CA", 502, other.leaf(t, nil, "c.test"), ca, more, named("a.test"))
+	f("a name besides, expired", 502, ca.leaf(t, expired, "c.test"), ca, more, named("a.test"))
+	f("a name besides a name of the service's own", 200, ca.leaf(t, nil, "c.test"), ca, both(called("b.test"), more), named("a.test"))
+	f("a name besides subjects", 200, ca.leaf(t, nil, "c.test"), ca, both(called("b.test", "x.test"), more), named("a.test"))
+	f("a subject, names besides", 200, ca.leaf(t, nil, "x.test"), ca, both(called("b.test", "x.test"), more), named("a.test"))
+	f("the host's name beside subjects", 502, ca.leaf(t, nil, "b.test", "a.test"), ca, both(called("b.test", "x.test"), more), named("a.test"))
+	f("names besides, unverified", 200, other.leaf(t, expired, "b.test"), ca, both(unverified, more), nil)
 	f("all of it, unverified", 200, other.leaf(t, expired, "b.test"), ca, unverified, nil)
+}
+
+// TestNamesThatAreMissing holds what operators are told to what was expected and what is there.
+func TestNamesThatAreMissing(t *testing.T) {
+	ca := newAuthority(t, nil)
+	f := func(s spec.Service, edit func(*x509.Certificate), want string) {
+		t.Helper()
+		addr, _ := secure(t, &tls.Config{Certificates: []tls.Certificate{ca.leaf(t, edit)}})
+		pools := NewPools(Settings{VerifyDefault: true})
+		defer pools.Close()
+		g := over(t, pools, ca.pool, "1", nil, func(of *spec.Service) { of.TLSSANs, of.TLSSubjects = s.TLSSANs, s.TLSSubjects }, addr)
+		x := ask(t.Context(), "GET", "")
+		g.do(x, &Outgoing{Host: "a.test"})
+		if len(x.Attempts) != 1 || x.Attempts[0].Err == nil || !strings.Contains(x.Attempts[0].Err.Error(), want) {
+			t.Errorf("got %+v, want %s", x.Attempts, want)
+		}
+	}
+	also := spec.SANs{DNSNames: []string{"c.test"}, URIs: []string{"spiffe://a.test/web"}}
+	workload, _ := url.Parse("spiffe://a.test/other")
+	f(spec.Service{TLSSANs: also}, func(c *x509.Certificate) {
+		c.DNSNames, c.IPAddresses, c.URIs = []string{"b.test"}, []net.IP{net.IPv4(10, 0, 0, 1)}, []*url.URL{workload}
+	}, `tls_sans: expected a certificate for one of ["a.test" "c.test" "spiffe://a.test/web"]; it is for ["b.test" "10.0.0.1" "spiffe://a.test/other"]`)
+	f(spec.Service{TLSSANs: also, TLSSubjects: []string{"x.test"}}, func(c *x509.Certificate) { c.DNSNames = []string{"b.test"} },
+		`x_keyway_tls_subjects: expected a certificate for one of ["x.test" "c.test" "spiffe://a.test/web"]; it is for ["b.test"]`)
+	f(spec.Service{TLSSANs: also}, nil, `it is for []`)
+	f(spec.Service{TLSSANs: also}, func(c *x509.Certificate) {
+		for i := range 50 {
+			c.DNSNames = append(c.DNSNames, "n"+strconv.Itoa(i)+".test")
+		}
+	}, `"n19.test"] and 30 more`)
 }
 
 func TestTLSVerifyDepth(t *testing.T) {
@@ -205,12 +261,21 @@ func TestTLSVerifyDepth(t *testing.T) {
 	middle := newAuthority(t, root)
 	pair := middle.leaf(t, nil, "127.0.0.1")
 	pair.Certificate = append(pair.Certificate, middle.cert.Raw)
+	named := middle.leaf(t, nil, "b.test")
+	named.Certificate = append(named.Certificate, middle.cert.Raw)
 	addr, _ := secure(t, &tls.Config{Certificates: []tls.Certificate{pair}})
 	for depth, want := range []int{502, 200} {
 		pools := NewPools(Settings{VerifyDefault: true})
 		g := over(t, pools, root.pool, "1", nil, func(s *spec.Service) { s.TLSVerifyDepth = &depth }, addr)
 		if status, body := g.do(ask(t.Context(), "GET", ""), nil); status != want {
 			t.Errorf("depth %d: got %d %q", depth, status, body)
+		}
+		also := func(s *spec.Service) {
+			s.TLSVerifyDepth, s.TLSName, s.TLSSANs = &depth, "a.test", spec.SANs{DNSNames: []string{"b.test"}}
+		}
+		addr, _ := secure(t, &tls.Config{Certificates: []tls.Certificate{named}})
+		if status, body := over(t, pools, root.pool, "1", nil, also, addr).do(ask(t.Context(), "GET", ""), nil); status != want {
+			t.Errorf("depth %d, a name besides: got %d %q", depth, status, body)
 		}
 		pools.Close()
 	}
@@ -263,6 +328,45 @@ func TestIdentityIsNotShared(t *testing.T) {
 	}
 	if d := get(two, "a.test"); !strings.HasSuffix(d, " resumed") {
 		t.Errorf("a session of the same identity was not resumed: %q", d)
+	}
+}
+
+// Names that are taken away or given are a matter of the next request: neither a
+// connection nor a session that was right by others serves it.
+func TestNamesAreOfTheIdentity(t *testing.T) {
+	ca := newAuthority(t, nil)
+	workload, _ := url.Parse("spiffe://b.test/web")
+	pair := ca.leaf(t, func(c *x509.Certificate) { c.URIs = []*url.URL{workload} }, "b.test")
+	addr, conns := secure(t, &tls.Config{Certificates: []tls.Certificate{pair}})
+	pools := NewPools(Settings{VerifyDefault: true})
+	defer pools.Close()
+	get := func(sans spec.SANs, want int, total int32) string {
+		t.Helper()
+		g := over(t, pools, ca.pool, "1", nil, func(s *spec.Service) { s.TLSSANs = sans }, addr)
+		status, body := g.do(ask(t.Context(), "GET", ""), &Outgoing{Host: "a.test"})
+		if status != want || conns.Load() != total {
+			t.Fatalf("got %d %q over %d connections, want %d over %d", status, body, conns.Load(), want, total)
+		}
+		return body
+	}
+	b := spec.SANs{DNSNames: []string{"b.test"}}
+	get(b, 200, 1)
+	get(b, 200, 1)
+	get(spec.SANs{}, 502, 2)
+	get(spec.SANs{DNSNames: []string{"c.test"}}, 502, 3)
+	get(spec.SANs{URIs: []string{"spiffe://b.test/web"}}, 200, 4)
+	get(spec.SANs{URIs: []string{"spiffe://b.test/other"}}, 502, 5)
+	if body := get(spec.SANs{DNSNames: []string{"b.test", "c.test"}}, 200, 6); strings.HasSuffix(body, "resumed") {
+		t.Errorf("a session that was right by other names was resumed: %q", body)
+	}
+	get(b, 200, 6)
+	for _, s := range pools.stacks {
+		for c := s.take(time.Now()); c != nil; c = s.take(time.Now()) {
+			c.close()
+		}
+	}
+	if body := get(b, 200, 7); !strings.HasSuffix(body, " resumed") {
+		t.Errorf("a session that was right by the same names was not resumed: %q", body)
 	}
 }
 
