@@ -24,7 +24,7 @@ func quiet(status int) error { return &exitError{status, fmt.Errorf("")} }
 func (c *cli) validateCommand() *cobra.Command {
 	strict := false
 	cmd := &cobra.Command{
-		Use: "validate FILE...", Short: "Check documents and list every problem, the routes that no request reaches, and lists that are left out", Args: cobra.MinimumNArgs(1),
+		Use: "validate FILE...", Short: "Check documents and list every problem, the routes that no request reaches, names that nothing verifies, and lists that are left out", Args: cobra.MinimumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			s, err := c.settings()
 			if err != nil {
@@ -92,7 +92,7 @@ func validate(paths []string, set *settings) (problems, warnings spec.Problems, 
 	table, problems := routing.Compile(nil, doc)
 	_, unserved := edge.PlanListeners(doc, set.fixed())
 	problems = append(problems, unserved...)
-	warnings = doc.Ignored()
+	warnings = append(doc.Ignored(), unverified(doc, set.UpstreamVerify)...)
 	for _, s := range table.Shadowed() {
 		r := s.Route.Spec
 		how := "no request reaches it: route " + strconv.Quote(nameOr(s.By.Spec.Name, s.By.Spec.ID)) + " is considered first and matches everything that this one matches"
@@ -102,6 +102,22 @@ func validate(paths []string, set *settings) (problems, warnings spec.Problems, 
 		warnings = append(warnings, &spec.Problem{Pos: r.Pos, Entity: "routes", ID: r.ID, Name: r.Name, Reason: spec.ReasonDuplicate, Message: how + "; remove one of them, or make this one more specific"})
 	}
 	return problems, warnings, nil
+}
+
+// unverified are the services that say what certificates of their targets have to be for
+// and verify none. verify is what holds where a service does not say.
+func unverified(doc *spec.Document, verify bool) (warnings spec.Problems) {
+	for _, s := range doc.Services {
+		how := "while 'tls_verify' is false; set it to true, or remove these names"
+		on := s.TLSVerify != nil && *s.TLSVerify
+		if s.TLSVerify == nil {
+			how, on = "while the setting upstream_tls_verify is off and the service has no 'tls_verify'; set that to true, or remove these names", verify
+		}
+		if !on && !s.TLSSANs.Empty() {
+			warnings = append(warnings, &spec.Problem{Pos: s.Pos, Entity: "services", ID: s.ID, Name: s.Name, Field: "tls_sans", Reason: spec.ReasonConflict, Message: "no certificate is verified " + how})
+		}
+	}
+	return warnings
 }
 
 // node makes a client of the running node.

@@ -347,6 +347,26 @@ func TestWhyCertificate(t *testing.T) {
 	}
 }
 
+// TestValidateUnverified: names that no certificate is held to are a warning.
+func TestValidateUnverified(t *testing.T) {
+	doc := filepath.Join(t.TempDir(), "doc.yaml")
+	const names = "tls_sans: {dnsnames: [a.test]}"
+	text := "_format_version: \"3.0\"\nservices:\n- {name: on, url: https://h, tls_verify: true, " + names + "}\n- {name: off, url: https://h, tls_verify: false, " + names + "}\n" +
+		"- {name: unsaid, url: https://h, " + names + "}\n- {name: bare, url: https://h, tls_verify: false}\n"
+	if err := os.WriteFile(doc, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	off := `warning: ` + doc + `:4: services "off": tls_sans: no certificate is verified while 'tls_verify' is false; set it to true, or remove these names` + "\n"
+	if out, code, err := keyway(t, "validate", doc); code != exitOK || err != nil || out != off+doc+": valid\n" {
+		t.Errorf("%d %v\n%s", code, err, out)
+	}
+	t.Setenv("KEYWAY_UPSTREAM_TLS_VERIFY", "off")
+	unsaid := `warning: ` + doc + `:5: services "unsaid": tls_sans: no certificate is verified while the setting upstream_tls_verify is off and the service has no 'tls_verify'; set that to true, or remove these names` + "\n"
+	if out, code, err := keyway(t, "validate", doc); code != exitOK || err != nil || out != off+unsaid+doc+": valid\n" {
+		t.Errorf("%d %v\n%s", code, err, out)
+	}
+}
+
 // TestValidateShadowed: a route that nothing reaches is a warning, and with --strict a failure.
 func TestValidateShadowed(t *testing.T) {
 	doc := filepath.Join(t.TempDir(), "doc.yaml")
