@@ -76,7 +76,7 @@ func TestKubeScale(t *testing.T) {
 	size := kubeSize{Ingresses: 150, Services: 40, Endpoints: 400, Unused: 500, Each: 128, Samples: 10, Rate: 50, Seconds: 3}
 	full := os.Getenv("KUBE_SCALE") == "full"
 	if full {
-		size = kubeSize{Ingresses: 10000, Services: 2000, Endpoints: 20000, Unused: 5000, Each: 32, Samples: 100, Rate: 100, Seconds: 60}
+		size = kubeSize{Ingresses: 10000, Services: 2000, Endpoints: 20000, Unused: 5000, Each: 32, Samples: 400, Rate: 100, Seconds: 60}
 	}
 	s := &kubeScale{t: t, k: startKube(t), size: size, roots: newAuthority(t, "edge"), turn: map[int]int{}}
 	s.client = &http.Client{Timeout: time.Minute, Transport: &http.Transport{ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 32, TLSClientConfig: &tls.Config{
