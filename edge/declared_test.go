@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/netip"
 	"slices"
@@ -45,21 +44,6 @@ func (o *openers) Shut(address string) {
 func declare(h *house) (*Declared, *openers) {
 	udp := &openers{}
 	return NewDeclared(h.publisher, h.server, udp, silent()), udp
-}
-
-// freeAddress is one of loopback on which nobody listens. Its port is below those that
-// systems give to clients and to whoever asks for any: nobody else is given it meanwhile.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	for range 100 {
-		at := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000))
-		if l, err := net.Listen("tcp", at); err == nil {
-			_ = l.Close()
-			return at
-		}
-	}
-	t.Fatal("no port is free")
-	return ""
 }
 
 // listener is one of a document.
@@ -181,11 +165,11 @@ func TestDeclaredLosesNobody(t *testing.T) {
 // TestDeclaredWaitsForItsPort: a port that another has is told of, stops no other, and is
 // taken when it is free.
 func TestDeclaredWaitsForItsPort(t *testing.T) {
-	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	busy, free := freeAddress(t), freeAddress(t)
+	taken, err := net.Listen("tcp", busy)
 	if err != nil {
 		t.Fatal(err)
 	}
-	busy, free := taken.Addr().String(), freeAddress(t)
 	h := serve(t, "", nil)
 	d, _ := declare(h)
 	h.use(listening(listener("busy", "http", busy, ""), listener("free", "http", free, "")), nil)
