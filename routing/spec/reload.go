@@ -54,8 +54,11 @@ type textRef struct{ refers, text, id string }
 const together = 32
 
 // stretch is how many entities that are taken over are looked at between two pauses: some
-// hundred microseconds.
-const stretch = 512
+// hundred microseconds. It is that long for a few new ones.
+const (
+	stretch = 512
+	few     = 64
+)
 
 // Load is the function Load.
 func (l *Loader) Load(sources []Source) (*Document, Problems) {
@@ -69,6 +72,16 @@ func (l *Loader) Load(sources []Source) (*Document, Problems) {
 func (l *Loader) pause() {
 	if l.Pause != nil {
 		l.Pause()
+	}
+}
+
+// each answers a function that pauses after each so many of its calls.
+func (l *Loader) each(many int) func() {
+	n := 0
+	return func() {
+		if n++; n%many == 0 {
+			l.pause()
+		}
 	}
 }
 
@@ -274,12 +287,14 @@ func (r *reload) finish() bool {
 	var index index
 	lookup := func(refers, text string) (string, bool) {
 		if index == nil {
-			index = indexOf(r.doc)
+			index = indexOf(r.doc, r.each(stretch))
 		}
 		return index.find(refers, text)
 	}
 	fresh := make(map[*chunk]bool, len(r.fresh))
+	resolved := r.each(few)
 	for _, f := range r.fresh {
+		resolved()
 		fresh[f.to] = true
 		for _, k := range f.links {
 			if k.parent != nil {
@@ -298,12 +313,10 @@ func (r *reload) finish() bool {
 		f.identifyRest()
 		f.to.contents = f.contents
 	}
-	looked := 0
+	looked := r.each(stretch)
 	for _, chunks := range r.next.chunks {
 		for _, c := range chunks {
-			if looked++; looked%stretch == 0 {
-				r.pause()
-			}
+			looked()
 			for _, ref := range c.refs {
 				if id, ok := lookup(ref.refers, ref.text); !ok || id != ref.id {
 					return false
@@ -320,7 +333,9 @@ func (r *reload) finish() bool {
 	if !r.claim(fresh) {
 		return false
 	}
+	noted := r.each(few)
 	for c := range fresh {
+		noted()
 		for _, e := range c.entities {
 			e.Base().note(e)
 		}
@@ -334,10 +349,12 @@ func (r *reload) finish() bool {
 // claim takes back what chunks had claimed that are gone, and claims for the new ones.
 func (r *reload) claim(fresh map[*chunk]bool) bool {
 	claims := r.next.claims
+	looked, claimed := r.each(stretch), r.each(few)
 	if r.was != nil {
 		for at, chunks := range r.was.chunks {
 			now := r.next.chunks[at]
 			for text, c := range chunks {
+				looked()
 				if next := now[text]; next == nil || fresh[next] {
 					for k := range c.claims() {
 						delete(claims, k)
@@ -347,6 +364,7 @@ func (r *reload) claim(fresh map[*chunk]bool) bool {
 		}
 	}
 	for c := range fresh {
+		claimed()
 		for k := range c.claims() {
 			if claims[k] {
 				return false

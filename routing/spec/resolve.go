@@ -144,7 +144,7 @@ func (l *loader) ordinal(content string) string {
 
 // resolve makes every foreign key an id.
 func (l *loader) resolve() {
-	index := indexOf(l.doc)
+	index := indexOf(l.doc, func() {})
 	for _, k := range l.links {
 		if k.parent != nil {
 			*k.at = k.parent.Base().ID
@@ -178,17 +178,20 @@ func referred() []string {
 // index leads from names and ids to ids, by kind.
 type index map[string]map[string]string
 
-func indexOf(d *Document) index {
+// indexOf is the index of a document. looked is called as it looks at one entity after the other.
+func indexOf(d *Document, looked func()) index {
 	all := index{}
 	for _, kind := range referred() {
 		byKey := map[string]string{}
 		for e := range d.Entities(kind) {
+			looked()
 			if name := label(e); name != "" {
 				byKey[name] = e.Base().ID
 			}
 		}
 		// An id is stronger than a name that looks like one.
 		for e := range d.Entities(kind) {
+			looked()
 			byKey[e.Base().ID] = e.Base().ID
 		}
 		all[kind] = byKey
