@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -246,7 +247,8 @@ func TestKubeKIC(t *testing.T) {
 }
 
 // TestKubeBesideFiles: documents of files stand beside a cluster's; a plugin of a namespace
-// may refer to a vault that a file declares, as far as its rules let it.
+// may refer to a vault that a file declares, as far as its rules let it. A consumer that a file
+// has too is told so in its status.
 func TestKubeBesideFiles(t *testing.T) {
 	k, dns := startKube(t), startDNS(t)
 	dns.a["origin.shop.test."] = "127.0.0.1"
@@ -264,12 +266,14 @@ config: {minute: 1000, policy: local, redis: {password: "{vault://%s/redis-passw
 ---
 `
 	k.apply(ingressClass + fmt.Sprintf(plugin, "files") + ingressOf("i", "a.test", "web", "konghq.com/plugins: limit"))
+	k.apply("apiVersion: configuration.konghq.com/v1\nkind: KongConsumer\nmetadata: {name: ann, namespace: shop, annotations: {kubernetes.io/ingress.class: keyway}}\nusername: ann\n")
 	host, port, _ := strings.Cut(saying(t, "file"), ":")
-	g := kubeGateway(t, k, dns, map[string]string{"SHOP_REDIS_PASSWORD": "canary-c0ffee"}, options{document: fmt.Sprintf(`
+	document := fmt.Sprintf(`
 _format_version: "3.0"
 vaults: [{name: env, prefix: files, config: {prefix: SHOP_}, x_keyway_allow: [{namespaces: [shop]}]}]
 services: [{name: of-file, host: %s, port: %s, routes: [{name: of-file, hosts: [file.test], paths: [/]}]}]
-`, host, port)})
+`, host, port)
+	g := kubeGateway(t, k, dns, map[string]string{"SHOP_REDIS_PASSWORD": "canary-c0ffee"}, options{document: document + "consumers: [{username: ann}]\n"})
 	g.answers(nil, "a.test", "/x", 200, "cluster /x")
 	g.answers(nil, "file.test", "/y", 200, "file /y")
 	k.apply(fmt.Sprintf(plugin, "node.kubernetes/keyway/x"))
@@ -277,7 +281,17 @@ services: [{name: of-file, host: %s, port: %s, routes: [{name: of-file, hosts: [
 		_, status := g.read("/status")
 		return strings.Contains(status, "expected a reference into a vault that a KongVault or a document declares")
 	})
-	g.answers(nil, "a.test", "/x", 200, "cluster /x") // its last good form
+	g.answers(nil, "a.test", "/x", 200, "cluster /x")  // its last good form
+	programmed := func(what string, texts ...string) { // the consumer that the file has too
+		t.Helper()
+		poll(t, what, 30*time.Second, func() bool {
+			text, _ := json.Marshal(k.do(http.MethodGet, "/apis/configuration.konghq.com/v1/namespaces/shop/kongconsumers/ann", nil)["status"])
+			return !slices.ContainsFunc(texts, func(part string) bool { return !strings.Contains(string(text), part) })
+		})
+	}
+	programmed("the file's consumer has the place", `"reason":"Conflicted","status":"False"`, "already declared at "+g.doc)
+	g.write(document)
+	programmed("the consumer is served once the file has it no longer", `"reason":"Programmed","status":"True"`)
 	if text := g.log.String(); strings.Contains(text, "canary-c0ffee") {
 		t.Error("the log has the secret")
 	}

@@ -169,6 +169,7 @@ func (n *node) openKube() error {
 		Connection: s.kubeConnection(), Namespaces: s.Kube.Namespaces, Selectors: s.Kube.Selectors, Class: s.Kube.Class, Controllers: s.Kube.Controllers, GatewayControllers: s.Kube.Gateways, GatewayAddresses: s.Kube.Addresses, CustomEntities: s.Kube.Entities,
 		Vault: kubeVault, Schemas: schemas(), Log: n.log, Ports: n.ports,
 		PublishService: s.Kube.PublishService, PublishAddresses: s.Kube.PublishAddresses, Identity: n.config.NodeID,
+		LeftOut: func() (spec.Problems, bool) { return n.cluster.leftOut() },
 	})
 	if err != nil {
 		return fmt.Errorf("setting kubernetes: %w", err)
@@ -217,6 +218,14 @@ func (c *cluster) Current() (*spec.Document, spec.Problems) {
 		}
 	}
 	return c.both, slices.Concat(problems, c.clashes)
+}
+
+// leftOut is what of the cluster's document is not served, since files have its place, and
+// whether the two were put together yet.
+func (c *cluster) leftOut() (spec.Problems, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.clashes, c.both != nil
 }
 
 // fallBack makes what was served last current until the cluster was read.

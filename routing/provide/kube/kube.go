@@ -32,7 +32,11 @@ type Config struct {
 	PublishAddresses []translate.Address
 	PublishService   string
 	// Ports says how the listeners of the document stand on this node; nil for nobody who knows.
-	Ports    func() translate.Ports
+	Ports func() translate.Ports
+	// LeftOut says what of the document is not served, since other documents have its place, and
+	// whether that is known yet: until then no status says that something is served. It is nil
+	// where no other documents are.
+	LeftOut  func() (problems spec.Problems, known bool)
 	Identity string // of this replica
 	Log      *slog.Logger
 }
@@ -224,7 +228,7 @@ func (p *Provider) loop(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case q := <-p.plans:
-			q.answer <- p.plan(q.ports)
+			q.answer <- p.plan(q)
 			continue
 		case <-p.inbox.ready:
 		}

@@ -12,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/keyway-edge/keyway/routing/provide/kube/translate"
+	"github.com/keyway-edge/keyway/routing/spec"
 	"github.com/keyway-edge/keyway/secrets/kube/cluster"
 )
 
@@ -37,6 +38,7 @@ type plans chan planned
 // planned is one question for what is to be written: who asks knows how the ports stand.
 type planned struct {
 	ports  translate.Ports
+	left   spec.Problems // what is left out for other documents
 	answer chan []write
 }
 
@@ -160,6 +162,12 @@ func (p *Provider) differing(ctx context.Context) []write {
 	if p.cfg.Ports != nil {
 		q.ports = p.cfg.Ports()
 	}
+	if p.cfg.LeftOut != nil {
+		var known bool
+		if q.left, known = p.cfg.LeftOut(); !known {
+			return nil
+		}
+	}
 	select {
 	case p.plans <- q:
 		return <-q.answer
@@ -169,7 +177,7 @@ func (p *Provider) differing(ctx context.Context) []write {
 }
 
 // plan lists what differs from what objects should say of themselves. Of the loop.
-func (p *Provider) plan(ports translate.Ports) []write {
+func (p *Provider) plan(q planned) []write {
 	if p.document == nil {
 		return nil
 	}
@@ -181,6 +189,7 @@ func (p *Provider) plan(ports translate.Ports) []write {
 			wrong[f.Object] = f
 		}
 	}
+	p.state.Displace(q.left)
 	addresses := p.addresses()
 	for _, r := range resources() {
 		for o := range p.state.Objects(r.kind) {
@@ -189,7 +198,7 @@ func (p *Provider) plan(ports translate.Ports) []write {
 			}
 			m := o.Common()
 			w := write{method: http.MethodPatch, path: r.path(m.Namespace) + "/" + m.Name + "/status", object: translate.RefOf(o).String()}
-			if body := p.state.Status(o, addresses, ports, time.Now()); body != nil {
+			if body := p.state.Status(o, addresses, q.ports, time.Now()); body != nil {
 				// Others write into the same lists: what they wrote meanwhile is not to be lost.
 				w.body = map[string]any{"metadata": map[string]any{"resourceVersion": m.ResourceVersion}, "status": body}
 				list = append(list, w)
@@ -199,7 +208,7 @@ func (p *Provider) plan(ports translate.Ports) []write {
 			}
 		}
 	}
-	for _, f := range p.findings {
+	for _, f := range slices.Concat(p.findings, p.state.Displacements()) {
 		if full() {
 			break
 		}
@@ -238,6 +247,8 @@ func (p *Provider) statusOf(o translate.Object, addresses []translate.Address, w
 	want := translate.Condition{Type: "Programmed", Status: "True", Reason: "Programmed", Message: "it is served", ObservedGeneration: o.Common().Generation}
 	if f, bad := wrong[translate.RefOf(o)]; bad && f.Effect != translate.Ignored {
 		want.Status, want.Reason, want.Message = "False", "Invalid", f.Field+": "+f.Message
+	} else if why := p.state.Displaced(translate.RefOf(o)); why != "" {
+		want.Status, want.Reason, want.Message = "False", "Conflicted", why
 	}
 	wants := []translate.Condition{want}
 	if _, consumer := o.(*translate.Consumer); consumer {
@@ -299,7 +310,7 @@ func (p *Provider) addresses() []translate.Address {
 	return list
 }
 
-// eventOf is the event that tells of a finding.
+// eventOf is the event that tells of a finding, or of what is displaced.
 func eventOf(f translate.Finding, identity string) write {
 	group, version := translate.GroupOf(f.Object.Kind)
 	if group != "" {
@@ -308,6 +319,9 @@ func eventOf(f translate.Finding, identity string) write {
 	n := Notice{
 		APIVersion: version, Kind: translate.Shown(f.Object.Kind), Namespace: f.Object.Namespace, Name: f.Object.Name, UID: f.UID, Field: f.Field,
 		Reason: "KongConfigurationTranslationFailed", Message: f.Field + ": " + f.Message, Effect: string(f.Effect),
+	}
+	if f.Effect == translate.Displaced { // it is right by itself
+		n.Reason, n.Message = "KongConfigurationApplyFailed", f.Message
 	}
 	return n.event(identity)
 }

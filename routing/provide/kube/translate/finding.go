@@ -9,6 +9,8 @@ const (
 	Closed  Effect = "closed"  // what the object serves answers 503
 	Kept    Effect = "kept"    // the object's last good form serves
 	Failed  Effect = "failed"  // its share of requests answers 500
+
+	Displaced Effect = "displaced" // another document has its place
 )
 
 // Finding is one thing that was refused: of which object, which field, and what was

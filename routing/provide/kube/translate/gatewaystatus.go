@@ -289,6 +289,7 @@ func (s *State) routeStatus(r *Route, m moment) map[string]any {
 	if u := s.units[RefOf(r).unit()]; u != nil {
 		state, _ := u.status.(routeState)
 		for _, p := range state.Parents {
+			p.Accepted = s.unserved(r, p.Accepted)
 			want = append(want, ParentStatus{p.Ref, p.Controller, []Condition{
 				condition("Accepted", "Accepted", p.Accepted, r.Generation), condition("ResolvedRefs", "ResolvedRefs", p.Resolved, r.Generation),
 			}})

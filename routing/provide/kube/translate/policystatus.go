@@ -52,11 +52,14 @@ func (s *State) upstreamPolicyStatus(p *UpstreamPolicy, m moment) map[string]any
 		var accepted, programmed outcome
 		switch {
 		case f.Conflict != "":
-			accepted.fail("Conflicted", f.Conflict)
+			accepted.fail(reasonConflicted, f.Conflict)
 			programmed.fail("Pending", f.Conflict)
 		case f.Wrong != "":
 			accepted.fail("Invalid", f.Wrong)
 			programmed.fail("Invalid", f.Wrong)
+		}
+		if d := s.displaced[f.Service]; d != nil && d.Kinds["upstreams"] > 0 {
+			programmed.fail(reasonConflicted, d.Why)
 		}
 		want = append(want, AncestorStatus{
 			ParentRef{ObjectReference: ObjectReference{&group, &kind, &namespace, f.Service.Name}},

@@ -48,6 +48,9 @@ func (s *State) unopened(l *listenerState, m *moment, have []Condition, generati
 	if m.ports == nil {
 		return "", ""
 	}
+	if why := s.Displaced(l.port()); why != "" {
+		return portUnavailable, why
+	}
 	switch p, known := s.portOf(l, m.ports); {
 	case known && p.Open:
 		return "", p.Reason

@@ -61,8 +61,11 @@ type State struct {
 	disordered  map[string]bool    // kinds of which more or fewer units have something
 	kinds       map[string]bool    // of entities that differ from the document's
 	document    *spec.Document
-	alone       bool      // one object is judged by itself: others are taken for right
-	counted     func(Ref) // of tests: told of each unit that is made
+	left        spec.Problems // what was left out of leftOf for what other documents have
+	leftOf      *spec.Document
+	displaced   map[Ref]*displaced // by object and by unit: what these are of
+	alone       bool               // one object is judged by itself: others are taken for right
+	counted     func(Ref)          // of tests: told of each unit that is made
 }
 
 // NewState makes a State without objects.
