@@ -46,10 +46,12 @@ func (p *Provider) Facts() Facts {
 	for _, s := range p.running() {
 		f.Sources = append(f.Sources, s.Facts())
 	}
-	for kind, past := range p.past { // what is counted never becomes less
-		if i := slices.IndexFunc(f.Sources, func(s cluster.Facts) bool { return s.Kind == kind }); i >= 0 {
-			f.Sources[i].Lists, f.Sources[i].Watches = f.Sources[i].Lists.Plus(past.Lists), f.Sources[i].Watches.Plus(past.Watches)
+	for kind, past := range p.past { // what is counted never becomes less, and stays when no namespace is left
+		i := slices.IndexFunc(f.Sources, func(s cluster.Facts) bool { return s.Kind == kind })
+		if i < 0 {
+			i, f.Sources = len(f.Sources), append(f.Sources, cluster.Facts{Kind: kind})
 		}
+		f.Sources[i].Lists, f.Sources[i].Watches = f.Sources[i].Lists.Plus(past.Lists), f.Sources[i].Watches.Plus(past.Watches)
 	}
 	for _, x := range p.findings {
 		f.Refused[Refused{translate.Shown(x.Object.Kind), x.Effect}]++

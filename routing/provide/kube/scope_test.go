@@ -11,6 +11,7 @@ import (
 
 	"github.com/keyway-edge/keyway/routing/provide/kube/translate"
 	"github.com/keyway-edge/keyway/routing/spec"
+	"github.com/keyway-edge/keyway/secrets/kube/cluster"
 )
 
 const kongV1 = "apis/configuration.konghq.com/v1"
@@ -146,6 +147,54 @@ func TestNamespacesAreTakenByTheirLabels(t *testing.T) {
 	if doc, _ := x.Current(); len(doc.Services) != 1 {
 		t.Errorf("services %v", doc.Services)
 	}
+}
+
+// TestWhatIsCountedStays: when the last namespace leaves, what was counted of its kinds is told
+// on, of no objects, and when one comes again it is counted further.
+func TestWhatIsCountedStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := provideFrom(t, newMemory(t), func(c *Config, s *server) {
+			c.Selectors.Namespaces = "team=a"
+			s.put("api/v1/namespaces/shop", `{"metadata": {"labels": {"team": "a"}}}`)
+		})
+		x.shop()
+		x.until("shop.i.web.a.test.80")
+		counted := func() map[string]cluster.Facts {
+			all := map[string]cluster.Facts{}
+			for _, f := range x.Facts().Sources {
+				past := all[f.Kind]
+				all[f.Kind] = cluster.Facts{Objects: past.Objects + f.Objects, Lists: past.Lists.Plus(f.Lists), Watches: past.Watches.Plus(f.Watches)}
+			}
+			return all
+		}
+		atLeast := func(when string, before map[string]cluster.Facts) map[string]cluster.Facts {
+			t.Helper()
+			now := counted()
+			for kind, f := range before {
+				if now[kind].Lists.Done < f.Lists.Done || now[kind].Watches.Done < f.Watches.Done {
+					t.Errorf("%s there are %+v of %s, before %+v", when, now[kind], kind, f)
+				}
+			}
+			return now
+		}
+		time.Sleep(time.Second)
+		before := counted()
+		if f := before[translate.KindIngress]; f.Lists.Done == 0 || f.Watches.Done == 0 || f.Objects != 1 {
+			t.Fatalf("of Ingresses there are %+v", f)
+		}
+		x.namespace("shop", "b")
+		x.until("")
+		gone := atLeast("without a namespace", before)
+		if n := gone[translate.KindIngress].Objects; n != 0 {
+			t.Errorf("%d Ingresses are followed in no namespace", n)
+		}
+		x.namespace("shop", "a")
+		x.until("shop.i.web.a.test.80")
+		again := atLeast("with one again", gone)
+		if again[translate.KindIngress].Lists.Done <= gone[translate.KindIngress].Lists.Done {
+			t.Errorf("the list of the namespace that came again is not counted: %+v, %+v", again[translate.KindIngress], gone[translate.KindIngress])
+		}
+	})
 }
 
 // TestANamespaceComesAsAWhole: an Ingress is not served before the plugin that guards it is
