@@ -33,6 +33,7 @@ type server struct {
 	oldest   int               // version that watches can go on from
 	unknown  map[string]bool   // resources that are not defined
 	denied   map[string]bool   // resources that may not be read, or names in them that may not be written
+	invalid  map[string]bool   // likewise names that may not be written so
 	refused  map[string]int    // how often such were asked for
 	stalled  map[string]bool   // paths whose lists are not answered meanwhile
 	queries  map[string]string // of labels, with which paths were listed and watched last
@@ -65,7 +66,7 @@ func newServer(t *testing.T) *server {
 
 // newMemory makes one that is reached as a http.RoundTripper, for tests in virtual time.
 func newMemory(t *testing.T) *server {
-	return &server{t: t, objects: map[string]map[string]any{}, unknown: map[string]bool{}, denied: map[string]bool{}, refused: map[string]int{}, stalled: map[string]bool{}, queries: map[string]string{}, watchers: map[chan struct{}]struct{}{}, lists: map[string]int{}, selected: map[string]int{}, ended: make(chan struct{}), version: 1}
+	return &server{t: t, objects: map[string]map[string]any{}, unknown: map[string]bool{}, denied: map[string]bool{}, invalid: map[string]bool{}, refused: map[string]int{}, stalled: map[string]bool{}, queries: map[string]string{}, watchers: map[chan struct{}]struct{}{}, lists: map[string]int{}, selected: map[string]int{}, ended: make(chan struct{}), version: 1}
 }
 
 // RoundTrip has it answer without a network.
@@ -251,20 +252,22 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := strings.TrimPrefix(r.URL.Path, "/")
 	_, resource := of(path)
 	s.mu.Lock()
-	refuse, denied := s.refuse, s.denied[resource]
+	refuse, denied, invalid := s.refuse, s.denied[resource], s.invalid[resource]
 	for s.stalled[path] && r.Context().Err() == nil {
 		s.mu.Unlock()
 		time.Sleep(time.Millisecond)
 		s.mu.Lock()
 	}
 	s.queries[path] = r.URL.Query().Get("labelSelector")
-	if denied {
+	if denied || invalid {
 		s.refused[resource]++
 	}
 	s.mu.Unlock()
 	switch {
 	case denied:
 		s.status(w, http.StatusForbidden, "not allowed")
+	case invalid:
+		s.status(w, http.StatusUnprocessableEntity, "status.conditions: too many")
 	case refuse != 0:
 		s.status(w, refuse, "refused")
 	case r.Method != http.MethodGet:
@@ -281,7 +284,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *server) status(w http.ResponseWriter, code int, message string) {
-	reason := map[int]string{403: "Forbidden", 404: "NotFound", 409: "Conflict", 410: "Expired", 429: "TooManyRequests"}[code]
+	reason := map[int]string{403: "Forbidden", 404: "NotFound", 409: "Conflict", 410: "Expired", 422: "Invalid", 429: "TooManyRequests"}[code]
 	w.WriteHeader(code)
 	_ = json.NewEncoder(w).Encode(map[string]any{"kind": "Status", "status": "Failure", "code": code, "message": message, "reason": reason})
 }

@@ -228,7 +228,7 @@ func (p *Provider) loop(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case q := <-p.plans:
-			q.answer <- p.plan(q)
+			q.answer <- p.plan(&q)
 			continue
 		case <-p.inbox.ready:
 		}

@@ -51,7 +51,7 @@ func (n *Notice) event(identity string) write {
 		message += " (" + n.Effect + ")"
 	}
 	return write{
-		method: http.MethodPost, path: "api/v1/namespaces/" + namespace + "/events", object: n.Kind + " " + n.Namespace + "/" + n.Name, event: key,
+		method: http.MethodPost, path: "api/v1/namespaces/" + namespace + "/events", object: n.Kind + " " + n.Namespace + "/" + n.Name, tells: *n,
 		body: map[string]any{
 			"apiVersion": "v1", "kind": "Event", "metadata": map[string]any{"name": n.Name + "." + key, "namespace": namespace},
 			"involvedObject": map[string]any{"kind": n.Kind, "namespace": n.Namespace, "name": n.Name, "uid": n.UID, "apiVersion": n.APIVersion, "fieldPath": n.Field},

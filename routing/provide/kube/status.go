@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -21,25 +22,70 @@ const (
 	writePause = 100 * time.Millisecond // between two writes
 	mostWrites = 200                    // of one look
 
-	forbiddenPause = time.Minute // until what may not be written is tried again
+	refusedPause = time.Minute // until what was refused is tried again
 )
 
 // write is one thing to be written to the API server.
 type write struct {
 	method, path string
-	body         any
+	body         map[string]any
 	object       string
-	event        string // key of an event, "" for a status
+	tells        Notice // what an Event tells, zero for a status
 }
 
 // plans answers what is to be written now; it is asked of the loop, which owns the state.
 type plans chan planned
 
-// planned is one question for what is to be written: who asks knows how the ports stand.
+// planned is one question for what is to be written: who asks knows how the ports stand,
+// and waits for the answer.
 type planned struct {
-	ports  translate.Ports
-	left   spec.Problems // what is left out for other documents
-	answer chan []write
+	ports   translate.Ports
+	left    spec.Problems // what is left out for other documents
+	told    map[Notice]bool
+	refused map[string]time.Time
+	answer  chan *plan
+}
+
+// plan is what is to be written: not what was told, nor what was refused a while ago, or
+// those could leave no place for all else.
+type plan struct {
+	writes  []write
+	notices map[Notice]bool // all that there is to tell
+	refused bool            // there is such
+}
+
+// full says that the rest is for the next look.
+func (p *plan) full() bool { return len(p.writes) >= mostWrites }
+
+// add takes what is to be written, if it is.
+func (p *plan) add(q *planned, w write) {
+	if q.holds(&w) {
+		p.refused = true
+	} else if !p.full() {
+		p.writes = append(p.writes, w)
+	}
+}
+
+// tell takes what is to be told of an object.
+func (p *plan) tell(q *planned, n Notice, identity string) {
+	if p.notices[n] = true; !q.told[n] && !p.full() {
+		p.add(q, n.event(identity))
+	}
+}
+
+// holds says whether a write was refused a while ago.
+func (q *planned) holds(w *write) bool {
+	_, path := q.refused[w.path]
+	_, one := q.refused[w.one()]
+	return path || one
+}
+
+// one is what is refused with one write alone: others are made of the same path where it
+// is that of Events.
+func (w *write) one() string {
+	m, _ := w.body["metadata"].(map[string]any)
+	name, _ := m["name"].(string)
+	return w.path + " " + name
 }
 
 // write writes what differs, while this replica holds the lease.
@@ -55,7 +101,7 @@ func (p *Provider) write(ctx context.Context) error {
 	}()
 	tick := time.NewTicker(look)
 	defer tick.Stop()
-	w := &writer{p: p, told: map[string]bool{}, forbidden: map[string]time.Time{}}
+	w := &writer{p: p, told: map[Notice]bool{}, refused: map[string]time.Time{}}
 	var next time.Time // of the lease
 	for {
 		select {
@@ -78,26 +124,25 @@ func (p *Provider) write(ctx context.Context) error {
 
 // writer writes what differs. Owned by Provider.write.
 type writer struct {
-	p         *Provider
-	told      map[string]bool      // events
-	forbidden map[string]time.Time // paths that may not be written, until they are tried again
-	failing   bool                 // at the last look
+	p       *Provider
+	told    map[Notice]bool
+	refused map[string]time.Time // what may not be written, or not so, until it is tried again
+	failing bool                 // at the last look
 }
 
 // look writes what differs now, until next at the most, when the lease comes first. What
-// may not be written keeps nothing else from it; after any other failure the next look
-// tries again.
+// is refused keeps nothing else from it; after any other failure the next look tries again.
 func (w *writer) look(ctx context.Context, next time.Time) {
-	list, failed := w.p.differing(ctx), false
-	keep := make(map[string]bool, len(w.told))
-	maps.DeleteFunc(w.forbidden, func(_ string, until time.Time) bool { return time.Now().After(until) })
-	for i := range list {
-		x := &list[i]
-		if x.event != "" {
-			keep[x.event] = true
-		}
-		if _, not := w.forbidden[x.path]; not || w.told[x.event] {
-			failed = failed || not
+	maps.DeleteFunc(w.refused, func(_ string, until time.Time) bool { return time.Now().After(until) })
+	plan := w.differing(ctx)
+	if plan == nil {
+		return
+	}
+	failed := plan.refused
+	for i := range plan.writes {
+		x := &plan.writes[i]
+		if _, not := w.refused[x.path]; not { // since this look began
+			failed = true
 			continue
 		}
 		err := w.p.send(ctx, x)
@@ -112,13 +157,16 @@ func (w *writer) look(ctx context.Context, next time.Time) {
 		if err != nil && !w.failing && !failed {
 			w.p.cfg.Log.Warn("writing to the API server failed; traffic does not need it", slog.String("object", x.object), slog.Any("error", err))
 		}
-		if apierrors.IsForbidden(err) {
-			w.forbidden[x.path] = time.Now().Add(forbiddenPause)
-		} else if err != nil {
+		switch {
+		case apierrors.IsForbidden(err):
+			w.refused[x.path] = time.Now().Add(refusedPause)
+		case unfit(err):
+			w.refused[x.one()] = time.Now().Add(refusedPause)
+		case err != nil:
 			w.failing = true
 			return
-		} else if x.event != "" {
-			w.told[x.event] = true
+		case x.tells != Notice{}:
+			w.told[x.tells] = true
 		}
 		failed = failed || err != nil
 		if !sleep(ctx, writePause) || !time.Now().Before(next) {
@@ -126,10 +174,21 @@ func (w *writer) look(ctx context.Context, next time.Time) {
 		}
 	}
 	w.failing = failed
-	for event := range w.told {
-		if !keep[event] && len(list) < mostWrites {
-			delete(w.told, event) // it is over; another time it is told again
-		}
+	maps.DeleteFunc(w.told, func(n Notice, _ bool) bool { return !plan.notices[n] }) // it is over; another time it is told again
+}
+
+// unfit says that the server is there and does not take what was to be written: it would
+// not the next time. An account that it does not know may not write anything.
+func unfit(err error) bool {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) {
+		return false
+	}
+	switch code := status.Status().Code; code {
+	case http.StatusUnauthorized, http.StatusRequestTimeout, http.StatusTooManyRequests:
+		return false
+	default:
+		return code >= http.StatusBadRequest && code < http.StatusInternalServerError
 	}
 }
 
@@ -156,33 +215,33 @@ func (p *Provider) send(ctx context.Context, w *write) error {
 	return err
 }
 
-// differing asks the loop what is to be written.
-func (p *Provider) differing(ctx context.Context) []write {
-	q := planned{answer: make(chan []write, 1)}
-	if p.cfg.Ports != nil {
-		q.ports = p.cfg.Ports()
+// differing asks the loop what is to be written, nil while that is not known.
+func (w *writer) differing(ctx context.Context) *plan {
+	q, cfg := planned{told: w.told, refused: w.refused, answer: make(chan *plan, 1)}, &w.p.cfg
+	if cfg.Ports != nil {
+		q.ports = cfg.Ports()
 	}
-	if p.cfg.LeftOut != nil {
+	if cfg.LeftOut != nil {
 		var known bool
-		if q.left, known = p.cfg.LeftOut(); !known {
+		if q.left, known = cfg.LeftOut(); !known {
 			return nil
 		}
 	}
 	select {
-	case p.plans <- q:
+	case w.p.plans <- q:
 		return <-q.answer
 	case <-ctx.Done():
 		return nil
 	}
 }
 
-// plan lists what differs from what objects should say of themselves. Of the loop.
-func (p *Provider) plan(q planned) []write {
+// plan lists what differs from what objects should say of themselves, nil before there is
+// a document. Of the loop.
+func (p *Provider) plan(q *planned) *plan {
 	if p.document == nil {
 		return nil
 	}
-	var list []write
-	full := func() bool { return len(list) >= mostWrites }
+	out := &plan{notices: map[Notice]bool{}}
 	wrong := map[translate.Ref]translate.Finding{}
 	for _, f := range p.findings {
 		if _, known := wrong[f.Object]; !known || f.Effect != translate.Ignored {
@@ -190,37 +249,36 @@ func (p *Provider) plan(q planned) []write {
 		}
 	}
 	p.state.Displace(q.left)
+	p.planStatus(q, out, wrong)
+	for _, f := range slices.Concat(p.findings, p.state.Displacements()) {
+		out.tell(q, noticeOf(f), p.cfg.Identity)
+	}
+	for _, n := range p.noticed() {
+		out.tell(q, n, p.cfg.Identity)
+	}
+	return out
+}
+
+// planStatus lists the statuses that differ.
+func (p *Provider) planStatus(q *planned, out *plan, wrong map[translate.Ref]translate.Finding) {
 	addresses := p.addresses()
 	for _, r := range resources() {
 		for o := range p.state.Objects(r.kind) {
-			if full() {
-				return list
+			if out.full() {
+				return
 			}
 			m := o.Common()
 			w := write{method: http.MethodPatch, path: r.path(m.Namespace) + "/" + m.Name + "/status", object: translate.RefOf(o).String()}
 			if body := p.state.Status(o, addresses, q.ports, time.Now()); body != nil {
 				// Others write into the same lists: what they wrote meanwhile is not to be lost.
 				w.body = map[string]any{"metadata": map[string]any{"resourceVersion": m.ResourceVersion}, "status": body}
-				list = append(list, w)
+				out.add(q, w)
 			} else if body := p.statusOf(o, addresses, wrong); body != nil {
 				w.body = map[string]any{"status": body}
-				list = append(list, w)
+				out.add(q, w)
 			}
 		}
 	}
-	for _, f := range slices.Concat(p.findings, p.state.Displacements()) {
-		if full() {
-			break
-		}
-		list = append(list, eventOf(f, p.cfg.Identity))
-	}
-	for _, n := range p.noticed() {
-		if full() {
-			break
-		}
-		list = append(list, n.event(p.cfg.Identity))
-	}
-	return list
 }
 
 // statusOf is the part of an object's status that differs, nil for nothing.
@@ -310,8 +368,8 @@ func (p *Provider) addresses() []translate.Address {
 	return list
 }
 
-// eventOf is the event that tells of a finding, or of what is displaced.
-func eventOf(f translate.Finding, identity string) write {
+// noticeOf is what an Event tells of a finding, or of what is displaced.
+func noticeOf(f translate.Finding) Notice {
 	group, version := translate.GroupOf(f.Object.Kind)
 	if group != "" {
 		version = group + "/" + version
@@ -323,5 +381,5 @@ func eventOf(f translate.Finding, identity string) write {
 	if f.Effect == translate.Displaced { // it is right by itself
 		n.Reason, n.Message = "KongConfigurationApplyFailed", f.Message
 	}
-	return n.event(identity)
+	return n
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/keyway-edge/keyway/routing/provide/kube/translate"
@@ -98,6 +99,62 @@ func TestWhatMayNotBeWrittenKeepsNothingElse(t *testing.T) {
 	if n := x.refusals("kongconsumers/ann/status"); n != 1 {
 		t.Errorf("what may not be written was tried %d times within seconds", n)
 	}
+}
+
+// TestWhatTheServerDoesNotTakeKeepsNothingElse: a status that it calls invalid, which it will
+// the next time.
+func TestWhatTheServerDoesNotTakeKeepsNothingElse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const kong = "apis/configuration.konghq.com/v1/"
+		x := provideFrom(t, newMemory(t), func(c *Config, s *server) {
+			c.Identity = "replica-1"
+			s.invalid[kong+"kongconsumers/ann/status"] = true
+			for _, name := range []string{"ann", "bob"} {
+				s.put(kong+"namespaces/shop/kongconsumers/"+name, `{"metadata": {"annotations": {"kubernetes.io/ingress.class": "keyway"}}, "username": "`+name+`", "credentials": ["gone"]}`)
+			}
+		})
+		time.Sleep(30 * time.Second)
+		if got := x.at(kong+"namespaces/shop/kongconsumers/bob", "status.conditions.0.status"); got != "True" {
+			t.Errorf("the other status is %v", got)
+		}
+		if n := len(x.wrote("/events")); n != 2 {
+			t.Errorf("%d events are told", n)
+		}
+		if n, told := x.refusals("kongconsumers/ann/status"), x.log.count("writing to the API server failed"); n != 1 || told != 1 {
+			t.Errorf("what is not taken was tried %d times within seconds, and told %d times", n, told)
+		}
+		x.set(func() { clear(x.invalid) })
+		time.Sleep(2 * refusedPause)
+		if got := x.at(kong+"namespaces/shop/kongconsumers/ann", "status.conditions.0.status"); got != "True" {
+			t.Errorf("later it is taken, and the status is %v", got)
+		}
+	})
+}
+
+// TestManyThatAreToldOrRefusedLeavePlace: with more of them than one look writes, all else is
+// written too.
+func TestManyThatAreToldOrRefusedLeavePlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const ann, many = "apis/configuration.konghq.com/v1/namespaces/shop/kongconsumers/ann", mostWrites + 20
+		x := provideFrom(t, newMemory(t), func(c *Config, s *server) {
+			c.Identity, c.PublishAddresses = "replica-1", []translate.Address{{IP: "192.0.2.9"}}
+			for i := range many {
+				s.denied[fmt.Sprintf("%singresses/i%d/status", networking, i)] = true
+			}
+			s.put(ann, `{"metadata": {"annotations": {"kubernetes.io/ingress.class": "keyway"}}, "username": "ann"}`)
+		})
+		x.shop()
+		for i := range many {
+			x.ingress(fmt.Sprintf("i%d", i), "a.test", `"konghq.com/protocols": "htp"`)
+		}
+		time.Sleep(2 * time.Minute)
+		if got := x.at(ann, "status.conditions.0.status"); got != "True" {
+			t.Errorf("the status of the consumer is %v", got)
+		}
+		if n := len(x.wrote("/events")); n != many {
+			t.Errorf("%d of %d events are told", n, many)
+		}
+	})
 }
 
 func TestGatewayStatus(t *testing.T) {
