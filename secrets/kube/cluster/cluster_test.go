@@ -15,6 +15,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"k8s.io/apimachinery/pkg/watch"
 )
 
 // server is an API server of numbered objects, in memory and in virtual time.
@@ -25,6 +27,7 @@ type server struct {
 	fail     error         // of every call
 	status   int           // of every call, 0 for none
 	after    string        // Retry-After
+	unknown  bool          // the server does not have the kind any longer
 	oldest   int           // version from which a watch can go on
 	watches  chan struct{} // closed to end all
 	bookmark int           // version that each watch says at once, 0 for none
@@ -55,6 +58,8 @@ func (s *server) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, s.fail
 	case s.status != 0:
 		return answer(s.status, "no"), nil
+	case s.unknown:
+		return answer(http.StatusNotFound, `{"kind": "Status", "code": 404, "reason": "NotFound", "message": "the server could not find the requested resource"}`), nil
 	case q.Get("watch") == "true" && from < s.oldest:
 		return answer(http.StatusGone, `{"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"}`), nil
 	case q.Get("watch") == "true":
@@ -127,7 +132,10 @@ func (k *kept) is() string {
 }
 
 // follow runs sources of some kinds until the test ends.
-func follow(t *testing.T, kinds int) (*server, []*Source, []*kept) {
+func follow(t *testing.T, kinds int) (*server, []*Source, []*kept) { return followed(t, kinds, false) }
+
+// followed does so, of kinds that the server has to know or not.
+func followed(t *testing.T, kinds int, custom bool) (*server, []*Source, []*kept) {
 	s := &server{version: 1, objects: 1, watches: make(chan struct{})}
 	api := &API{Base: &url.URL{Scheme: "http", Host: "server.test"}, Client: &http.Client{Transport: s}}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -140,7 +148,7 @@ func follow(t *testing.T, kinds int) (*server, []*Source, []*kept) {
 	var keepers []*kept
 	for i := range kinds {
 		k := &kept{}
-		x := &Source{API: api, Path: fmt.Sprintf("api/v1/kind%ds", i), Kind: "Kind", Plural: fmt.Sprintf("kind%ds", i), Keeper: k, Log: slog.New(slog.DiscardHandler)}
+		x := &Source{API: api, Path: fmt.Sprintf("api/v1/kind%ds", i), Kind: "Kind", Plural: fmt.Sprintf("kind%ds", i), Custom: custom, Keeper: k, Log: slog.New(slog.DiscardHandler)}
 		all.Go(func() { _ = x.Run(ctx) })
 		sources, keepers = append(sources, x), append(keepers, k)
 	}
@@ -230,4 +238,47 @@ func TestWatchesThatEnd(t *testing.T) {
 			t.Errorf("pages %s", got)
 		}
 	})
+}
+
+// TestAKindThatIsTakenAway: the definition of a kind is deleted. It has no objects then, which
+// is no trouble, and when it comes back it is followed again.
+func TestAKindThatIsTakenAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, sources, keepers := followed(t, 1, true)
+		s.set(func() { s.unknown = true })
+		time.Sleep(5 * time.Second)
+		if f := sources[0].Facts(); !strings.HasPrefix(keepers[0].is(), "0 ") || !f.Failing.IsZero() || sources[0].Remark() != "" || f.Objects != 0 {
+			t.Errorf("%s, %+v, %s", keepers[0].is(), f, sources[0].Remark())
+		}
+		s.set(func() { s.unknown = false })
+		time.Sleep(20 * time.Second)
+		if f := sources[0].Facts(); keepers[0].is() != "1 of 1" || !f.Failing.IsZero() {
+			t.Errorf("it came back: %s, %+v", keepers[0].is(), f)
+		}
+	})
+}
+
+// TestAWatchThatIsClosedSaysNothingOfTheServer: a reflector closes one that told an error, as
+// that its version is too old, and nobody else waits for that.
+func TestAWatchThatIsClosedSaysNothingOfTheServer(t *testing.T) {
+	out, in := io.Pipe()
+	api := &API{}
+	d := newStream(t.Context(), &Source{API: api}, out)
+	go func() {
+		_, _ = io.WriteString(in, `{"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired"}}`)
+	}()
+	if kind, _, err := d.Decode(); kind != watch.Error || err != nil {
+		t.Fatal(kind, err)
+	}
+	d.Close()
+	if _, _, err := d.Decode(); !errors.Is(err, io.EOF) || api.gate.failures != 0 {
+		t.Errorf("%v, failures %d", err, api.gate.failures)
+	}
+	// One that breaks off by itself does.
+	out, in = io.Pipe()
+	d = newStream(t.Context(), &Source{API: api}, out)
+	_ = in.CloseWithError(io.ErrUnexpectedEOF)
+	if _, _, err := d.Decode(); !errors.Is(err, io.EOF) || api.gate.failures != 1 {
+		t.Errorf("%v, failures %d", err, api.gate.failures)
+	}
 }

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -230,6 +231,7 @@ func (s *Source) definition() string {
 // WatchWithContext watches on from a list.
 func (s *Source) WatchWithContext(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 	if o.ResourceVersion == unknownKind {
+		s.outcome(nil, true) // that there are none is no trouble, nor that a watch ended for it
 		return watch.NewStreamWatcher(&pause{ctx: ctx, end: time.After(s.lookAgain()), done: make(chan struct{})}, reporter{}), nil
 	}
 	q := s.query(&o)
@@ -252,7 +254,7 @@ func (s *Source) WatchWithContext(ctx context.Context, o metav1.ListOptions) (wa
 		return nil, err
 	}
 	s.heard(0)
-	return watch.NewStreamWatcher(&stream{ctx: ctx, source: s, body: answer, lines: json.NewDecoder(answer)}, reporter{}), nil
+	return watch.NewStreamWatcher(newStream(ctx, s, answer), reporter{}), nil
 }
 
 // stream decodes the events of a watch.
@@ -261,6 +263,11 @@ type stream struct {
 	source *Source
 	body   io.ReadCloser
 	lines  *json.Decoder
+	closed atomic.Bool // by who reads
+}
+
+func newStream(ctx context.Context, s *Source, body io.ReadCloser) *stream {
+	return &stream{ctx: ctx, source: s, body: body, lines: json.NewDecoder(body)}
 }
 
 // Decode reads one event.
@@ -273,7 +280,7 @@ func (d *stream) Decode() (watch.EventType, runtime.Object, error) {
 		if syntax := (*json.SyntaxError)(nil); errors.As(err, &syntax) {
 			return "", nil, fmt.Errorf("reading a watch of %s: %w", d.source.Plural, err) // which the reflector lists anew for
 		}
-		if !errors.Is(err, io.EOF) && d.ctx.Err() == nil {
+		if !errors.Is(err, io.EOF) && d.ctx.Err() == nil && !d.closed.Load() {
 			d.source.API.gate.doubt()
 		}
 		return "", nil, io.EOF // ended or cut off: the reflector watches on from where it was
@@ -294,7 +301,10 @@ func (d *stream) Decode() (watch.EventType, runtime.Object, error) {
 }
 
 // Close ends the watch.
-func (d *stream) Close() { _ = d.body.Close() }
+func (d *stream) Close() {
+	d.closed.Store(true)
+	_ = d.body.Close()
+}
 
 // pause is a watch of nothing, after which there is a new list.
 type pause struct {
