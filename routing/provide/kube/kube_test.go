@@ -142,6 +142,35 @@ func TestProviderFollowsTheCluster(t *testing.T) {
 	x.until("")
 }
 
+// TestOneObjectOfAnotherShapeStopsNoOther: definitions of kinds let through what is not read
+// here: any config of a KongVault, and in a status whatever somebody may write there.
+func TestOneObjectOfAnotherShapeStopsNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := provideFrom(t, newMemory(t), func(c *Config, s *server) {
+			c.Schemas = spec.Schemas{"limit": {Name: "limit"}}
+			s.put("apis/configuration.konghq.com/v1alpha1/kongvaults/v", `{"metadata": {"annotations": {"kubernetes.io/ingress.class": "keyway"}}, "spec": {"backend": "env", "prefix": "shared", "config": ["x"]}}`)
+			s.put(kongV1+ofShop+"kongplugins/limit", `{"plugin": "limit", "status": {"conditions": "good"}}`)
+		})
+		x.shop()
+		x.ingress("i", "a.test", `"konghq.com/plugins": "limit"`)
+		time.Sleep(10 * time.Second)
+		x.until("shop.i.web.a.test.80")
+		doc, problems := x.Current()
+		if len(doc.Plugins) != 1 || len(x.closed()) > 0 || len(doc.Vaults) > 0 {
+			t.Errorf("plugins %v, closed %v, vaults %v", doc.Plugins, x.closed(), doc.Vaults)
+		}
+		if len(problems) != 1 || problems[0].Entity != "KongVault" || problems[0].Field != "spec.config" {
+			t.Errorf("problems %v", problems)
+		}
+		// Seen by a watch.
+		x.server.put(kongV1+ofShop+"kongplugins/limit", `{"plugin": "limit", "instance_name": "next", "status": ["good"]}`)
+		time.Sleep(10 * time.Second)
+		if doc, _ := x.Current(); len(doc.Plugins) != 1 || doc.Plugins[0].InstanceName != "next" || len(x.Remarks()) > 0 {
+			t.Errorf("plugins %v, remarks %v", doc.Plugins, x.Remarks())
+		}
+	})
+}
+
 func TestProviderOutlivesTheServer(t *testing.T) {
 	x := provide(t, nil)
 	x.shop()

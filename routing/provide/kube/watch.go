@@ -61,14 +61,33 @@ func (p *Provider) source(r *resource, namespace string) *source {
 // keeper is what a source's objects go through.
 type keeper struct{ *source }
 
-// Read makes an item of JSON.
+// Read makes an item of JSON. Definitions of kinds may let anything into a status, which is
+// not what an object asks for: one that cannot be read is none.
 func (k keeper) Read(data []byte) (*cluster.Item, error) {
 	o := translate.New(k.resource.kind)
-	if o == nil || json.Unmarshal(data, o) != nil {
+	if o != nil && json.Unmarshal(data, o) != nil {
+		o = k.withoutStatus(data)
+	}
+	if o == nil {
 		return nil, fmt.Errorf("%w: %s", cluster.ErrShape, k.resource.kind)
 	}
 	m := o.Common()
 	return cluster.NewItem(o, m.Namespace, m.Name, m.ResourceVersion), nil
+}
+
+// withoutStatus reads an object but for its status, nil where that cannot be either.
+func (k keeper) withoutStatus(data []byte) translate.Object {
+	var fields map[string]json.RawMessage
+	if json.Unmarshal(data, &fields) != nil {
+		return nil
+	}
+	delete(fields, "status")
+	rest, err := json.Marshal(fields)
+	o := translate.New(k.resource.kind)
+	if err != nil || json.Unmarshal(rest, o) != nil {
+		return nil
+	}
+	return o
 }
 
 // Put takes an object.

@@ -258,6 +258,16 @@ func TestAKindThatIsTakenAway(t *testing.T) {
 	})
 }
 
+// TestAnAnswerThatCannotBeReadSaysNothingOfTheServer: who asks for other objects does not wait.
+func TestAnAnswerThatCannotBeReadSaysNothingOfTheServer(t *testing.T) {
+	if away(fmt.Errorf("%w: Kind", ErrShape)) {
+		t.Error("the server is taken for away")
+	}
+	if !away(io.ErrUnexpectedEOF) {
+		t.Error("a server whose answer breaks off is not")
+	}
+}
+
 // TestAWatchThatIsClosedSaysNothingOfTheServer: a reflector closes one that told an error, as
 // that its version is too old, and nobody else waits for that.
 func TestAWatchThatIsClosedSaysNothingOfTheServer(t *testing.T) {

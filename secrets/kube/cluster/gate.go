@@ -108,7 +108,7 @@ func (g *gate) tell() {
 func away(err error) bool {
 	var status apierrors.APIStatus
 	if !errors.As(err, &status) {
-		return err != nil
+		return err != nil && !errors.Is(err, ErrShape)
 	}
 	code := status.Status().Code
 	return code >= http.StatusInternalServerError || code == http.StatusTooManyRequests

@@ -111,11 +111,11 @@ type KongVault struct {
 	Meta `json:"metadata"`
 	Conditioned
 	Spec struct {
-		Backend     string         `json:"backend"`
-		Prefix      string         `json:"prefix"`
-		Description string         `json:"description"`
-		Config      map[string]any `json:"config"`
-		Tags        []string       `json:"tags"`
+		Backend     string   `json:"backend"`
+		Prefix      string   `json:"prefix"`
+		Description string   `json:"description"`
+		Config      any      `json:"config"`
+		Tags        []string `json:"tags"`
 	} `json:"spec"`
 }
 
