@@ -28,6 +28,7 @@ type server struct {
 	status   int           // of every call, 0 for none
 	after    string        // Retry-After
 	unknown  bool          // the server does not have the kind any longer
+	expired  bool          // each watch says at once that its version is too old
 	oldest   int           // version from which a watch can go on
 	watches  chan struct{} // closed to end all
 	bookmark int           // version that each watch says at once, 0 for none
@@ -64,10 +65,13 @@ func (s *server) RoundTrip(r *http.Request) (*http.Response, error) {
 		return answer(http.StatusGone, `{"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"}`), nil
 	case q.Get("watch") == "true":
 		out, in := io.Pipe()
-		ended, bookmark := s.watches, s.bookmark
+		ended, bookmark, expired := s.watches, s.bookmark, s.expired
 		go func() {
 			if bookmark != 0 {
 				_, _ = fmt.Fprintf(in, `{"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "%d"}}}`, bookmark)
+			}
+			if expired {
+				_, _ = io.WriteString(in, `{"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired"}}`)
 			}
 			select {
 			case <-ended:
@@ -236,6 +240,34 @@ func TestWatchesThatEnd(t *testing.T) {
 		}
 		if got := strings.Join(pages, ", "); got != "500 from NotOlderThan, 500 from 500, 500 from 1000" {
 			t.Errorf("pages %s", got)
+		}
+	})
+}
+
+// TestListsThatDoNotHelp: where each watch is too old as soon as its list was read, lists come
+// further and further apart, and one watch that goes on ends that.
+func TestListsThatDoNotHelp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, sources, keepers := follow(t, 1)
+		s.set(func() { s.expired = true })
+		time.Sleep(10 * time.Minute)
+		before := sources[0].Facts().Lists.Done
+		time.Sleep(time.Hour)
+		if n := sources[0].Facts().Lists.Done - before; n < 60 || n > 250 {
+			t.Errorf("%d lists in an hour", n)
+		}
+		s.set(func() { s.expired, s.version, s.objects = false, 9, 3 })
+		time.Sleep(time.Minute)
+		if keepers[0].is() != "3 of 9" {
+			t.Errorf("when a watch goes on: %s", keepers[0].is())
+		}
+		for range 3 {
+			s.set(func() { s.version++; s.oldest = s.version })
+			time.Sleep(time.Second)
+			if want := fmt.Sprintf("3 of %d", s.version); keepers[0].is() != want {
+				t.Errorf("a second after a version that is too old: %s, not %s", keepers[0].is(), want)
+			}
+			time.Sleep(healthy)
 		}
 	})
 }

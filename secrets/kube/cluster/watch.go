@@ -75,7 +75,8 @@ type Source struct {
 	Failed    func() // is called when objects cannot be read, nil for none
 	Log       *slog.Logger
 
-	denied int // times in a row that the account was refused; of the reflector
+	denied int       // times in a row that the account was refused; of the reflector
+	listed time.Time // when a whole list was read last; likewise
 
 	mu       sync.Mutex // guards what follows
 	failed   error      // since it worked last
@@ -89,6 +90,12 @@ func tries() wait.Backoff {
 	return wait.Backoff{Duration: 50 * time.Millisecond, Factor: 2, Jitter: 0.5, Steps: 8, Cap: time.Second}
 }
 
+// lists is how lists of one source are spaced where the server answers, and what was read
+// cannot be followed or not be used: each is of all objects.
+func lists() wait.Backoff {
+	return wait.Backoff{Duration: 200 * time.Millisecond, Factor: 2, Jitter: 0.5, Steps: 10, Cap: 30 * time.Second}
+}
+
 // page is how many objects one answer to a list has.
 const page = 500
 
@@ -99,12 +106,16 @@ func (s *Source) Run(ctx context.Context) error {
 	r := cache.NewReflectorWithOptions(s, &Item{}, s, cache.ReflectorOptions{Logger: &quiet, Name: s.Plural, TypeDescription: s.Kind, Backoff: &within})
 	r.WatchListPageSize = page
 	ctx = logr.NewContext(ctx, quiet)
-	next := tries()
+	try, list := tries(), lists()
 	for ctx.Err() == nil {
 		began := time.Now()
 		_ = r.ListAndWatchWithContext(ctx) // a reflector's own loop has a lock and a clock that all of a process share
-		if time.Since(began) > healthy {
-			next = tries()
+		next, came := &try, !s.listed.Before(began)
+		switch {
+		case came && time.Since(s.listed) >= healthy:
+			try, list = tries(), lists()
+		case came, errors.Is(s.Failure(), ErrShape):
+			next = &list
 		}
 		if sleep(ctx, next.Step()) != nil {
 			break
@@ -113,7 +124,8 @@ func (s *Source) Run(ctx context.Context) error {
 	return nil
 }
 
-// healthy is how long a watch goes on that has not failed.
+// healthy is how long a watch goes on that has not failed. How long the list before it took
+// says nothing of that.
 const healthy = 10 * time.Second
 
 func (s *Source) query(o *metav1.ListOptions) url.Values {
@@ -377,6 +389,7 @@ func (s *Source) Replace(list []any, _ string) error {
 	}
 	s.note(func(f *Facts) { f.Synced, f.Objects = time.Now(), len(all) })
 	s.Keeper.Replace(all)
+	s.listed = time.Now()
 	return nil
 }
 
