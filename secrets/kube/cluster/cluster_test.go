@@ -272,6 +272,23 @@ func TestListsThatDoNotHelp(t *testing.T) {
 	})
 }
 
+// TestWatchesThatBreakOff: they do so at once, again and again, which is no reason to wait for
+// long when it is over.
+func TestWatchesThatBreakOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _, keepers := follow(t, 1)
+		for range 200 {
+			s.set(func() {})
+			time.Sleep(100 * time.Millisecond)
+		}
+		s.set(func() { s.version, s.objects, s.oldest = 9, 3, 9 })
+		time.Sleep(5 * time.Second)
+		if keepers[0].is() != "3 of 9" {
+			t.Errorf("five seconds later: %s", keepers[0].is())
+		}
+	})
+}
+
 // TestAKindThatIsTakenAway: the definition of a kind is deleted. It has no objects then, which
 // is no trouble, and when it comes back it is followed again.
 func TestAKindThatIsTakenAway(t *testing.T) {

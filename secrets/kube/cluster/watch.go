@@ -78,6 +78,8 @@ type Source struct {
 	denied int       // times in a row that the account was refused; of the reflector
 	listed time.Time // when a whole list was read last; likewise
 
+	refused atomic.Bool // the server answered a watch with an error since the last list
+
 	mu       sync.Mutex // guards what follows
 	failed   error      // since it worked last
 	watching bool       // that is why watches fail; lists may do
@@ -110,12 +112,12 @@ func (s *Source) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		began := time.Now()
 		_ = r.ListAndWatchWithContext(ctx) // a reflector's own loop has a lock and a clock that all of a process share
-		next, came := &try, !s.listed.Before(began)
-		switch {
+		next := &try
+		switch came := !s.listed.Before(began); {
 		case came && time.Since(s.listed) >= healthy:
 			try, list = tries(), lists()
-		case came, errors.Is(s.Failure(), ErrShape):
-			next = &list
+		case came && s.refused.Load(), errors.Is(s.Failure(), ErrShape):
+			next = &list // a connection that broke off is no such thing: what was missed is to be known soon
 		}
 		if sleep(ctx, next.Step()) != nil {
 			break
@@ -263,6 +265,7 @@ func (s *Source) WatchWithContext(ctx context.Context, o metav1.ListOptions) (wa
 	}
 	s.note(func(f *Facts) { f.Watches.count(err) })
 	if err != nil {
+		s.refused.Store(!away(err))
 		return nil, err
 	}
 	s.heard(0)
@@ -299,6 +302,7 @@ func (d *stream) Decode() (watch.EventType, runtime.Object, error) {
 	}
 	d.source.heard(0)
 	if watch.EventType(e.Type) == watch.Error {
+		d.source.refused.Store(true)
 		status := &metav1.Status{}
 		if err := json.Unmarshal(e.Object, status); err != nil {
 			return "", nil, ErrShape
@@ -390,6 +394,7 @@ func (s *Source) Replace(list []any, _ string) error {
 	s.note(func(f *Facts) { f.Synced, f.Objects = time.Now(), len(all) })
 	s.Keeper.Replace(all)
 	s.listed = time.Now()
+	s.refused.Store(false)
 	return nil
 }
 
