@@ -34,6 +34,7 @@ type server struct {
 	unknown  map[string]bool   // resources that are not defined
 	denied   map[string]bool   // resources that may not be read, or names in them that may not be written
 	invalid  map[string]bool   // likewise names that may not be written so
+	meantime func(path string) // is called once, with mu held, before something is written; nil for nothing
 	refused  map[string]int    // how often such were asked for
 	stalled  map[string]bool   // paths whose lists are not answered meanwhile
 	queries  map[string]string // of labels, with which paths were listed and watched last
@@ -377,6 +378,10 @@ func (s *server) write(w http.ResponseWriter, r *http.Request, path string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.writes = append(s.writes, r.Method+" "+path)
+	if s.meantime != nil && strings.HasSuffix(path, "/status") {
+		s.meantime(path)
+		s.meantime = nil
+	}
 	target := strings.TrimSuffix(path, "/status")
 	if r.Method == http.MethodPost {
 		m, _ := o["metadata"].(map[string]any)

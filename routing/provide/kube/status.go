@@ -269,12 +269,12 @@ func (p *Provider) planStatus(q *planned, out *plan, wrong map[translate.Ref]tra
 			}
 			m := o.Common()
 			w := write{method: http.MethodPatch, path: r.path(m.Namespace) + "/" + m.Name + "/status", object: translate.RefOf(o).String()}
-			if body := p.state.Status(o, addresses, q.ports, time.Now()); body != nil {
-				// Others write into the same lists: what they wrote meanwhile is not to be lost.
+			body := p.state.Status(o, addresses, q.ports, time.Now())
+			if body == nil {
+				body = p.statusOf(o, addresses, wrong)
+			}
+			if body != nil { // others write into the same lists: what they wrote meanwhile is not to be lost
 				w.body = map[string]any{"metadata": map[string]any{"resourceVersion": m.ResourceVersion}, "status": body}
-				out.add(q, w)
-			} else if body := p.statusOf(o, addresses, wrong); body != nil {
-				w.body = map[string]any{"status": body}
 				out.add(q, w)
 			}
 		}
@@ -282,11 +282,11 @@ func (p *Provider) planStatus(q *planned, out *plan, wrong map[translate.Ref]tra
 }
 
 // statusOf is the part of an object's status that differs, nil for nothing.
-func (p *Provider) statusOf(o translate.Object, addresses []translate.Address, wrong map[translate.Ref]translate.Finding) any {
+func (p *Provider) statusOf(o translate.Object, addresses []translate.Address, wrong map[translate.Ref]translate.Finding) map[string]any {
 	if !p.state.Ours(o) {
 		return nil
 	}
-	balancer := func(now []translate.Address) any {
+	balancer := func(now []translate.Address) map[string]any {
 		if addresses == nil || slices.Equal(now, addresses) {
 			return nil
 		}
@@ -324,7 +324,7 @@ func (p *Provider) statusOf(o translate.Object, addresses []translate.Address, w
 
 // conditions is the list of an object's conditions with those that are wanted in it, nil
 // if they are there just so.
-func conditions(now, wants []translate.Condition) any {
+func conditions(now, wants []translate.Condition) map[string]any {
 	next, differs := slices.Clone(now), false
 	for _, want := range wants {
 		i := slices.IndexFunc(next, func(c translate.Condition) bool { return c.Type == want.Type })

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"slices"
@@ -131,6 +132,33 @@ func TestWhatTheServerDoesNotTakeKeepsNothingElse(t *testing.T) {
 	})
 }
 
+// TestWhatOthersWriteMeanwhileStays: a condition of another controller that comes between a
+// look and a write.
+func TestWhatOthersWriteMeanwhileStays(t *testing.T) {
+	const (
+		ann    = kongV1 + ofShop + "kongconsumers/ann"
+		object = `{"metadata": {"uid": %q, "annotations": {"kubernetes.io/ingress.class": "keyway"}}, "username": "ann"%s}`
+		theirs = `, "status": {"conditions": [{"type": "Theirs", "status": "True", "reason": "Theirs", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}`
+	)
+	synctest.Test(t, func(t *testing.T) {
+		x := provideFrom(t, newMemory(t), func(c *Config, s *server) {
+			c.Identity = "replica-1"
+			s.put(ann, fmt.Sprintf(object, "1", ""))
+			s.meantime = func(string) {
+				var o map[string]any
+				if err := json.Unmarshal(fmt.Appendf(nil, object, "1", theirs), &o); err != nil {
+					t.Error(err)
+				}
+				s.store(ann, o)
+			}
+		})
+		time.Sleep(10 * time.Second)
+		if first, second := x.at(ann, "status.conditions.0.type"), x.at(ann, "status.conditions.1.type"); first != "Theirs" || second != "Programmed" {
+			t.Errorf("conditions %v and %v", first, second)
+		}
+	})
+}
+
 // TestManyThatAreToldOrRefusedLeavePlace: with more of them than one look writes, all else is
 // written too.
 func TestManyThatAreToldOrRefusedLeavePlace(t *testing.T) {
@@ -254,7 +282,7 @@ func TestConditionsStayWhereNothingChanged(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 	same.Message = "changed"
-	got, _ := conditions(old, []translate.Condition{same}).(map[string]any)
+	got := conditions(old, []translate.Condition{same})
 	list, _ := got["conditions"].([]translate.Condition)
 	if len(list) != 2 || list[0].Type != "Other" || list[1].LastTransitionTime != "2026-01-01T00:00:00Z" || !slices.Contains([]string{"changed"}, list[1].Message) {
 		t.Errorf("%+v", list)
