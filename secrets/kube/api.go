@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -20,9 +21,11 @@ import (
 )
 
 const (
-	limit   = 8 << 20          // bytes of one Secret or event; a Secret has at most 1 MiB of data
-	page    = 250              // Secrets of one part of a list
-	pageMax = 64 << 20         // bytes of it: annotations have at most 256 KiB for each
+	limit       = 8 << 20         // bytes of one Secret or event; a Secret has at most 1 MiB of data
+	page        = 250             // Secrets of one part of a list
+	pageMax     = 64 << 20        // bytes of it: annotations have at most 256 KiB for each
+	dialPatient = 5 * time.Second // for a connection: the kernel goes on for two minutes, with longer and longer pauses
+
 	patient = 30 * time.Second // for the beginning of an answer, when the caller has no shorter limit
 )
 
@@ -113,6 +116,7 @@ func connect(rc *rest.Config) (*api, error) {
 		return nil, fmt.Errorf("the API server's authorities or the client certificate: %w", err)
 	}
 	transport := &http.Transport{
+		DialContext:     (&net.Dialer{Timeout: dialPatient}).DialContext,
 		TLSClientConfig: tlsConfig, TLSHandshakeTimeout: 10 * time.Second, ForceAttemptHTTP2: true,
 		Proxy: rc.Proxy, MaxIdleConnsPerHost: 4, IdleConnTimeout: 90 * time.Second, ResponseHeaderTimeout: patient,
 		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second}, // a dead connection is no quiet watch
