@@ -187,6 +187,7 @@ type cluster struct {
 
 	mu         sync.Mutex // guards the group below
 	file, kube *spec.Document
+	merger     spec.Merger
 	both       *spec.Document
 	clashes    spec.Problems
 	kept       *spec.Document // what was served last, for as long as the cluster is away
@@ -211,11 +212,8 @@ func (c *cluster) Current() (*spec.Document, spec.Problems) {
 	}
 	c.kept = nil
 	if files != c.file || objects != c.kube {
-		was := c.both
 		c.file, c.kube = files, objects
-		if c.both, c.clashes = spec.Merge(files, objects); was != nil && c.both != objects {
-			c.both.Share(was)
-		}
+		c.both, c.clashes = c.merger.Merge(files, objects)
 	}
 	return c.both, slices.Concat(problems, c.clashes)
 }

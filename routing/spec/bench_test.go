@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"testing"
 )
 
@@ -84,5 +85,23 @@ func BenchmarkEncode(b *testing.B) {
 		if _, err := d.Encode(); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// BenchmarkMerge puts a small document of files and a large one of a cluster together.
+func BenchmarkMerge(b *testing.B) {
+	base := mustLoad(b, "base.yaml", []byte("_format_version: \"3.0\"\nconsumers: [{username: ann}]\n"), nil)
+	other := mustLoad(b, "big.yaml", bigYAML(10_000), nil)
+	next := *other
+	next.Routes = slices.Clone(other.Routes)
+	for name, merge := range map[string]func(base, other *Document) (*Document, Problems){"whole": Merge, "again": new(Merger).Merge} {
+		b.Run(name, func(b *testing.B) {
+			turns := [...]*Document{other, &next}
+			for i := 0; b.Loop(); i++ {
+				if _, problems := merge(base, turns[i%2]); len(problems) > 0 {
+					b.Fatal(problems)
+				}
+			}
+		})
 	}
 }
