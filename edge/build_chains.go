@@ -106,11 +106,16 @@ func (w *build) plugins() {
 func (w *build) bindAll() {
 	w.next.bindings = make([]binding, w.next.Table.Len())
 	w.next.limits = w.routeLimits()
+	kept := w.kept()
 	for r := range w.next.Table.Routes() {
 		if r.Index%512 == 511 {
 			w.pause()
 		}
-		w.rebind(r)
+		if b := kept(r); b != nil {
+			w.next.bindings[r.Index] = *b
+		} else {
+			w.rebind(r)
+		}
 	}
 }
 

@@ -2,8 +2,8 @@ package edge
 
 import (
 	"maps"
-	"slices"
 
+	"github.com/keyway-edge/keyway/routing"
 	"github.com/keyway-edge/keyway/routing/spec"
 	"github.com/keyway-edge/keyway/routing/upstream"
 )
@@ -110,24 +110,35 @@ func (w *build) keepBindings() bool {
 		return false
 	}
 	w.next.bindings, w.next.limits = w.prev.bindings, w.prev.limits
+	for range w.next.Upstreams.Renewed(w.prev.Upstreams) {
+		return false
+	}
+	return true
+}
+
+// kept answers what binds a route, if it is what bound it before but for the cluster; nil if
+// it has to be bound anew.
+func (w *build) kept() func(*routing.Route) *binding {
+	if !w.sameRefs || w.next.compiler != w.prev.compiler {
+		return func(*routing.Route) *binding { return nil }
+	}
 	renewed := make(map[*upstream.Cluster]*upstream.Cluster)
 	for was, is := range w.next.Upstreams.Renewed(w.prev.Upstreams) {
 		renewed[was] = is
 	}
-	if len(renewed) == 0 {
-		return true
-	}
-	w.next.bindings = slices.Clone(w.prev.bindings)
-	for i := range w.next.bindings {
-		b := &w.next.bindings[i]
-		switch is := renewed[b.cluster]; {
-		case b.split != nil || b.terms != nil: // which hold clusters of their own
-			w.rebind(b.route)
-		case is != nil:
+	var b binding
+	return func(r *routing.Route) *binding {
+		if r.Index >= len(w.prev.bindings) || w.prev.bindings[r.Index].route != r {
+			return nil
+		}
+		if b = w.prev.bindings[r.Index]; b.split != nil || b.terms != nil { // which hold clusters of their own
+			return nil
+		}
+		if is := renewed[b.cluster]; is != nil {
 			b.cluster = is
 		}
+		return &b
 	}
-	return true
 }
 
 func (w *build) keepStreams() bool {

@@ -13,8 +13,8 @@ import (
 )
 
 // ofAll is a document with something of every part of a build, problems among it. The
-// upstream that most of it leads to has a target at a port, and a route a path.
-func ofAll(t *testing.T, port int, path string) *spec.Document {
+// upstream that most of it leads to has a target at a port, a route a path, and a plugin a value.
+func ofAll(t *testing.T, port int, path, value string) *spec.Document {
 	return load(t, fmt.Sprintf(`
 upstreams:
 - {name: pool, targets: [{target: "127.0.0.1:%d"}]}
@@ -27,7 +27,7 @@ services:
   - {name: timed, paths: [/t], x_keyway_timeouts: {request: 1000, attempt: 500}}
   - {name: limited, paths: [/l], x_keyway_max_requests: 3}
   - {name: mirrored, paths: [/m], x_keyway_mirrors: [{service: aside}]}
-  - {name: closed, paths: [/c], plugins: [{name: needs, config: {value: wrong}}]}
+  - {name: closed, paths: [/c], plugins: [{name: needs, config: {value: %s}}]}
 - {name: aside, host: other, routes: [{name: aside, paths: [/a], x_keyway_mirrors: [{service: pooled}]}]}
 - {name: safe, protocol: https, host: pool, tls_verify: true, routes: [{name: safe, paths: [/safe]}]}
 - {name: keyed, host: other, x_keyway_upstream_auth: {type: bearer, value: "{vault://none/key}"}, routes: [{name: keyed, paths: [/k]}]}
@@ -36,7 +36,7 @@ routes:
 - {name: split, paths: [/s], x_keyway_split: [{service: pooled, weight: 3}, {service: aside}]}
 certificates:
 - {id: 4f5a5c8e-0000-4000-8000-000000000001, cert: "{vault://env/c}", key: "{vault://env/k}", snis: [one.test]}
-`, port, path))
+`, port, path, value))
 }
 
 // sharing is a document that shares all lists with one but those of a kind, which it has of another.
@@ -52,18 +52,25 @@ func sharing(doc, other *spec.Document, kind string) *spec.Document {
 func TestBuildKeepsWhatIsShared(t *testing.T) {
 	set := secrets.NewSet(1, credential(t, "{vault://env/c}", "no certificate", 1), credential(t, "{vault://env/k}", "no key", 1))
 	b := newBuilder(t, &Config{})
-	doc := ofAll(t, 1, "/one")
-	first, _ := construct(b, nil, doc, set)
-	if len(first.Problems) < 4 {
-		t.Fatalf("a document with problems in several parts is expected: %v", first.Problems)
-	}
 	for _, c := range []struct {
-		kind  string
-		other *spec.Document
-	}{{"targets", ofAll(t, 7, "/one")}, {"routes", ofAll(t, 1, "/two")}} {
-		t.Run(c.kind, func(t *testing.T) {
-			kept, report := construct(b, first, sharing(doc, c.other, c.kind), set)
-			whole, full := construct(b, first, c.other, set)
+		kind, value, path string
+		port              int
+	}{{"targets", "wrong", "/one", 7}, {"routes", "wrong", "/two", 1}, {"routes", "fine", "/two", 1}} {
+		t.Run(c.kind+" "+c.value, func(t *testing.T) {
+			doc := ofAll(t, 1, "/one", c.value)
+			first, _ := construct(b, nil, doc, set)
+			if len(first.Problems) < 3 {
+				t.Fatalf("a document with problems in several parts is expected: %v", first.Problems)
+			}
+			other := ofAll(t, c.port, c.path, c.value)
+			next := &spec.Document{Targets: other.Targets, Routes: slices.Clone(doc.Routes)}
+			for i, r := range other.Routes {
+				if r.Name == "plain" {
+					next.Routes[i] = r // which alone is another
+				}
+			}
+			kept, report := construct(b, first, sharing(doc, next, c.kind), set)
+			whole, full := construct(b, first, other, set)
 			if got, want := problemsOf(kept), problemsOf(whole); got != want {
 				t.Errorf("problems:\n%s\nexpected\n%s", got, want)
 			}
@@ -78,8 +85,11 @@ func TestBuildKeepsWhatIsShared(t *testing.T) {
 					t.Errorf("route %s leads to %s; expected %s", r.Spec.Name, a, b)
 				}
 			}
-			if !kept.sameSlots || (kept.compiler == first.compiler) != (c.kind == "targets") || kept.Certs != first.Certs || (kept.Table == first.Table) != (c.kind == "targets") {
+			if !kept.sameSlots || (kept.compiler == first.compiler) != (c.kind == "targets" || c.value == "fine") || kept.Certs != first.Certs || (kept.Table == first.Table) != (c.kind == "targets") {
 				t.Error("what is shared was made again")
+			}
+			if (kept.compiler == first.compiler) != (bound(t, kept, "limited").Chain == bound(t, first, "limited").Chain) {
+				t.Error("a chain is of other plugins than those of the snapshot")
 			}
 			if was, is := bound(t, first, "aside").Cluster, bound(t, kept, "aside").Cluster; was != is {
 				t.Error("a cluster of which nothing differs was made again")

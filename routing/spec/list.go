@@ -8,8 +8,9 @@ type list interface {
 	at(i int) Entity
 	// array is where its entities are, nil for none, and how many they are.
 	array() (first any, size int)
-	// become makes it the list that another one is: both share an array.
-	become(o list)
+	// adopt takes the entities of another list that are what its own are, at the same places;
+	// and if that is all of them the other one's array. Its own must be nobody else's.
+	adopt(o list)
 	// fill makes it what others have, one after the other, with room for so many. It never
 	// writes into what another document has.
 	fill(room int, from iter.Seq[list])
@@ -91,10 +92,31 @@ func (l listOf[E]) array() (first any, size int) {
 	return &(*l.of)[0], len(*l.of)
 }
 
-func (l listOf[E]) become(o list) {
-	if o, ok := o.(listOf[E]); ok {
-		*l.of = *o.of
+func (l listOf[E]) adopt(o list) {
+	was, ok := o.(listOf[E])
+	if !ok {
+		return
 	}
+	mine, other := *l.of, *was.of
+	all := len(mine) == len(other)
+	for i := range min(len(mine), len(other)) {
+		if Entity(mine[i]) == Entity(other[i]) {
+			continue
+		}
+		if !twins(mine[i].Base(), other[i].Base()) {
+			all = false
+			continue
+		}
+		mine[i] = other[i]
+	}
+	if all {
+		*l.of = other
+	}
+}
+
+// twins says that two entities of a kind are the same in all but where they are in memory.
+func twins(a, b *Meta) bool {
+	return a.sum != 0 && a.sum == b.sum && a.ID == b.ID && a.Pos == b.Pos && a.CreatedAt == b.CreatedAt && a.UpdatedAt == b.UpdatedAt
 }
 
 func (l listOf[E]) fill(room int, from iter.Seq[list]) {
@@ -139,12 +161,10 @@ func (d *Document) Present() iter.Seq[string] {
 	}
 }
 
-// Share has a document that nobody else knows yet share the lists of another that have the
-// very same entities, so that it is seen at a glance that they are the same.
+// Share has a document that nobody else knows yet share the entities of another that are the
+// same, and lists of which all are, so that it is seen at a glance that nothing of them differs.
 func (d *Document) Share(prev *Document) {
 	for _, kind := range Kinds() {
-		if l, was := d.list(kind), prev.list(kind); same(l, was) {
-			l.become(was)
-		}
+		d.list(kind).adopt(prev.list(kind))
 	}
 }

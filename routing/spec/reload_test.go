@@ -148,6 +148,15 @@ func TestReloadShares(t *testing.T) {
 	if !third.SharesAllBut("", second) {
 		t.Error("expected a document that shares everything")
 	}
+	// What is read again with something that changed, and is as it was, is the same one.
+	nested := func(path string) []Source {
+		return []Source{{Name: "a.yaml", Data: []byte("_format_version: \"3.0\"\nservices:\n- name: s\n  host: h\n  tags: [t]\n  routes:\n  - {name: r, paths: [" + path + "]}\n  - {name: q, paths: [/q]}\n")}}
+	}
+	l = &Loader{}
+	first, second = agree(t, l, nested("/a")), agree(t, l, nested("/b"))
+	if !second.SharesAllBut("routes", first) || second.Routes[0] == first.Routes[0] || second.Routes[1] != first.Routes[1] {
+		t.Error("expected a document that shares all but one route")
+	}
 }
 
 func TestReloadInsideOfAnEntity(t *testing.T) {

@@ -1,6 +1,9 @@
 package spec
 
-import "testing"
+import (
+	"slices"
+	"testing"
+)
 
 // TestKindsThatReferToNothing holds Refs and SharesRefs to the fields of the kinds that they
 // leave out.
@@ -27,10 +30,10 @@ func TestKindsThatReferToNothing(t *testing.T) {
 			t.Errorf("%s: refers %v", kind, refers(kind))
 		}
 		doc := &Document{}
-		doc.list(kind).become((&Document{
+		doc.list(kind).fill(1, slices.Values([]list{(&Document{
 			Services: []*Service{{}}, Routes: []*Route{{}}, Upstreams: []*Upstream{{}}, Targets: []*Target{{}}, Consumers: []*Consumer{{}}, ConsumerGroups: []*ConsumerGroup{{}}, KeyAuths: []*KeyAuth{{}}, ACLs: []*ACL{{}}, Plugins: []*Plugin{{}},
 			Certificates: []*Certificate{{}}, SNIs: []*SNI{{}}, CACertificates: []*CACertificate{{}}, Vaults: []*Vault{{}}, TLSPolicies: []*TLSPolicy{{}}, Issuers: []*Issuer{{}}, Listeners: []*Listener{{}},
-		}).list(kind))
+		}).list(kind)}))
 		if (&Document{}).SharesRefs(doc) == refers(kind) || !doc.SharesRefs(doc) {
 			t.Errorf("%s: a document that has one more shares its references: %v", kind, !refers(kind))
 		}

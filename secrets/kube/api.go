@@ -21,11 +21,9 @@ import (
 )
 
 const (
-	limit       = 8 << 20         // bytes of one Secret or event; a Secret has at most 1 MiB of data
-	page        = 250             // Secrets of one part of a list
-	pageMax     = 64 << 20        // bytes of it: annotations have at most 256 KiB for each
-	dialPatient = 5 * time.Second // for a connection: the kernel goes on for two minutes, with longer and longer pauses
-
+	limit   = 8 << 20          // bytes of one Secret or event; a Secret has at most 1 MiB of data
+	page    = 250              // Secrets of one part of a list
+	pageMax = 64 << 20         // bytes of it: annotations have at most 256 KiB for each
 	patient = 30 * time.Second // for the beginning of an answer, when the caller has no shorter limit
 )
 
@@ -33,6 +31,9 @@ var (
 	errForeign = fmt.Errorf("%w: its namespace is not one that this vault may read", secrets.ErrDenied)
 	errExpired = errors.New("the version to go on from is too old")
 )
+
+// dialPatient is for a connection: the kernel goes on for two minutes, with longer and longer pauses.
+const dialPatient = 5 * time.Second
 
 // key names a Secret; without a name all of its namespace, and without both all.
 type key struct{ namespace, name string }
