@@ -36,8 +36,9 @@ func TestRigVault(t *testing.T) {
 	v.do("POST", "pki/issue/web", map[string]any{"common_name": "a.test"})
 
 	f := faultProxy(t, v.addr, nil, nil)
+	patience := 20 * time.Second
 	ask := func() (int, string) {
-		c := &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+		c := &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
 		resp, err := c.Get("http://" + f.addr + "/v1/sys/health")
 		if err != nil {
 			return 0, ""
@@ -56,7 +57,9 @@ func TestRigVault(t *testing.T) {
 	f.set(t, faultRefuse)
 	expect("refusing", 0)
 	f.set(t, faultBlackHole)
+	patience = time.Second
 	expect("black hole", 0)
+	patience = 20 * time.Second
 	f.throttle(t, 7*time.Second)
 	if got, after := ask(); got != 429 || after != "7" {
 		t.Errorf("429: %d, Retry-After %q", got, after)
