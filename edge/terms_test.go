@@ -3,6 +3,7 @@ package edge
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -61,9 +62,11 @@ func TestRequestTimeout(t *testing.T) {
 		}
 		return status, string(body), time.Since(began), err
 	}
-	if s, _, _, err := do(ask(t, "GET", "h.test", "/")); s != 200 || err != nil {
-		t.Errorf("in time: %d, %v", s, err)
-	}
+	// One that waits for a processor for all of its time says nothing of the others.
+	poll(t, "who is in time gets no answer", func() bool {
+		s, _, _, err := do(ask(t, "GET", "h.test", "/"))
+		return s == 200 && err == nil
+	})
 	s, body, took, _ := do(ask(t, "GET", "h.test", "/?head"))
 	if s != 504 || !strings.Contains(body, "timing out") || took > 20*time.Second {
 		t.Errorf("no head: %d %q after %v", s, body, took)
@@ -94,12 +97,14 @@ func TestRequestTimeout(t *testing.T) {
 		t.Errorf("a client that left: %d", s)
 	}
 	// A conversation goes on for as long as it likes.
-	x = ask(t, "GET", "h.test", "/?talk")
-	x.Request.Upgrade = "echo"
-	r.handler.Handle(x)
-	if x.Response.Status != 101 {
-		t.Fatalf("upgraded with %d", x.Response.Status)
-	}
+	poll(t, "nobody is upgraded", func() bool {
+		x = ask(t, "GET", "h.test", "/?talk")
+		x.Request.Upgrade = "echo"
+		if r.handler.Handle(x); x.Response.Status != 101 {
+			r.handler.Done(x, nil)
+		}
+		return x.Response.Status == 101
+	})
 	<-time.After(800 * time.Millisecond)
 	said := make([]byte, 5)
 	if _, err := io.WriteString(x.Response.Switch, "hello"); err != nil {
@@ -152,14 +157,23 @@ func TestAttemptTimeoutAndRetryOfARoute(t *testing.T) {
 		{"GET", "/none?status", 503, 1, 0, 0},
 		{"GET", "/both?status", 504, 1, 200 * time.Millisecond, 9 * time.Second},
 	} {
-		hits.Store(0)
-		began := time.Now()
-		x := ask(t, row.method, "h.test", row.target)
-		r.do(x)
-		took := time.Since(began)
-		poll(t, row.target+": the origin was not asked as often as it is to be", func() bool { return int(hits.Load()) >= row.hits })
-		if n := int(hits.Load()); x.Response.Status != row.status || n != row.hits || took < row.least || row.most > 0 && took > row.most {
-			t.Errorf("%s %s: %d, the origin was asked %d times, after %v; expected %+v", row.method, row.target, x.Response.Status, n, took, row)
+		fault := ""
+		for range 3 { // an attempt that waits for a processor for all of its time is one more
+			hits.Store(0)
+			began := time.Now()
+			x := ask(t, row.method, "h.test", row.target)
+			r.do(x)
+			took := time.Since(began)
+			poll(t, row.target+": the origin was not asked as often as it is to be", func() bool { return int(hits.Load()) >= row.hits })
+			if n := int(hits.Load()); x.Response.Status != row.status || n != row.hits || took < row.least || row.most > 0 && took > row.most {
+				fault = fmt.Sprintf("%d, the origin was asked %d times, after %v", x.Response.Status, n, took)
+				continue
+			}
+			fault = ""
+			break
+		}
+		if fault != "" {
+			t.Errorf("%s %s: %s; expected %+v", row.method, row.target, fault, row)
 		}
 	}
 	// The end of the attempt's time is the end of a response too.

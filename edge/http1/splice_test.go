@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -182,6 +183,18 @@ func TestTunnelGoodbyeBehindMasses(t *testing.T) {
 // TestTunnelOfMassesFallsSilent: a tunnel whose bytes the kernel moves ends when both sides
 // are silent, and not while one of them talks.
 func TestTunnelOfMassesFallsSilent(t *testing.T) {
+	fault := "none"
+	for n := 0; n < 3 && fault != ""; n++ { // one that waits for a processor is as silent as who sleeps
+		fault = fallsSilent(t)
+	}
+	if fault != "" {
+		t.Error(fault)
+	}
+}
+
+// fallsSilent answers what was wrong.
+func fallsSilent(t *testing.T) string {
+	t.Helper()
 	client, in := socktest.Pair(t)
 	out, origin := socktest.Pair(t)
 	done := make(chan [2]int64, 1)
@@ -193,17 +206,18 @@ func TestTunnelOfMassesFallsSilent(t *testing.T) {
 	began := time.Now()
 	for ; time.Since(began) < 2*time.Second; <-time.After(100 * time.Millisecond) { // twice the limit
 		if _, err := origin.Write(piece); err != nil {
-			t.Fatalf("it ended while one side talked: %v", err)
+			return fmt.Sprintf("it ended while one side talked: %v", err)
 		}
 	}
 	began = time.Now()
 	if _, err := origin.Read(piece); err == nil {
 		t.Error("the client said something")
 	}
-	if took := time.Since(began); took < 500*time.Millisecond || took > 30*time.Second {
-		t.Errorf("it ended after %v of silence, want about a second", took)
+	took := time.Since(began)
+	if <-done; took < 500*time.Millisecond || took > 30*time.Second {
+		return fmt.Sprintf("it ended after %v of silence, want about a second", took)
 	}
-	<-done
+	return ""
 }
 
 // processorTime is what the process has used: a tunnel waits for its two ends, which are here too.

@@ -3,6 +3,7 @@ package upstream
 import (
 	"bufio"
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyway-edge/keyway/edge/exchange"
 	"github.com/keyway-edge/keyway/routing/spec"
 )
 
@@ -101,12 +103,18 @@ func TestAttemptTime(t *testing.T) {
 		"no end within, HTTP/2":    {shared, func(d *spec.Document) { patient(d); as("h2c")(d); d.Services[0].Retries = 0 }, "", 200, 500 * time.Millisecond},
 	} {
 		g := through(t, row.edit, row.addr)
-		began := time.Now()
-		x := ask(t.Context(), "GET", row.body)
-		s, body := g.do(x, &Outgoing{HostDefault: true, Retrying: g.set.Cluster("s").Retrying(&spec.Retry{Attempts: new(int)}, row.limit)})
-		took := time.Since(began)
-		if s != row.status || took > 20*time.Second || s == 200 && !strings.Contains(body, " then ") {
-			t.Errorf("%s: %d after %v, %d bytes", name, s, took, len(body))
+		fault := "none"
+		for n := 0; n < 3 && fault != ""; n++ { // one may wait for a processor for all of its time
+			began := time.Now()
+			x := ask(t.Context(), "GET", row.body)
+			s, body := g.do(x, &Outgoing{HostDefault: true, Retrying: g.set.Cluster("s").Retrying(&spec.Retry{Attempts: new(int)}, row.limit)})
+			took := time.Since(began)
+			if fault = ""; s != row.status || took > 20*time.Second || s == 200 && !strings.Contains(body, " then ") {
+				fault = fmt.Sprintf("%d after %v, %d bytes", s, took, len(body))
+			}
+		}
+		if fault != "" {
+			t.Errorf("%s: %s", name, fault)
 		}
 	}
 }
@@ -131,11 +139,18 @@ func TestTimedContext(t *testing.T) {
 		}
 	})
 	for name, g := range map[string]*gateway{"HTTP/1.1": through(t, nil, alone), "HTTP/2": through(t, as("h2c"), shared)} {
-		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
-		x := ask(ctx, "GET", "")
-		if err := g.set.Cluster("s").Do(x, &Outgoing{URI: "/", HostDefault: true, Timed: true}); err != nil {
-			t.Fatal(name, err)
-		}
+		var cancel context.CancelFunc
+		var x *exchange.Exchange
+		waitFor(t, func() bool { // one may wait for a processor for all of its time
+			var ctx context.Context
+			ctx, cancel = context.WithTimeout(t.Context(), 500*time.Millisecond)
+			x = ask(ctx, "GET", "")
+			err := g.set.Cluster("s").Do(x, &Outgoing{URI: "/", HostDefault: true, Timed: true})
+			if err != nil {
+				cancel()
+			}
+			return err == nil
+		})
 		began := time.Now()
 		_, err := io.Copy(io.Discard, x.Response.Body)
 		_ = x.Response.Body.(io.Closer).Close()
