@@ -34,7 +34,7 @@ import (
 // FuzzHostForms holds the forms of a host's name against each other: what is routed by
 // it, the certificate and policy of the handshake, and the policy that a request is held to.
 func FuzzHostForms(f *testing.F) {
-	for _, s := range []string{"a.test", "A.Test:443", "a.test.", "x.a.test", "b.example", "[::1]:80", "xn--bcher-kva.test", "bücher.test", "a.test..", "a..test", "127.0.0.1", "a_b.test:1", "K.test", "..xn--", "a.xn--"} {
+	for _, s := range []string{"a.test", "A.Test:443", "a.test.", "x.a.test", "b.example", "[::1]:80", "xn--bcher-kva.test", "bücher.test", "a.test..", "a..test", "127.0.0.1", "a_b.test:1", "K.test", "..xn--", "a.xn--", "b.a.test"} {
 		f.Add(s)
 	}
 	var bindings []certs.Binding
@@ -74,8 +74,11 @@ func FuzzHostForms(f *testing.F) {
 		}
 		var m routing.Match
 		if q := (routing.Query{Host: host, Path: "/", Fields: &exchange.Fields{}}); table.Match(&q, &m) {
+			p := m.Route.Spec.Name
+			// Of two wildcards a route's id decides, and of a certificate's the end before the beginning.
+			two := p == "b.*" && held.Pattern == "*.a.test" && len(name) > 2 && exchange.EqualFold(name[:2], "b.")
 			// A route of several labels more is led to by a wildcard, a certificate's covers one.
-			if p := m.Route.Spec.Name; p != held.Pattern && !(strings.Contains(p, "*") && held.Policy == nil) && held.Pattern != "" {
+			if p != held.Pattern && !two && !(strings.Contains(p, "*") && held.Policy == nil) && held.Pattern != "" {
 				t.Errorf("%q is routed by %q and held to %q", host, p, held.Pattern)
 			} else if !strings.Contains(p, "*") && held.Pattern != p {
 				t.Errorf("%q is routed by %q and held to %q", host, p, held.Pattern)
