@@ -104,7 +104,7 @@ func (w *build) keepPlugins() bool {
 	return same
 }
 
-// keepBindings has routes lead to the clusters of the next snapshot.
+// keepBindings is for where routes lead to the very clusters that they led to.
 func (w *build) keepBindings() bool {
 	if !w.onlyTargets {
 		return false

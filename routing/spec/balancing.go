@@ -29,18 +29,6 @@ func DefaultBalancing() Balancing {
 	return Balancing{RecoverAfter: 30, MaxPending: 100, PendingTimeout: 1, RetryBudget: 20}
 }
 
-func (u *Upstream) balancing() optional {
-	o := optional{given: u.Balancing != nil, begin: func() group {
-		b := DefaultBalancing()
-		u.Balancing = &b
-		return u.Balancing.fields
-	}}
-	if o.given {
-		o.group = u.Balancing.fields
-	}
-	return o
-}
-
 func (b *Balancing) fields(visit func(field)) {
 	visit(field{"slow_start", &b.SlowStart, isSeconds})
 	visit(field{"zone_preference", &b.ZonePreference, kept})
@@ -51,17 +39,6 @@ func (b *Balancing) fields(visit func(field)) {
 	visit(field{"max_pending", &b.MaxPending, isPort})
 	visit(field{"pending_timeout", &b.PendingTimeout, isSeconds})
 	visit(field{"retry_budget", &b.RetryBudget, probeThreshold})
-}
-
-func retryOf(at **Retry) optional {
-	o := optional{given: *at != nil, begin: func() group {
-		*at = &Retry{}
-		return (*at).fields
-	}}
-	if o.given {
-		o.group = (*at).fields
-	}
-	return o
 }
 
 func (r *Retry) fields(visit func(field)) {

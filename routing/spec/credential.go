@@ -39,16 +39,8 @@ type VaultRule struct {
 	Namespaces []string // of a Kubernetes object that the entity comes from: its tag k8s-namespace:<name>
 }
 
-func (s *Service) auth() optional {
-	o := optional{given: s.UpstreamAuth != nil, begin: func() group {
-		s.UpstreamAuth = &UpstreamAuth{RefreshOn: []int{401, 403}}
-		return s.UpstreamAuth.fields
-	}}
-	if o.given {
-		o.group = s.UpstreamAuth.fields
-	}
-	return o
-}
+// defaultAuth is what a credential has that its fields do not say.
+func defaultAuth() UpstreamAuth { return UpstreamAuth{RefreshOn: []int{401, 403}} }
 
 func (a *UpstreamAuth) fields(visit func(field)) {
 	visit(field{"type", &a.Type, authType})

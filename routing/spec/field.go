@@ -31,6 +31,25 @@ type optional struct {
 	group group        // of the record that is there, nil for null
 }
 
+// pointed is the record that a pointer leads to, null for nil. begin makes one.
+func pointed[T any, P interface {
+	*T
+	fields(visit func(field))
+}](at *P, begin func() T) optional {
+	o := optional{given: *at != nil, begin: func() group {
+		next := begin()
+		*at = &next
+		return (*at).fields
+	}}
+	if o.given {
+		o.group = (*at).fields
+	}
+	return o
+}
+
+// empty begins a record in which nothing has a default.
+func empty[T any]() (none T) { return none }
+
 // records is a list of records inside an entity.
 type records interface {
 	count() int

@@ -17,17 +17,6 @@ const otherPhase = "unknown field; expected access: the order of every other pha
 
 var orderingNames = &rule{set: true, check: checkNotEmpty}
 
-func (p *Plugin) ordering() optional {
-	o := optional{given: p.Ordering != nil, begin: func() group {
-		p.Ordering = &Ordering{}
-		return p.Ordering.fields
-	}}
-	if o.given {
-		o.group = p.Ordering.fields
-	}
-	return o
-}
-
 func (r *Ordering) fields(visit func(field)) {
 	visit(field{"before", access(&r.Before), noRule})
 	visit(field{"after", access(&r.After), noRule})

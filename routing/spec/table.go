@@ -69,8 +69,8 @@ func (s *Service) fields(visit func(field)) {
 	visit(field{"ca_certificates", &s.CACertificates, isCAs})
 	visit(field{"tls_sans", s.TLSSANs.record(), noRule})
 	visit(field{"enabled", &s.Enabled, kept})
-	visit(field{"x_keyway_upstream_auth", s.auth(), noRule})
-	visit(field{"x_keyway_retry", retryOf(&s.Retry), noRule})
+	visit(field{"x_keyway_upstream_auth", pointed(&s.UpstreamAuth, defaultAuth), noRule})
+	visit(field{"x_keyway_retry", pointed(&s.Retry, empty[Retry]), noRule})
 	visit(field{"x_keyway_upstream_protocol", &s.UpstreamProtocol, upstreamProtocol})
 	visit(field{"x_keyway_proxy_protocol", &s.ProxyProtocol, proxyVersion})
 	visit(field{"x_keyway_tls_name", &s.TLSName, tlsName})
@@ -116,8 +116,8 @@ func (r *Route) fields(visit func(field)) {
 	visit(field{"priority", &r.Priority, routePriority})
 	visit(field{"x_keyway_split", (*shares)(&r.Split), noRule})
 	visit(field{"x_keyway_mirrors", (*mirrors)(&r.Mirrors), noRule})
-	visit(field{"x_keyway_timeouts", r.timeouts(), noRule})
-	visit(field{"x_keyway_retry", retryOf(&r.Retry), noRule})
+	visit(field{"x_keyway_timeouts", pointed(&r.Timeouts, empty[Timeouts]), noRule})
+	visit(field{"x_keyway_retry", pointed(&r.Retry, empty[Retry]), noRule})
 }
 
 func (u *Upstream) fields(visit func(field)) {
@@ -140,7 +140,7 @@ func (u *Upstream) fields(visit func(field)) {
 	visit(field{"client_certificate", &u.ClientCertificate, isCert})
 	visit(field{"use_srv_name", &u.UseSRVName, noRule})
 	visit(field{"healthchecks", group(u.Healthchecks.fields), kept})
-	visit(field{"x_keyway_balancing", u.balancing(), noRule})
+	visit(field{"x_keyway_balancing", pointed(&u.Balancing, DefaultBalancing), noRule})
 }
 
 func (h *Healthchecks) fields(visit func(field)) {
@@ -218,7 +218,7 @@ func (p *Plugin) fields(visit func(field)) {
 	visit(field{"consumer_group", &p.ConsumerGroup, pluginGroup})
 	visit(field{"protocols", &p.Protocols, pluginProtos})
 	visit(field{"enabled", &p.Enabled, kept})
-	visit(field{"ordering", p.ordering(), noRule})
+	visit(field{"ordering", pointed(&p.Ordering, empty[Ordering]), noRule})
 	visit(field{"config", &p.Config, noRule})
 }
 

@@ -71,17 +71,6 @@ func (l *mirrors) fields(i int, visit func(field)) {
 	visit(field{"denominator", &m.Denominator, mirrorWhole})
 }
 
-func (r *Route) timeouts() optional {
-	o := optional{given: r.Timeouts != nil, begin: func() group {
-		r.Timeouts = &Timeouts{}
-		return r.Timeouts.fields
-	}}
-	if o.given {
-		o.group = r.Timeouts.fields
-	}
-	return o
-}
-
 func (t *Timeouts) fields(visit func(field)) {
 	visit(field{"request", &t.Request, retryTimeout})
 	visit(field{"attempt", &t.Attempt, retryTimeout})
